@@ -1,0 +1,82 @@
+"""One example of audio question answering, and the manifest (JSON Lines) that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from coat_core.errors import CorpusError
+from coat_core.storage import read_jsonl, write_jsonl
+
+Family = Literal["transcription", "understanding", "music", "emotion", "reasoning"]
+Split = Literal["train", "validation", "test"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Example(BaseModel):
+    """One question about one clip; the field order is the manifest's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    audio: str
+    """Path of the audio file, relative to the corpus folder (`data/corpus`)."""
+    sha256: str
+    """SHA-256 of the audio file's bytes; features are stored under it."""
+    duration_s: float
+    sample_rate_hz: int
+    split: Split
+    group: str
+    """What a split never divides: a speaker, an actor, a source recording."""
+    family: Family
+    task: str
+    question: str
+    choices: tuple[str, ...] | None
+    answer: str
+    source: str
+    licence: str
+
+    @property
+    def prompt(self) -> str:
+        """The text a model is asked: the question, and the choices in the order of the row."""
+        return self.question if self.choices is None else f"{self.question} Choices: {', '.join(self.choices)}."
+
+    def to_row(self) -> dict[str, object]:
+        """Return the manifest row."""
+        return self.model_dump(mode="json")
+
+
+def example_from_row(row: dict[str, object], where: str = "manifest") -> Example:
+    """Read one manifest row.
+
+    Raises:
+        CorpusError: a field is missing, unknown or of the wrong type; every mistake is named.
+    """
+    try:
+        return Example.model_validate({**row, "choices": tuple(row["choices"]) if isinstance(row.get("choices"), list) else row.get("choices")})
+    except ValidationError as error:
+        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise CorpusError(f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="mend the row or let the contract stage set it aside") from error
+
+
+def read_manifest(path: Path) -> list[Example]:
+    """Read a manifest.
+
+    Raises:
+        CorpusError: a row does not hold.
+    """
+    return [example_from_row(row, str(path)) for row in read_jsonl(path)]
+
+
+def write_manifest(path: Path, examples: Iterable[Example]) -> None:
+    """Write a manifest whole."""
+    write_jsonl(path, (example.to_row() for example in examples))
+
+
+def of_split(examples: Sequence[Example], split: Split) -> list[Example]:
+    """Return the examples of one split, in manifest order."""
+    return [example for example in examples if example.split == split]

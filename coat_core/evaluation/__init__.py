@@ -1,0 +1,1 @@
+"""Evidence: responses, scorers, statistics, latency, report."""

@@ -1,0 +1,1 @@
+"""Audio experts: specs, signal-processing experts, the feature store and its extraction."""

@@ -1,0 +1,1 @@
+"""MLflow: tracking, promotion gate, registered versions, served model, model card."""

@@ -1,0 +1,153 @@
+"""Files that are whole or absent: hashing, atomic writes, atomic folders, JSON Lines.
+
+Everything is written to a temporary name on the same file system, flushed to disk and renamed. Remote storage (S3) will
+live here too: this is the only module that may import `boto3`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import CoatError
+
+_CHUNK = 1 << 20
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hex SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_tree(path: Path, suffix: str = "") -> str:
+    """Return one SHA-256 over the relative names and bytes of a file or of every file below a folder.
+
+    Byte-code caches and files that do not end in `suffix` are passed over.
+
+    Raises:
+        CoatError: `path` does not exist.
+    """
+    if not path.exists():
+        raise CoatError("a file or folder is missing", field="path", value=str(path), next_step="run the stage that makes it")
+    if path.is_file():
+        return sha256_file(path)
+    files = (p for p in path.rglob(f"*{suffix}") if p.is_file() and "__pycache__" not in p.parts)
+    lines = (f"{p.relative_to(path).as_posix()}\0{sha256_file(p)}\n" for p in sorted(files, key=lambda p: p.relative_to(path).as_posix()))
+    return sha256_bytes("".join(lines).encode())
+
+
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON form (sorted keys, no spaces)."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with sorted keys; NaN and infinities are refused, for no other reader takes them."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        CoatError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CoatError(f"cannot read JSON: {error}", field="path", value=str(path), next_step="run the stage that makes it") from error
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write JSON Lines, one object a row, keys in the order given."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read JSON Lines.
+
+    Raises:
+        CoatError: the file is missing, or a line is not a JSON object; the line is named.
+    """
+    if not path.is_file():
+        raise CoatError("a JSON Lines file is missing", field="path", value=str(path), next_step="run the stage that makes it")
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CoatError(f"line {number} is not JSON: {error}", field=str(path), value=line[:80]) from error
+        if not isinstance(row, dict):
+            raise CoatError(f"line {number} is not a JSON object", field=str(path), value=line[:80])
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` (replacing it) when the block ends well, and is removed when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        for directory, _, files in os.walk(temporary):
+            for name in files:
+                with (Path(directory) / name).open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Publish a folder (or file) at `target` as a whole, by copy; the source stays."""
+    if source.is_file():
+        write_bytes(target, source.read_bytes())
+        return
+    with new_folder(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)

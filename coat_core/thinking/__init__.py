@@ -1,0 +1,1 @@
+"""The thinking block: template, rows, heads, losses, the trained model and its release."""
