@@ -182,6 +182,9 @@ class EvaluationSettings(Section):
 class LatencySettings(Section):
     """What the latency stage measures, on merged models."""
 
+    baseline: str = "sft-0"
+    candidate: str = "coat-0"
+    """The two trials that are timed in turn."""
     clips: Count = 8
     repeats: Count = 5
     new_tokens: Count = 16
@@ -198,7 +201,8 @@ class RegistrySettings(Section):
     max_slice_drop: Share = 0.05
     """A family may lose at most this much accuracy against the champion."""
     min_improvement: float = 0.0
-    """Lower bound of the paired interval of challenger − champion must reach minus this slack … see registry/gate.py."""
+    """The lower bound of the paired interval of candidate − champion must lie above this: 0 asks for an improvement that the interval
+    supports, a negative value lets a candidate pass that is not worse by more than it (see registry/gate.py)."""
 
 
 class Settings(Section):
@@ -239,6 +243,9 @@ class Settings(Section):
         unknown = set(self.losses.expert_weights) - set(self.experts)
         if unknown:
             raise ValueError(f"losses.expert_weights names {sorted(unknown)}; allowed: {sorted(self.experts)}")
+        for field in ("baseline", "candidate"):
+            if getattr(self.latency, field) not in self.trials:
+                raise ValueError(f"latency.{field} is {getattr(self.latency, field)!r}; allowed: {', '.join(self.trials)}")
         return self
 
 

@@ -1,0 +1,59 @@
+"""Workspaces: the same graph over its own params, results, MLflow database, lock and scratch; the DVC cache is shared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from coat_core import storage
+from coat_core.errors import CoatError
+from coat_core.settings import load_settings
+
+LINKED = ("coat_core", "bases", ".venv")
+"""What a workspace shares with the repository, by symbolic link, so that every path in dvc.yaml holds in both."""
+
+
+def repository_root() -> Path:
+    """Return the folder that holds `coat_core/`."""
+    return Path(__file__).resolve().parent.parent
+
+
+def make_workspace(folder: Path, params: Path) -> Path:
+    """Make (or bring up to date) a workspace and return it. Results that are already there stay.
+
+    Args:
+        folder: the workspace; inside the repository (`workspaces/…`, which git ignores), or anywhere on the same machine.
+        params: the params file; it is checked before anything is made.
+
+    Raises:
+        SettingsError: the params do not hold.
+        CoatError: the folder is the repository itself, or holds something else.
+    """
+    load_settings(params)
+    root = repository_root()
+    if folder.resolve() == root:
+        raise CoatError("the repository is itself a workspace", field="folder", value=str(folder), next_step="name a new folder, e.g. workspaces/recordings")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "dvc.yaml").exists():
+        raise CoatError("the folder holds something else", field="folder", value=str(folder), next_step="name a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LINKED:
+        link = folder / name
+        if not link.is_symlink() and not link.exists() and (root / name).exists():
+            link.symlink_to(os.path.relpath(root / name, folder.resolve()), target_is_directory=True)
+    storage.write_text(folder / ".dvcignore", (root / ".dvcignore").read_text())
+    storage.write_text(folder / "dvc.yaml", (root / "dvc.yaml").read_text())
+    storage.write_text(folder / "params.yaml", params.read_text())
+    if not (folder / ".dvc" / "config").exists():
+        _dvc(folder, "init", "--no-scm", "--quiet", "--force")
+        for key, value in (("core.analytics", "false"), ("core.check_update", "false"), ("cache.dir", str(root / ".dvc" / "cache"))):
+            _dvc(folder, "config", "--local", key, value)
+    return folder
+
+
+def _dvc(folder: Path, *arguments: str) -> None:
+    command = [str(Path(sys.executable).parent / "dvc"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "DVC_NO_ANALYTICS": "true"})
+    if done.returncode:
+        raise CoatError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}", field="workspace", value=str(folder))

@@ -1,0 +1,113 @@
+"""One flow per workspace: a lock that names its holder, and the clearing-up that only its holder may do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import yaml
+from filelock import FileLock, Timeout
+
+from coat_core import storage
+from coat_core.errors import BusyError
+from coat_core.watchdog import OWNER, is_alive, owner_mark
+
+LOCK = Path(".scratch/run.lock")
+HOLDER = Path(".scratch/run.holder.json")
+_held: set[Path] = set()
+
+
+@contextmanager
+def hold_workspace(workspace: Path) -> Iterator[None]:
+    """Hold the workspace's lock; once held, clear what a dead run left behind. Within one process it may be held again.
+
+    Raises:
+        BusyError: another run holds it; it is named.
+    """
+    place = workspace.resolve()
+    if place in _held:
+        yield
+        return
+    (workspace / LOCK).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(workspace / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BusyError(
+            "another run holds this workspace", field="workspace", value=str(workspace.resolve()), allowed=f"one run; the holder is {_holder(workspace)}",
+            next_step="wait for it, or stop it with Ctrl-C there",
+        ) from None
+    _held.add(place)
+    try:
+        storage.write_json(workspace / HOLDER, {"owner": owner_mark(), "since": datetime.now(UTC).isoformat(timespec="seconds")})
+        end_orphans(workspace)
+        mend_dvc(workspace)
+        yield
+    finally:
+        _held.discard(place)
+        (workspace / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def end_orphans(workspace: Path) -> int:
+    """Kill the processes in this workspace whose flow is gone, and return how many there were."""
+    orphans = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get(OWNER)
+            if mark and not is_alive(mark) and Path(process.cwd()).resolve() == workspace.resolve() and process.pid != os.getpid():
+                process.kill()
+                orphans.append(process)
+        except (psutil.Error, OSError):
+            continue
+    psutil.wait_procs(orphans, timeout=5)
+    return len(orphans)
+
+
+def mend_dvc(workspace: Path) -> None:
+    """Remove DVC's own locks when nobody can hold them, and a lock file that a kill left half-written.
+
+    `rwlock` and `dvc.lock` are written in place. The run cache gives back what `dvc.lock` lost.
+    """
+    temporary = workspace / ".dvc" / "tmp"
+    if not _dvc_runs_in(workspace):
+        for name in ("rwlock", "rwlock.lock", "lock"):
+            (temporary / name).unlink(missing_ok=True)
+    lock = workspace / "dvc.lock"
+    if lock.exists():
+        try:
+            readable = isinstance(yaml.safe_load(lock.read_text()), dict)
+        except (yaml.YAMLError, UnicodeDecodeError):
+            readable = False
+        if not readable:
+            lock.unlink()
+
+
+def prune_scratch(workspace: Path) -> None:
+    """Remove finished stages' scratch: DVC has recorded them."""
+    for mark in (workspace / ".scratch").glob("*/finished.json"):
+        shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def _dvc_runs_in(workspace: Path) -> bool:
+    for process in psutil.process_iter():
+        try:
+            if any(Path(part).name == "dvc" for part in process.cmdline()[:3]) and Path(process.cwd()).resolve() == workspace.resolve():
+                return True
+        except (psutil.Error, OSError):
+            continue
+    return False
+
+
+def _holder(workspace: Path) -> str:
+    try:
+        holder = json.loads((workspace / HOLDER).read_text())
+    except (OSError, ValueError):
+        return "unknown"
+    return f"process {holder['owner'].split(':')[0]} since {holder['since']}"

@@ -1,0 +1,59 @@
+"""What `coat run` does: check, hold the workspace, bring a Prefect server along, run the chain, stop the server, then print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from coat_core.errors import StageError
+from coat_core.settings import load_settings
+from flows.lock import hold_workspace
+from flows.server import prefect_api
+
+_LOGGING = {
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_CLI_WRAP_LINES": "false",
+}
+
+
+def run_chain(workspace: Path, jobs: int | None) -> None:
+    """Run the chain in a workspace and print what came of it.
+
+    Raises:
+        SettingsError: params do not hold; nothing was started.
+        BusyError: another run holds the workspace.
+        StageError: a stage failed.
+    """
+    load_settings(workspace / "params.yaml")
+    for name, value in _LOGGING.items():
+        os.environ.setdefault(name, value)
+    with hold_workspace(workspace):
+        with prefect_api(workspace):
+            from prefect import tags
+
+            from coat_core.watchdog import owner_mark
+            from flows.chain import chain
+
+            with tags(f"owner:{owner_mark()}"):
+                state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
+            outcome = state.result(raise_on_failure=False)
+        if isinstance(outcome, StageError):
+            raise outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        _print_summary(workspace)
+
+
+def _print_summary(workspace: Path) -> None:
+    from coat_core.evaluation.results import summary_table
+    from coat_core.registry.database import tracking_uri
+    from coat_core.storage import read_json
+
+    print()
+    print(summary_table(read_json(workspace / "report/results.json")))
+    print(f"\nreport   {workspace / 'report/report.html'}  (opens without a server)")
+    print(f"registry .venv/bin/mlflow ui --backend-store-uri {tracking_uri(workspace)}")

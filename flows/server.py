@@ -1,0 +1,96 @@
+"""The Prefect server that `coat run` brings along when no `PREFECT_API_URL` is set: loopback, its own session, its own home.
+
+Prefect's built-in temporary server drops records at exit and dies of Ctrl-C before the flow does; this one is started by us,
+outlives the flow's last record by a drain, and ends by itself when its flow is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coat_core.errors import StageError
+from coat_core.watchdog import OWNER, owner_mark
+
+START_S = 120.0
+DRAIN_S = 2.0
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    "DO_NOT_TRACK": "true",
+}
+
+
+def free_port() -> int:
+    """Return a free TCP port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def prefect_api(workspace: Path) -> Iterator[str]:
+    """Give the URL of a Prefect API: the one configured, else a server of our own for as long as the block lasts.
+
+    Raises:
+        StageError: the server does not come up; its log is named.
+    """
+    configured = os.environ.get("PREFECT_API_URL")
+    if configured:
+        yield configured
+        return
+    home = (workspace / ".scratch" / "prefect").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), home / "server.log"
+    url = f"http://127.0.0.1:{port}/api"
+    settings = {**_QUIET, "PREFECT_HOME": str(home), "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}"}
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "flows", "server", "--port", str(port)], stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+            start_new_session=True, env={**os.environ, **settings, OWNER: owner_mark()},
+        )
+    try:
+        _wait_healthy(server, url, log)
+        os.environ.update({**settings, "PREFECT_API_URL": url})
+        yield url
+        time.sleep(DRAIN_S)
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def serve(port: int) -> None:
+    """Run a Prefect server on the loopback interface in this process, until it is signalled or its owner is gone."""
+    import uvicorn
+
+    from coat_core.watchdog import watch_owner
+
+    watch_owner()
+    uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=3)
+
+
+def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    raise StageError("the Prefect server did not come up", field="log", value=str(log), next_step="read its log, or set PREFECT_API_URL to a running server")
