@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    name="coat", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="coat",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Teach a large audio language model to think in sound before it answers, and run that the way production software is run.",
 )
 Backbone = Annotated[str, typer.Argument(help="qwen2_audio, qwen2_5_omni or audio_flamingo_3")]
@@ -78,6 +81,107 @@ def latency(backbone: Backbone) -> None:
 def report() -> None:
     """Write tables, figures and the page."""
     _stage("report")
+
+
+@app.command(rich_help_panel="Bases")
+def bases(
+    keys: Annotated[list[str] | None, typer.Argument(help="backbones; default: all three")] = None,
+    target: Annotated[Path, typer.Option(help="folder that gets one folder a backbone")] = Path("bases"),
+    recordings: Annotated[Path | None, typer.Option(help="folder of real recordings whose labels the vocabulary should cover")] = None,
+) -> None:
+    """Build the tiny bases: real classes, small enough for a laptop, already hearing a little. They ship built."""
+    from coat_core.backbones.catalogue import BACKBONES
+    from coat_core.backbones.pretraining import build_bases
+    from coat_core.settings import load_settings
+
+    build_bases(tuple(keys or BACKBONES), target, load_settings().corpus, recordings)
+
+
+@app.command(rich_help_panel="Registry")
+def register(backbone: Backbone, trial: Trial) -> None:
+    """Register a trained and evaluated trial (idempotent by stage key)."""
+    from coat_core.registry.releases import register_trial
+
+    done = register_trial(Path(), _model_name(backbone), f"{backbone}-{trial}")
+    typer.echo(f"{done.uri} {'registered' if done.created else 'was registered already'}")
+
+
+@app.command(rich_help_panel="Registry")
+def promote(backbone: Backbone, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
+    """Put a version before the promotion gate and do what it decides."""
+    from coat_core.registry.champions import apply
+    from coat_core.registry.evidence import compare
+    from coat_core.registry.probe import probe
+    from coat_core.settings import load_settings
+
+    name = _model_name(backbone)
+    probe(name, version)
+    decision = compare(name, version).decide(load_settings().registry)
+    apply(name, version, decision)
+    typer.echo(f"{name} version {version}: {decision.word}")
+    for reason in decision.reasons:
+        typer.echo(f"  {reason}")
+    if decision.word == "refused":
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Registry")
+def rollback(
+    backbone: Backbone,
+    why: Annotated[str, typer.Option(help="the reason; it is written beside the version")],
+    who: Annotated[str, typer.Option(help="who says so", envvar="USER")] = "",
+) -> None:
+    """Withdraw the champion and bring the previous one back."""
+    from coat_core.registry.champions import rollback as withdraw
+
+    bad, back = withdraw(_model_name(backbone), who=who, why=why)
+    typer.echo(f"{_model_name(backbone)}: version {bad} withdrawn, version {back} is champion again")
+
+
+@app.command(rich_help_panel="Registry")
+def lineage(model: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")]) -> None:
+    """Print the way back: commit, params, data and feature hashes, contract result, base and revision."""
+    from coat_core.registry.lineage import lineage as trace
+    from coat_core.registry.lineage import lineage_text
+
+    typer.echo(lineage_text(trace(model)))
+
+
+@app.command(rich_help_panel="Models")
+def ask(
+    model: Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")],
+    audio: Annotated[Path, typer.Argument(help="an audio file")],
+    question: Annotated[str, typer.Argument(help="what to ask about it")],
+    show: Annotated[Path | None, typer.Option(help="also write the picture of what it heard, as PNG")] = None,
+) -> None:
+    """Ask a model about a clip and print its answer."""
+    from coat_core.asking import ask as ask_model
+
+    typer.echo(ask_model(model, audio, question, show=show))
+
+
+@app.command()
+def doctor() -> None:
+    """Look at versions, disk, device and endpoints, and say what to do."""
+    from coat_core.doctor import examine
+
+    findings = examine(Path())
+    for finding in findings:
+        typer.secho(f"{'ok  ' if finding.ok else 'BAD '} {finding.name:20} {finding.found}", fg=None if finding.ok else typer.colors.RED)
+        if not finding.ok:
+            typer.echo(f"     {finding.advice}")
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _model_name(backbone: str) -> str:
+    from coat_core.errors import CoatError
+    from coat_core.settings import load_settings
+
+    names = load_settings().registry.names
+    if backbone not in names:
+        raise CoatError("no such backbone", field="backbone", value=backbone, allowed=list(names), next_step="name one of these")
+    return names[backbone]
 
 
 def _stage(name: str) -> None:

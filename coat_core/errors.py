@@ -21,7 +21,13 @@ class CoatError(ValueError):
     retryable = False
 
     def __init__(
-        self, message: str, *, field: str | None = None, value: object = None, allowed: Sequence[object] | str | None = None, next_step: str = ""
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        allowed: Sequence[object] | str | None = None,
+        next_step: str = "",
     ) -> None:
         parts = [message]
         if field is not None:

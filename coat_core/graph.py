@@ -58,7 +58,9 @@ def read_graph(workspace: Path, values: Mapping[str, Any]) -> dict[str, Stage]:
     """
     path = workspace / "dvc.yaml"
     if not path.is_file():
-        raise StageError("there is no graph here", field="dvc.yaml", value=str(path), next_step="change to a workspace, or make one: coat workspace DIR")
+        raise StageError(
+            "there is no graph here", field="dvc.yaml", value=str(path), next_step="change to a workspace, or make one: coat workspace DIR"
+        )
     stages = (stage for name, body in yaml.safe_load(path.read_text())["stages"].items() for stage in _expand(name, body, values))
     return {stage.name: stage for stage in stages}
 
@@ -71,7 +73,13 @@ def find_stage(name: str, workspace: Path, values: Mapping[str, Any]) -> Stage:
     """
     stages = read_graph(workspace, values)
     if name not in stages:
-        raise StageError("params name no such stage", field="stage", value=name, allowed=sorted(stages), next_step="mend backbones, experts or trials in params.yaml")
+        raise StageError(
+            "params name no such stage",
+            field="stage",
+            value=name,
+            allowed=sorted(stages),
+            next_step="mend backbones, experts or trials in params.yaml",
+        )
     return stages[name]
 
 
@@ -83,13 +91,17 @@ def stage_key(stage: Stage, workspace: Path, values: Mapping[str, Any]) -> str:
     """
     missing = [dep for dep in stage.inputs if not (workspace / dep).exists()]
     if missing:
-        raise StageError(f"stage {stage.name} lacks inputs", field="deps", value=missing, next_step="run the chain: coat run (or dvc repro)")
-    return sha256_json({
-        "stage": stage.name,
-        "params": {path: _lookup(path, values) for path in stage.params},
-        "inputs": {dep: sha256_tree(workspace / dep) for dep in stage.inputs},
-        "code": {dep: sha256_tree(workspace / dep, suffix=".py") for dep in stage.code},
-    })
+        raise StageError(
+            f"stage {stage.name} lacks inputs", field="deps", value=missing, next_step="run the chain: coat run (or dvc repro)"
+        )
+    return sha256_json(
+        {
+            "stage": stage.name,
+            "params": {path: _lookup(path, values) for path in stage.params},
+            "inputs": {dep: sha256_tree(workspace / dep) for dep in stage.inputs},
+            "code": {dep: sha256_tree(workspace / dep, suffix=".py") for dep in stage.code},
+        }
+    )
 
 
 def _expand(name: str, body: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Stage]:
@@ -118,6 +130,8 @@ def _lookup(path: str, values: Mapping[str, Any]) -> Any:
     found: Any = values
     for part in path.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            raise StageError("dvc.yaml names a parameter that params.yaml lacks", field=path, next_step="write the whole section out in params.yaml")
+            raise StageError(
+                "dvc.yaml names a parameter that params.yaml lacks", field=path, next_step="write the whole section out in params.yaml"
+            )
         found = found[part]
     return found

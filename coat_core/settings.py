@@ -93,7 +93,12 @@ class ThinkingSettings(Section):
     row_noise: NonNegative = 0.02
     """Standard deviation of the seeded noise on new rows, relative to the mean row norm over √D."""
     reserved_tokens: tuple[str, ...] = (
-        "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>",
+        "<|object_ref_start|>",
+        "<|object_ref_end|>",
+        "<|box_start|>",
+        "<|box_end|>",
+        "<|quad_start|>",
+        "<|quad_end|>",
     )
     """Existing special tokens that audio prompts never use, taken when spare embedding rows do not suffice."""
 
@@ -194,7 +199,9 @@ class RegistrySettings(Section):
     """The promotion gate."""
 
     names: dict[BackboneKey, str] = {
-        "qwen2_audio": "coat-qwen2-audio", "qwen2_5_omni": "coat-qwen2.5-omni", "audio_flamingo_3": "coat-audio-flamingo-3",
+        "qwen2_audio": "coat-qwen2-audio",
+        "qwen2_5_omni": "coat-qwen2.5-omni",
+        "audio_flamingo_3": "coat-audio-flamingo-3",
     }
     min_accuracy: Share = 0.0
     max_unscored_share: Share = 0.5
@@ -287,7 +294,10 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(
-            f"cannot read params: {error}", field="params", value=str(path), next_step="run in a workspace, or make one with `coat workspace`"
+            f"cannot read params: {error}",
+            field="params",
+            value=str(path),
+            next_step="run in a workspace, or make one with `coat workspace`",
         ) from error
     except yaml.YAMLError as error:
         raise SettingsError(f"params are not YAML: {error}", field="params", value=str(path)) from error

@@ -23,7 +23,7 @@ from coat_core.settings import Settings, load_settings
 
 SCRATCH = Path(".scratch")
 OUTCOMES = SCRATCH / "outcomes"
-_DONE = "finished.json"
+_DONE = "stage.done.json"
 
 _RETRYABLE = (OSError, MemoryError)
 """A full disk, a lost mount, no memory: the same call may succeed later. Mistakes in data or params never do."""
@@ -128,8 +128,12 @@ def contract(run: StageRun) -> None:
     records = run.out("data/contract")
     try:
         check_corpus(
-            run.path("data/corpus"), run.settings.contract, accepted=run.out("data/accepted.jsonl"), quarantine=run.out("data/quarantine.jsonl"),
-            records=records, workers=os.cpu_count() or 1,
+            run.path("data/corpus"),
+            run.settings.contract,
+            accepted=run.out("data/accepted.jsonl"),
+            quarantine=run.out("data/quarantine.jsonl"),
+            records=records,
+            workers=os.cpu_count() or 1,
         )
     except ContractError:
         if records.exists():
@@ -154,9 +158,17 @@ def train(run: StageRun) -> None:
     backbone, trial = run.stage.name.split("@")[1].split("-", 1)
     with open_tracker(run.workspace, experiment="coat", run_name=f"{backbone}-{trial}", stage_key=run.key) as tracker:
         train_trial(
-            run.settings, backbone, trial, examples=_examples(run), corpus=run.path("data/corpus"),
+            run.settings,
+            backbone,
+            trial,
+            examples=_examples(run),
+            corpus=run.path("data/corpus"),
             features={key: run.path(f"features/{key}") for key in run.settings.experts},
-            target=run.out(f"models/{backbone}-{trial}"), records=run.out(f"runs/{backbone}-{trial}"), scratch=run.scratch, fingerprint=run.key, tracker=tracker,
+            target=run.out(f"models/{backbone}-{trial}"),
+            records=run.out(f"runs/{backbone}-{trial}"),
+            scratch=run.scratch,
+            fingerprint=run.key,
+            tracker=tracker,
         )
 
 
@@ -166,7 +178,11 @@ def evaluate(run: StageRun) -> None:
 
     trial = run.stage.name.split("@")[1]
     evaluate_release(
-        run.path(f"models/{trial}"), _examples(run), run.path("data/corpus"), run.settings.evaluation, run.out(f"evaluation/{trial}"),
+        run.path(f"models/{trial}"),
+        _examples(run),
+        run.path("data/corpus"),
+        run.settings.evaluation,
+        run.out(f"evaluation/{trial}"),
         device=run.settings.runtime.device,
     )
 
@@ -177,7 +193,7 @@ def latency(run: StageRun) -> None:
 
     backbone, settings = run.stage.name.split("@")[1], run.settings.latency
     releases = {trial: run.path(f"models/{backbone}-{trial}") for trial in (settings.baseline, settings.candidate)}
-    measure_latency(releases, _examples(run), run.path("data/corpus"), settings, run.out(f"latency/{backbone}.json"))
+    measure_latency(releases, _examples(run), run.path("data/corpus"), settings, run.out(f"latency/{backbone}.json"), device=run.settings.runtime.device)
 
 
 def report(run: StageRun) -> None:
@@ -188,5 +204,11 @@ def report(run: StageRun) -> None:
 
 
 STAGES: dict[str, Callable[[StageRun], None]] = {
-    "corpus": corpus, "contract": contract, "features": features, "train": train, "evaluate": evaluate, "latency": latency, "report": report,
+    "corpus": corpus,
+    "contract": contract,
+    "features": features,
+    "train": train,
+    "evaluate": evaluate,
+    "latency": latency,
+    "report": report,
 }

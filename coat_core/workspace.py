@@ -34,7 +34,12 @@ def make_workspace(folder: Path, params: Path) -> Path:
     load_settings(params)
     root = repository_root()
     if folder.resolve() == root:
-        raise CoatError("the repository is itself a workspace", field="folder", value=str(folder), next_step="name a new folder, e.g. workspaces/recordings")
+        raise CoatError(
+            "the repository is itself a workspace",
+            field="folder",
+            value=str(folder),
+            next_step="name a new folder, e.g. workspaces/recordings",
+        )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "dvc.yaml").exists():
         raise CoatError("the folder holds something else", field="folder", value=str(folder), next_step="name a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)

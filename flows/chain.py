@@ -27,11 +27,13 @@ LOGS = Path(".scratch/logs")
 _POLL_S = 0.2
 
 
-class StageFailure(StageError):
+class StageFailedError(StageError):
     """A stage ended badly; `retryable` is what its own outcome says."""
 
     def __init__(self, message: str, *, retryable: bool, log: Path) -> None:
-        super().__init__(message, field="log", value=str(log), next_step="mend the cause and run the same command again; what is finished is kept")
+        super().__init__(
+            message, field="log", value=str(log), next_step="mend the cause and run the same command again; what is finished is kept"
+        )
         self.retryable = retryable
 
 
@@ -45,7 +47,7 @@ def run_stage(name: str, workspace: str) -> float:
     """Run one stage through DVC and return its seconds; DVC skips it when nothing it depends on has changed.
 
     Raises:
-        StageFailure: the stage failed; the class and message are those of its `outcome.json`, for DVC hides exit codes.
+        StageFailedError: the stage failed; the class and message are those of its `outcome.json`, for DVC hides exit codes.
     """
     place, started = Path(workspace), time.monotonic()
     outcome, log = place / OUTCOMES / f"{name}.json", place / LOGS / f"{name}.log"
@@ -53,11 +55,17 @@ def run_stage(name: str, workspace: str) -> float:
     ended = _processes.run(dvc.reproduce_command(name), place, log)
     if ended.returncode:
         said = storage.read_json(outcome) if outcome.exists() else {"class": "Killed", "message": ended.output[-1500:], "retryable": False}
-        raise StageFailure(f"{name}: {said['class']}: {said['message']}", retryable=bool(said["retryable"]), log=log)
+        raise StageFailedError(f"{name}: {said['class']}: {said['message']}", retryable=bool(said["retryable"]), log=log)
     return time.monotonic() - started
 
 
-@flow(name="coat", flow_run_name="chain in {workspace}", validate_parameters=False, persist_result=False, task_runner=ThreadPoolTaskRunner(max_workers=32))  # type: ignore[arg-type]
+@flow(
+    name="coat",
+    flow_run_name="chain in {workspace}",
+    validate_parameters=False,
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=32),
+)  # type: ignore[arg-type]
 def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
     """Bring the workspace up to date and the registry with it.
 

@@ -59,7 +59,9 @@ def _ask(workspace: Path, *arguments: str) -> str:
     done = subprocess.run([tool("dvc"), *arguments], cwd=workspace, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise StageError(
-            f"dvc {' '.join(arguments)} failed: {done.stderr.strip()[-800:]}", field="workspace", value=str(workspace),
+            f"dvc {' '.join(arguments)} failed: {done.stderr.strip()[-800:]}",
+            field="workspace",
+            value=str(workspace),
             next_step="run the same dvc command by hand in the workspace",
         )
     return done.stdout

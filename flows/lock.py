@@ -40,7 +40,10 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise BusyError(
-            "another run holds this workspace", field="workspace", value=str(workspace.resolve()), allowed=f"one run; the holder is {_holder(workspace)}",
+            "another run holds this workspace",
+            field="workspace",
+            value=str(workspace.resolve()),
+            allowed=f"one run; the holder is {_holder(workspace)}",
             next_step="wait for it, or stop it with Ctrl-C there",
         ) from None
     _held.add(place)
@@ -91,7 +94,7 @@ def mend_dvc(workspace: Path) -> None:
 
 def prune_scratch(workspace: Path) -> None:
     """Remove finished stages' scratch: DVC has recorded them."""
-    for mark in (workspace / ".scratch").glob("*/finished.json"):
+    for mark in (workspace / ".scratch").glob("*/stage.done.json"):
         shutil.rmtree(mark.parent, ignore_errors=True)
 
 

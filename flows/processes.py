@@ -58,7 +58,12 @@ class StageProcesses:
                 if self._closed:
                     raise Interrupted("the run is being stopped", next_step="coat run goes on from here")
                 process = subprocess.Popen(
-                    command, cwd=workspace, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                    command,
+                    cwd=workspace,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                     env=environment(**{OWNER: owner_mark(os.getpid())}),
                 )
                 self._running.add(process)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core import storage
+from coat_core.registry.database import tracking_uri
 from coat_core.watchdog import is_alive
 
 _OWNER_TAG = "owner:"
@@ -46,11 +47,11 @@ def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     create_markdown_artifact((workspace / "report/tables.md").read_text(), key="metrics", description="Accuracy by arm and family")
-    rows = [
-        {"model": d["model"], "version": d["version"], "decision": "promoted" if d["promote"] else "not promoted", "reasons": "; ".join(d["reasons"])}
-        for d in decisions
-    ]
+    rows = [{**decision, "reasons": "; ".join(decision["reasons"])} for decision in decisions]
     create_table_artifact(rows, key="decisions", description="What the promotion gate decided, and why")
-    for decision in decisions:
-        if decision.get("link"):
-            create_link_artifact(decision["link"], key=decision["model"].replace(".", "-"), link_text=f"{decision['model']} in MLflow")
+    tracking = tracking_uri(workspace)
+    for decision in decisions if tracking.startswith("http") else ():
+        link = f"{tracking}/#/models/{decision['model']}/versions/{decision['version']}"
+        create_link_artifact(link, key=decision["model"].replace(".", "-"), link_text=f"{decision['model']} in MLflow")
+    if not tracking.startswith("http"):
+        create_markdown_artifact(f"`.venv/bin/mlflow ui --backend-store-uri {tracking}`", key="mlflow", description="How to open the registry")

@@ -56,8 +56,12 @@ def prefect_api(workspace: Path) -> Iterator[str]:
     settings = {**_QUIET, "PREFECT_HOME": str(home), "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}"}
     with log.open("wb") as stream:
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows", "server", "--port", str(port)], stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-            start_new_session=True, env={**os.environ, **settings, OWNER: owner_mark()},
+            [sys.executable, "-m", "flows", "server", "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **settings, OWNER: owner_mark()},
         )
     try:
         _wait_healthy(server, url, log)
@@ -80,7 +84,9 @@ def serve(port: int) -> None:
     from coat_core.watchdog import watch_owner
 
     watch_owner()
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=3)
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=3
+    )
 
 
 def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -93,4 +99,9 @@ def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
-    raise StageError("the Prefect server did not come up", field="log", value=str(log), next_step="read its log, or set PREFECT_API_URL to a running server")
+    raise StageError(
+        "the Prefect server did not come up",
+        field="log",
+        value=str(log),
+        next_step="read its log, or set PREFECT_API_URL to a running server",
+    )

@@ -130,8 +130,9 @@ class Backbone(Protocol):
         """
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Run the decoder; return the output of decoder layer `layer` (1 = first, before the final norm) and the states after
-        the final norm, both `[B, L, D]`.
+        """Run the decoder; return the states after decoder layer `layer` and those after the final norm, both `[B, L, D]`.
+
+        Layers count from 1; what is read at one is taken before the final norm.
         """
 
     def answer_logits(self, states: Tensor) -> Tensor:

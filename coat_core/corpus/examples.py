@@ -57,7 +57,8 @@ def example_from_row(row: dict[str, object], where: str = "manifest") -> Example
         CorpusError: a field is missing, unknown or of the wrong type; every mistake is named.
     """
     try:
-        return Example.model_validate({**row, "choices": tuple(row["choices"]) if isinstance(row.get("choices"), list) else row.get("choices")})
+        choices = row.get("choices")
+        return Example.model_validate({**row, "choices": tuple(choices) if isinstance(choices, list) else choices})
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise CorpusError(f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="mend the row or let the contract stage set it aside") from error

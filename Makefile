@@ -1,0 +1,64 @@
+# One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python >= 3.11, git and make.
+.DEFAULT_GOAL := help
+.PHONY: help setup run recordings evidence test lint format bench lock clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+# Quiet, closed networks: no tool of ours phones home, and nothing asks a hub.
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := true
+
+help:  ## Say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## Make .venv from the lock file
+
+$(READY): requirements.lock pyproject.toml
+	@echo "setting up .venv from requirements.lock (about 270 packages, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -qq --no-compile --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-compile --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(READY)  ## The whole chain on the generated corpus: data to promoted models, report and registry
+	@$(BIN)/coat run
+
+recordings: $(READY)  ## The same chain on real recordings (../shared/recordings), in workspaces/recordings
+	@$(BIN)/coat workspace workspaces/recordings --params params/recordings.yaml
+	@cd workspaces/recordings && ../../$(BIN)/coat run
+
+evidence: $(READY)  ## Three seeds, four arms, both corpora: what the README's tables are made from (resumable, up to 2 hours)
+	@$(BIN)/coat workspace workspaces/evidence-generated --params params/evidence-generated.yaml
+	@cd workspaces/evidence-generated && ../../$(BIN)/coat run
+	@$(BIN)/coat workspace workspaces/evidence-recordings --params params/evidence-recordings.yaml
+	@cd workspaces/evidence-recordings && ../../$(BIN)/coat run
+	@$(BIN)/python benchmarks/evidence.py
+
+test: $(READY)  ## Every test, the slow ones too
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+lint: $(READY)  ## ruff, mypy --strict, the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: $(READY)  ## Let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## The benchmarks, each with both sides in one run
+	@for file in benchmarks/experts.py benchmarks/training_step.py; do test ! -f $$file || $(BIN)/python $$file; done
+
+lock:  ## Resolve the newest versions that work together (see the traps in pyproject.toml) and write requirements.lock
+	@rm -rf .scratch/lock && $(PYTHON) -m venv .scratch/lock
+	@.scratch/lock/bin/python -m pip install -qq --no-compile torch==2.13.0
+	@.scratch/lock/bin/python -m pip install -qq --no-compile ".[speech,dev]"
+	@.scratch/lock/bin/python -m pip freeze --exclude coat --exclude pip | sed -E 's/\+cpu//' | sort -f > .scratch/requirements.new
+	@(head -2 requirements.lock; cat .scratch/requirements.new) > .scratch/requirements.lock && mv .scratch/requirements.lock requirements.lock
+
+clean:  ## Remove results and scratch; .venv, the DVC cache and mlflow.db stay
+	rm -rf .scratch data features models runs evaluation latency report

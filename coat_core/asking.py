@@ -1,0 +1,93 @@
+"""`coat ask`: one question about one clip, put to a registered version or a release folder, with the picture of what it heard."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import CoatError
+from coat_core.storage import sha256_file
+
+MODEL_PREFIX = "models:/"
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """An expert's frames of one clip, computed now; read like a store that holds this clip alone."""
+
+    spec: Any
+    features: Any
+    mask: Any
+
+    def __contains__(self, sha256: str) -> bool:
+        return True
+
+    def get(self, sha256: str) -> tuple[Any, Any]:
+        return self.features, self.mask
+
+
+def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max_new_tokens: int = 24) -> str:
+    """Ask a model about a clip and return its answer.
+
+    Args:
+        model: `models:/name@alias`, `models:/name/version`, or a release folder.
+        audio: an audio file.
+        question: what to ask; choices may be written behind it, as in `… Choices: rain, wind.`
+        show: also draw the waveform, the spectrogram and the read-out of the thinking block to this PNG.
+        max_new_tokens: longest answer.
+
+    Raises:
+        CoatError: the model, the audio or (with `show`) the heads are not there.
+    """
+    from coat_core.backbones.base import Query
+    from coat_core.corpus.audio import decode
+    from coat_core.evaluation.generate import generate_texts
+    from coat_core.registry.serving import unpack
+    from coat_core.thinking.release import load_release
+
+    if show is not None and show.suffix.lower() != ".png":
+        raise CoatError("the picture is a PNG", field="--show", value=str(show), allowed="a name that ends in .png")
+    waveform = decode(audio)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = unpack(model, Path(temporary)) if model.startswith(MODEL_PREFIX) else Path(model)
+        release = load_release(folder)
+        query = Query(key=sha256_file(audio), waveform=waveform, text=question, name=audio.name)
+        answer = generate_texts(release.backbone, [query], max_new_tokens)[0]
+        if show is not None:
+            _draw(release, query, audio, answer, show)
+    return answer
+
+
+def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> None:
+    import numpy as np
+
+    from coat_core.corpus.examples import Example
+    from coat_core.evaluation.figures import draw_heard
+    from coat_core.evaluation.heard import listen
+    from coat_core.experts.catalogue import load_expert
+
+    stores = {}
+    for key, spec in release.info.experts.items():
+        expert = load_expert(spec["implementation"])
+        features, mask = expert(query.waveform[None], np.array([len(query.waveform)]))
+        stores[key] = _Measured(expert.spec, features[0], mask[0])
+    example = Example(
+        id=audio.name,
+        audio=audio.name,
+        sha256=query.key,
+        duration_s=len(query.waveform) / 16_000,
+        sample_rate_hz=16_000,
+        split="test",
+        group="",
+        family="understanding",
+        task="ask",
+        question=query.text,
+        choices=None,
+        answer="",
+        source="",
+        licence="",
+    )
+    trial = f"{release.info.arm}-{release.info.seed}"
+    draw_heard(listen(release, example, query.waveform, stores, trial=trial, response=answer, score=None), target)

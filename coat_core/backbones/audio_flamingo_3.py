@@ -1,0 +1,61 @@
+"""Audio Flamingo 3: AF-Whisper tower in windows of 30 s, a two-layer projector, Qwen2.5.
+
+Source: Goel et al., "Audio Flamingo 3", arXiv:2507.08128.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coat_core.backbones.base import Mel
+from coat_core.backbones.mel import HOP, token_count
+from coat_core.backbones.template import qwen_template
+
+MAX_WINDOWS = 20
+
+
+class AudioFlamingo3:
+    """`AudioFlamingo3ForConditionalGeneration`."""
+
+    key = "audio_flamingo_3"
+    audio_token = "<sound>"
+    template = qwen_template("<sound>")
+
+    def model_class(self) -> Any:
+        """Return the stock class."""
+        from transformers import AudioFlamingo3ForConditionalGeneration
+
+        return AudioFlamingo3ForConditionalGeneration
+
+    def model_config(self, config: Any) -> Any | None:
+        """Return the configuration as it is, if it is Audio Flamingo 3's."""
+        return config if config.model_type == "audioflamingo3" else None
+
+    def window_samples(self, config: Any, extractor: Any) -> int | None:
+        """Return one window; a clip may take several."""
+        return int(config.audio_config.max_source_positions) * 2 * HOP
+
+    def limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return 20 windows (600 s as published)."""
+        return MAX_WINDOWS * int(config.audio_config.max_source_positions) * 2 * HOP
+
+    def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
+        """Run the tower window by window and join a clip's windows."""
+        states = model.model.get_audio_features(**self.audio_inputs(model, mel), return_dict=True).pooler_output
+        return list(states.split([token_count(count) for count in mel.frames.tolist()]))
+
+    def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
+        """Return one row a window, clip after clip."""
+        window = 2 * int(model.config.audio_config.max_source_positions)
+        features, valid = [], []
+        for row, count in zip(mel.features, mel.frames.tolist(), strict=True):
+            for start in range(0, count, window):
+                features.append(row[:, start : start + window])
+                valid.append(torch.arange(start, start + window) < count)
+        return {
+            "input_features": torch.stack(features).to(model.device, model.dtype),
+            "input_features_mask": torch.stack(valid).long().to(model.device),
+        }

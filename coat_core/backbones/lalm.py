@@ -1,0 +1,191 @@
+"""A LALM of any of the three architectures behind the `Backbone` interface."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coat_core.backbones.architecture import Architecture
+from coat_core.backbones.base import SAMPLE_RATE_HZ, Batch, Mel, Query
+from coat_core.backbones.mel import HOP, frame_count, log_mel, token_count
+from coat_core.backbones.prompts import encode_queries, user_messages
+from coat_core.errors import BackboneError
+
+_DECODER = "model.language_model"
+
+
+class Lalm:
+    """A stock transformers model, its tokenizer and its front end; see `Backbone` for what each member means.
+
+    It reads modules from `model` at every call, so it goes on working once PEFT has injected LoRA or merged it.
+    """
+
+    def __init__(self, architecture: Architecture, model: Any, tokenizer: Any, extractor: Any) -> None:
+        self.architecture = architecture
+        self.key = architecture.key
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.extractor: Any = extractor
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the language model."""
+        return int(self.model.config.text_config.hidden_size)
+
+    @property
+    def layer_count(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def audio_token_rate_hz(self) -> float:
+        """Audio tokens a second: mel frames at 100 Hz, halved twice."""
+        return SAMPLE_RATE_HZ / HOP / 4
+
+    @property
+    def audio_token_id(self) -> int:
+        """Id of the placeholder."""
+        return int(self.model.config.audio_token_id)
+
+    @property
+    def end_of_turn(self) -> str:
+        """What ends a turn in the Qwen chat format."""
+        return "<|im_end|>"
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The language model's input embedding."""
+        embedding: nn.Embedding = self.model.get_input_embeddings()
+        return embedding
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers."""
+        layers: nn.ModuleList = self._decoder.layers
+        return layers
+
+    @property
+    def _decoder(self) -> Any:
+        return self.model.get_submodule(_DECODER)
+
+    def lora_targets(self, modules: Sequence[str]) -> str:
+        """Return a regular expression for those linear layers of the decoder.
+
+        Raises:
+            BackboneError: a decoder layer has no linear layer of one of these names.
+        """
+        names = {name.rsplit(".", 1)[-1] for name, module in self.layers[0].named_modules() if isinstance(module, nn.Linear)}
+        unknown = sorted(set(modules) - names)
+        if unknown or not modules:
+            raise BackboneError("no such linear layers in the language model", field="lora.modules", value=unknown, allowed=sorted(names))
+        return rf"^{re.escape(_DECODER)}\.layers\.\d+\.(?:self_attn|mlp)\.(?:{'|'.join(map(re.escape, modules))})$"
+
+    def audio_token_count(self, samples: int) -> int:
+        """Return the audio tokens of a clip of that many samples."""
+        return token_count(frame_count(samples))
+
+    def messages(self, text: str) -> list[dict[str, Any]]:
+        """Return the stock chat messages of one question about one clip."""
+        return user_messages(text)
+
+    def mel(self, waveforms: Sequence[NDArray[np.float32]]) -> Mel:
+        """Return log-mel features, padded as the tower demands."""
+        return log_mel(self.extractor, waveforms, self.architecture.window_samples(self.model.config, self.extractor))
+
+    def embed_audio(self, mel: Mel) -> list[Tensor]:
+        """Run tower and projector."""
+        return self.architecture.embed_audio(self.model, mel)
+
+    def encode(self, queries: Sequence[Query], *, generation: bool = False) -> Batch:
+        """Tokenize through the template."""
+        return encode_queries(
+            self.tokenizer,
+            queries,
+            audio_token=self.architecture.audio_token,
+            audio_tokens=self._audio_tokens,
+            end_of_turn=self.end_of_turn,
+            max_positions=int(self.model.config.text_config.max_position_embeddings),
+            generation=generation,
+        )
+
+    def _audio_tokens(self, query: Query) -> int:
+        samples, limit = len(query.waveform), self.architecture.limit_samples(self.model.config, self.extractor)
+        count = self.audio_token_count(samples)
+        if query.waveform.ndim != 1 or samples > limit or count < 1:
+            raise BackboneError(
+                f"{query.name or query.key[:12]}: the clip does not fit the audio tower of {self.key}",
+                field="waveform",
+                value=f"{query.waveform.shape} samples, {samples / SAMPLE_RATE_HZ:.2f} s",
+                allowed=f"mono, 0.03 s to {limit / SAMPLE_RATE_HZ:g} s",
+                next_step="cut the clip, or set it aside in the contract; nothing is truncated",
+            )
+        return count
+
+    def embed(self, batch: Batch, audio: Sequence[Tensor]) -> Tensor:
+        """Return input embeddings with audio in the placeholders' place.
+
+        Raises:
+            BackboneError: a row's placeholders are not its audio embeddings.
+        """
+        ids = batch.input_ids.to(self.embedding.weight.device)
+        holes = ids == self.audio_token_id
+        found, given = holes.sum(-1).tolist(), [len(states) for states in audio]
+        if found != given:
+            padded = [*given, *[-1] * len(found)]
+            wrong = [query.name or query.key[:12] for query, f, g in zip(batch.queries, found, padded, strict=False) if f != g]
+            raise BackboneError(
+                f"audio placeholders and audio embeddings differ: {', '.join(wrong) or 'more clips than rows'}",
+                field="placeholders",
+                value=found,
+                allowed=str(given),
+            )
+        embeddings: Tensor = self.embedding(ids)
+        return embeddings.masked_scatter(holes[..., None], torch.cat(list(audio)).to(embeddings.device, embeddings.dtype))
+
+    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Run the decoder; return the states after `layer` and after the final norm.
+
+        Positions count the real tokens from 0 whatever the padding side, and are given outright: left to itself, the
+        thinker of Qwen2.5-Omni would use offsets that an earlier call left on the model.
+        """
+        if not 1 <= layer <= self.layer_count:
+            raise BackboneError("no such decoder layer", field="read_layer", value=layer, allowed=f"1 to {self.layer_count}")
+        read: list[Tensor] = []
+        mask = attention_mask.to(embeddings.device)
+        hook = self.layers[layer - 1].register_forward_hook(lambda module, args, output: read.append(output))
+        try:
+            final: Tensor = self._decoder(
+                inputs_embeds=embeddings, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False
+            ).last_hidden_state
+        finally:
+            hook.remove()
+        return read[0], final
+
+    def answer_logits(self, states: Tensor) -> Tensor:
+        """Return logits of states after the final norm."""
+        logits: Tensor = self.model.get_output_embeddings()(states)
+        return logits
+
+    def generation_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the arguments of the stock `generate` (and `forward`)."""
+        mel = self.mel([query.waveform for query in batch.queries])
+        device = self.model.device
+        return {
+            "input_ids": batch.input_ids.to(device),
+            "attention_mask": batch.attention_mask.to(device),
+            **self.architecture.audio_inputs(self.model, mel),
+        }
+
+    def save(self, folder: str, *, weights: bool = True) -> None:
+        """Save in the published layout; the one template goes into `chat_template.jinja`."""
+        if weights:
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        self.model.generation_config.save_pretrained(folder)

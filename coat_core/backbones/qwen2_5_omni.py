@@ -1,0 +1,53 @@
+"""Qwen2.5-Omni: its thinker only (audio tower in chunks of 2 s, Qwen2.5 with three-axis rotary positions).
+
+Source: Xu et al., "Qwen2.5-Omni Technical Report", arXiv:2503.20215.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coat_core.backbones.base import Mel
+from coat_core.backbones.mel import token_count
+from coat_core.backbones.template import qwen_template
+
+
+class Qwen25Omni:
+    """`Qwen2_5OmniThinkerForConditionalGeneration`, from a whole checkpoint (`thinker.…`) or from a thinker saved alone."""
+
+    key = "qwen2_5_omni"
+    audio_token = "<|AUDIO|>"
+    template = qwen_template("<|audio_bos|><|AUDIO|><|audio_eos|>")
+
+    def model_class(self) -> Any:
+        """Return the stock class."""
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+        return Qwen2_5OmniThinkerForConditionalGeneration
+
+    def model_config(self, config: Any) -> Any | None:
+        """Return the thinker's part of a whole configuration, or the thinker's own."""
+        if config.model_type == "qwen2_5_omni":
+            return config.thinker_config
+        return config if config.model_type == "qwen2_5_omni_thinker" else None
+
+    def window_samples(self, config: Any, extractor: Any) -> int | None:
+        """Return None: the tower cuts its own chunks."""
+        return None
+
+    def limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return what the published front end allows (300 s)."""
+        return int(extractor.n_samples)
+
+    def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
+        """Run the tower over the valid frames of all clips, end to end."""
+        states = model.model.get_audio_features(**self.audio_inputs(model, mel), return_dict=True).last_hidden_state
+        return list(states.split([token_count(count) for count in mel.frames.tolist()]))
+
+    def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
+        """Return one row a clip, padded to the longest."""
+        mask = (torch.arange(mel.features.shape[-1])[None] < mel.frames[:, None]).long()
+        return {"input_features": mel.features.to(model.device, model.dtype), "feature_attention_mask": mask.to(model.device)}

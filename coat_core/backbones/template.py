@@ -1,0 +1,56 @@
+"""The chat template of a base: the published one, held by the tokenizer alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def qwen_template(audio: str) -> str:
+    """Return the Qwen chat format with a system prompt, as the three LALMs publish it.
+
+    Args:
+        audio: what is written for an audio part; `audios.count` holds its number, from 1.
+    """
+    return (
+        "{% set audios = namespace(count=0) %}"
+        "{% for message in messages %}"
+        "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+        "<|im_start|>{{ message['role'] }}\n"
+        "{% if message['content'] is string %}{{ message['content'] }}"
+        "{% else %}{% for part in message['content'] %}"
+        "{% if part['type'] == 'audio' or 'audio' in part or 'audio_url' in part %}{% set audios.count = audios.count + 1 %}"
+        + audio
+        + "{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
+        "{% endfor %}{% endif %}<|im_end|>\n"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+def published_template(source: str, tokenizer: Any, audio_token: str, default: str, **where: Any) -> str:
+    """Return the template that a checkpoint publishes for prompts with audio.
+
+    The processor's file goes before the tokenizer's own: some checkpoints keep a text-only template in the tokenizer.
+
+    Args:
+        source: hub id or folder.
+        tokenizer: its tokenizer.
+        audio_token: a template without it cannot write a prompt with audio.
+        default: what to use when no published template holds the audio token.
+        where: `revision` and `local_files_only`.
+    """
+    from pathlib import Path
+
+    from transformers.utils import cached_file
+
+    found: list[Any] = []
+    for name in ("chat_template.jinja", "chat_template.json"):
+        path = cached_file(
+            source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False, **where
+        )
+        if path is not None:
+            text = Path(path).read_text(encoding="utf-8")
+            found.append(json.loads(text).get("chat_template") if name.endswith(".json") else text)
+    found.append(tokenizer.chat_template)
+    return next((template for template in found if isinstance(template, str) and audio_token in template), default)

@@ -1,0 +1,116 @@
+"""`coat doctor`: what this machine has, what the chain needs, and what to do about the difference."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coat_core.errors import CoatError
+from coat_core.settings import load_settings
+
+MINIMUM_DISK_GB = 4.0
+_LIMITS = {
+    "fastapi": (None, (0, 160), "Prefect 3.8 fails at start-up with it"),
+    "sqlalchemy": (None, (2, 1), "Prefect's scheduler silently stops with it"),
+    "transformers": ((5, 14), None, "older versions leak audio between samples or return wrong labels"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def examine(workspace: Path) -> list[Finding]:
+    """Look at versions, disk, device, params, tracking and Prefect endpoints; nothing is changed."""
+    return [*_versions(), *_machine(workspace), *_params(workspace), *_endpoints(workspace)]
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0], "use Python 3.11 or newer: make setup PYTHON=python3.11")
+    for name in ("torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "dvc", "great-expectations", "fastapi", "sqlalchemy"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, False, "absent", "make setup")
+            continue
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        low, high, why = _LIMITS.get(name, (None, None, ""))
+        ok = (low is None or numbers >= low) and (high is None or numbers < high)
+        yield Finding(name, ok, version, f"{why}; make setup installs the locked version")
+
+
+def _machine(workspace: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(workspace).free / 1e9
+    yield Finding(
+        "disk",
+        free >= MINIMUM_DISK_GB,
+        f"{free:.1f} GB free",
+        f"free at least {MINIMUM_DISK_GB:.0f} GB; dvc gc --workspace drops old results",
+    )
+    yield Finding("cores", True, str(os.cpu_count()))
+    for tool in ("git", "make"):
+        yield Finding(tool, shutil.which(tool) is not None, shutil.which(tool) or "absent", f"install {tool}")
+
+
+def _params(workspace: Path) -> Iterator[Finding]:
+    try:
+        settings = load_settings(workspace / "params.yaml")
+    except CoatError as error:
+        yield Finding("params.yaml", False, "does not hold", str(error))
+        return
+    yield Finding("params.yaml", True, f"{len(settings.backbones)} backbones, {len(settings.trials)} trials")
+    for key, backbone in settings.backbones.items():
+        place = workspace / backbone.base
+        local = place.is_dir()
+        yield Finding(
+            f"base {key}",
+            local or backbone.revision is not None,
+            f"{backbone.base} ({'here' if local else 'a hub id'})",
+            "name its revision in params, or build the tiny one: coat bases",
+        )
+    if settings.runtime.device == "cuda":
+        import torch
+
+        yield Finding(
+            "device",
+            torch.cuda.is_available(),
+            "cuda",
+            "no GPU is seen by torch: set runtime.device to cpu, or install a CUDA build of torch",
+        )
+    else:
+        yield Finding("device", True, "cpu")
+
+
+def _endpoints(workspace: Path) -> Iterator[Finding]:
+    tracking = os.environ.get("MLFLOW_TRACKING_URI")
+    yield _reach(
+        "MLflow",
+        f"{tracking}/health" if tracking and tracking.startswith("http") else None,
+        tracking or "sqlite: mlflow.db in the workspace",
+    )
+    prefect = os.environ.get("PREFECT_API_URL")
+    yield _reach("Prefect", f"{prefect}/health" if prefect else None, prefect or "a loopback server of coat run's own")
+
+
+def _reach(name: str, url: str | None, shown: str) -> Finding:
+    if url is None:
+        return Finding(name, True, shown)
+    try:
+        with urllib.request.urlopen(url, timeout=3):
+            return Finding(name, True, shown)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return Finding(name, False, f"{shown}: {error}", "start it, or unset its environment variable to use the embedded one")

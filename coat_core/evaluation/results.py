@@ -1,0 +1,175 @@
+"""Everything that the evaluations found, as one JSON value: what the report, the README's tables and DVC's metrics are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coat_core.corpus.examples import FAMILIES, SPLITS, Example
+from coat_core.errors import EvaluationError
+from coat_core.evaluation.arms import ArmScores, difference
+from coat_core.evaluation.evaluate import METRICS, SCORES, bootstrap_of
+from coat_core.evaluation.responses import read_scores
+from coat_core.evaluation.statistics import MIN_GROUPS, Bootstrap
+from coat_core.settings import EvaluationSettings, parse_trial
+from coat_core.storage import read_json, read_jsonl
+
+FORMAT = 1
+ARMS = ("base", "sft", "block", "coat", "coat_shuffled")
+COMPARED = (("coat", "sft"), ("coat", "block"), ("coat", "coat_shuffled"), ("block", "sft"), ("coat", "base"))
+"""Differences that are taken where both arms ran; the first is the product's claim."""
+CLAIM = "coat-sft"
+ENOUGH_SEEDS = 3
+"""Fewer seeds than this show that the chain works, and are no evidence."""
+
+
+def collect(
+    workspace: Path, backbones: Iterable[str], trials: Sequence[str], examples: Sequence[Example], settings: EvaluationSettings,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Gather what the stages left in a workspace; only the named backbones and trials are read.
+
+    Args:
+        workspace: holds `evaluation/`, and maybe `latency/`, `runs/` and `data/contract/`.
+        backbones: keys.
+        trials: `<arm>-<seed>`.
+        examples: rows of the accepted manifest.
+        settings: the evaluation section.
+        facts: more to say about how it was measured (plain JSON).
+
+    Raises:
+        EvaluationError: an evaluation is missing, or the trials did not answer the same set.
+    """
+    keys = list(backbones)
+    bootstrap = bootstrap_of(settings)
+    seeds = sorted({parse_trial(trial)[1] for trial in trials if parse_trial(trial)[0] != "base"})
+    return {
+        "format": FORMAT,
+        "evaluation_set": _evaluation_set(workspace, [f"{key}-{trial}" for key in keys for trial in trials]),
+        "seeds": seeds, "brief": len(seeds) < ENOUGH_SEEDS,
+        "families": [family for family in FAMILIES if any(e.family == family and e.split == settings.split for e in examples)],
+        "backbones": {key: _backbone(workspace, key, trials, bootstrap) for key in keys},
+        "corpus": describe_corpus(examples, settings.split),
+        "contract": read_contract(workspace / "data/contract/results.json"),
+        "measured": {
+            "split": settings.split, "bootstrap_resamples": settings.bootstrap_resamples, "confidence": settings.confidence,
+            "max_new_tokens": settings.max_new_tokens, "numeric_tolerance": settings.numeric_tolerance,
+            "limit_per_family": settings.limit_per_family, "min_groups": MIN_GROUPS, **(facts or {}),
+        },
+    }
+
+
+def _evaluation_set(workspace: Path, names: Sequence[str]) -> str:
+    """Return the one evaluation set that all these evaluations are of."""
+    sets: dict[str, list[str]] = {}
+    for name in names:
+        path = workspace / "evaluation" / name / METRICS
+        if not path.is_file():
+            raise EvaluationError("an evaluation is missing", field="evaluation", value=name, next_step=f"run the stage evaluate@{name}")
+        sets.setdefault(read_json(path)["evaluation_set"], []).append(name)
+    if len(sets) != 1:
+        raise EvaluationError(
+            "the trials did not answer the same evaluation set",
+            field="evaluation_set", value={key: held[:3] for key, held in sets.items()}, next_step="run the evaluate stages again",
+        )
+    return next(iter(sets))
+
+
+def _backbone(workspace: Path, backbone: str, trials: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
+    by_arm: dict[str, dict[int, Any]] = {}
+    for trial in trials:
+        arm, seed = parse_trial(trial)
+        by_arm.setdefault(arm, {})[seed] = read_scores(workspace / "evaluation" / f"{backbone}-{trial}" / SCORES)
+    arms = {arm: ArmScores.of(by_arm[arm]) for arm in ARMS if arm in by_arm}
+    return {
+        "arms": {arm: {**scores.table(bootstrap), "seeds": scores.seed_table()} for arm, scores in arms.items()},
+        "differences": {f"{a}-{b}": difference(arms[a], arms[b], bootstrap) for a, b in COMPARED if {a, b} <= set(arms)},
+        "latency": _optional(workspace / "latency" / f"{backbone}.json"),
+        "training": {t: summary for t in trials if (summary := summarise_run(workspace / "runs" / f"{backbone}-{t}")) is not None},
+    }
+
+
+def summarise_run(folder: Path) -> dict[str, Any] | None:
+    """Return a run's steps, seconds, loss at both ends and its tracked run; None where it took no step."""
+    path = folder / "history.jsonl"
+    rows = read_jsonl(path) if path.is_file() else []
+    if not rows:
+        return None
+    tenth = max(1, len(rows) // 10)
+
+    def mean(name: str, some: Sequence[Mapping[str, Any]]) -> float | None:
+        values = [float(row[name]) for row in some if isinstance(row.get(name), int | float)]
+        return round(sum(values) / len(values), 4) if values else None
+
+    names = sorted({name for row in rows for name in row if name.startswith("loss/")})
+    return {
+        "steps": len(rows), "seconds": round(sum(float(row.get("seconds") or 0.0) for row in rows), 1),
+        "losses": {name.removeprefix("loss/"): {"first": mean(name, rows[:tenth]), "last": mean(name, rows[-tenth:])} for name in names},
+        "run_id": (_optional(folder / "run.json") or {}).get("run_id"),
+    }
+
+
+def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
+    """Count examples, clips and groups by split, and examples and groups of the evaluated split by family."""
+    splits = {}
+    for name in SPLITS:
+        rows = [example for example in examples if example.split == name]
+        clips = {example.sha256: example.duration_s for example in rows}
+        splits[name] = {
+            "examples": len(rows), "clips": len(clips), "groups": len({example.group for example in rows}),
+            "minutes": round(sum(clips.values()) / 60, 2),
+        }
+    families = {}
+    for family in FAMILIES:
+        rows = [example for example in examples if example.split == split and example.family == family]
+        if rows:
+            families[family] = {
+                "examples": len(rows), "groups": len({example.group for example in rows}),
+                "tasks": sorted({example.task for example in rows}),
+                "choices": sorted({len(example.choices) if example.choices else 0 for example in rows}),
+            }
+    return {
+        "splits": splits, "families": families, "sources": sorted({example.source for example in examples}),
+        "licences": sorted({example.licence for example in examples}),
+    }
+
+
+def read_contract(path: Path) -> dict[str, Any] | None:
+    """Return what the data contract found, without single rows and timings; None where it did not run."""
+    value = _optional(path)
+    if value is None:
+        return None
+    found = {key: value[key] for key in ("passed", "rows", "accepted", "quarantined", "bad_share", "max_bad_share", "table_failures")}
+    checks = [{key: check[key] for key in ("name", "expects", "checked", "failed")} for check in value["expectations"]]
+    return {**found, "expectations": checks}
+
+
+def headline(results: Mapping[str, Any], backbone: str) -> str:
+    """Say in plain words what `coat - sft` is on one backbone."""
+    entry = results["backbones"][backbone]["differences"].get(CLAIM)
+    if entry is None:
+        return "coat and sft did not both run, so there is nothing to compare."
+    mean, confidence = entry["mean"], results["measured"]["confidence"]
+    points, low, high = (100 * mean[name] for name in ("difference", "low", "high"))
+    interval = f"{confidence:.0%} interval {low:+.1f} to {high:+.1f}"
+    direction = "above" if points > 0 else "below"
+    if mean["includes_zero"]:
+        return f"coat is {abs(points):.1f} points {direction} sft, and the interval includes zero ({interval}): no difference is shown."
+    return f"coat is {abs(points):.1f} points {direction} sft, and the interval excludes zero ({interval})."
+
+
+def metrics_for_dvc(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return small nested floats, for `dvc metrics show`."""
+    metrics: dict[str, Any] = {}
+    for key, backbone in results["backbones"].items():
+        metrics[key] = {"accuracy": {arm: values["mean"]["accuracy"] for arm, values in backbone["arms"].items()}}
+        for name, values in backbone["differences"].items():
+            metrics[key][name.replace("-", "_minus_")] = {part: values["mean"][part] for part in ("difference", "low", "high")}
+        if backbone["latency"]:
+            metrics[key]["first_token_ratio"] = backbone["latency"]["ratios"]["first_token_s"]["median"]
+    return metrics
+
+
+def _optional(path: Path) -> Any:
+    return read_json(path) if path.is_file() else None

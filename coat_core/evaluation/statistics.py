@@ -1,0 +1,162 @@
+"""Accuracies, their intervals and paired differences, by a bootstrap over groups.
+
+Items of one group (a speaker, a source recording) are not independent, so groups are drawn, not items (the cluster bootstrap,
+Davison & Hinkley 1997, § 3.8; percentile intervals). A family whose items come from fewer than five groups is drawn by item,
+and its result says so. Several seeds are averaged within each item first: the interval speaks of the items, not the seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coat_core.errors import EvaluationError
+
+MIN_GROUPS = 5
+"""Fewer groups than this say too little about new groups; items are drawn then."""
+
+Floats = NDArray[np.float64]
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Item:
+    """What resampling needs to know of one example."""
+
+    id: str
+    family: str
+    group: str
+    """A composite group ("a+b") is a group of its own."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval.
+
+    Attributes:
+        value: the mean over items (over families, for the macro mean).
+        low: lower bound.
+        high: upper bound.
+        n: items.
+        units: what was drawn: groups or items.
+        resampling: "group", "item", or "mixed" for a macro mean over families of both kinds.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    units: int
+    resampling: Literal["group", "item", "mixed"]
+
+    @property
+    def includes_zero(self) -> bool:
+        """Whether zero lies within the interval."""
+        return self.low <= 0.0 <= self.high
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON, rounded to six digits."""
+        return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn: resamples, two-sided confidence, seed."""
+
+    resamples: int = 2000
+    confidence: float = 0.95
+    seed: int = 11
+
+    def by_family(self, items: Sequence[Item], values: Floats) -> dict[str, Interval]:
+        """Return per family the mean of `values` `[n]` (aligned with `items`) with its interval, families in order of appearance.
+
+        Raises:
+            EvaluationError: nothing to average, lengths differ, or a value is not finite.
+        """
+        _check(items, values)
+        result = {}
+        for family in dict.fromkeys(item.family for item in items):
+            rows = [i for i, item in enumerate(items) if item.family == family]
+            result[family] = self._mean([items[i] for i in rows], values[rows])
+        return result
+
+    def macro(self, items: Sequence[Item], values: Floats) -> Interval:
+        """Return the mean over families of the family means, with its interval; units are drawn for all families at once.
+
+        Raises:
+            EvaluationError: nothing to average, lengths differ, or a value is not finite.
+        """
+        _check(items, values)
+        return self._mean(items, values)
+
+    def _mean(self, items: Sequence[Item], values: Floats) -> Interval:
+        families = list(dict.fromkeys(item.family for item in items))
+        unit_names, kinds = resampling_units(items)
+        codes = {name: i for i, name in enumerate(dict.fromkeys(unit_names))}
+        sums, counts = np.zeros((len(codes), len(families))), np.zeros((len(codes), len(families)))
+        where = ([codes[name] for name in unit_names], [families.index(item.family) for item in items])
+        np.add.at(sums, where, values)
+        np.add.at(counts, where, 1.0)
+        draws = self._draws(sums, counts)
+        tail = (1.0 - self.confidence) / 2.0
+        low, high = np.quantile(draws, [tail, 1.0 - tail])
+        value = float(np.mean(sums.sum(axis=0) / counts.sum(axis=0)))
+        return Interval(value, float(low), float(high), len(items), len(codes), kinds.pop() if len(kinds) == 1 else "mixed")
+
+    def _draws(self, sums: Floats, counts: Floats) -> Floats:
+        """Return the resampled means `[resamples]` of sums and counts `[units, families]`."""
+        generator = np.random.default_rng(self.seed)
+        units = len(sums)
+        share = np.full(units, 1.0 / units)
+        means, left = [], self.resamples
+        while left:
+            rows = min(left, max(1, _BLOCK // units))
+            weights = generator.multinomial(units, share, size=rows).astype(np.float64)
+            drawn = weights @ counts
+            # A draw may miss a family altogether; its mean is then over the others.
+            ratios = np.divide(weights @ sums, drawn, out=np.zeros_like(drawn), where=drawn > 0)
+            means.append(ratios.sum(axis=1) / (drawn > 0).sum(axis=1))
+            left -= rows
+        return np.concatenate(means)
+
+
+def resampling_units(items: Sequence[Item]) -> tuple[list[str], set[Literal["group", "item", "mixed"]]]:
+    """Return the name of each item's unit, and which kinds there are: its group, or itself where its family has < 5 groups."""
+    groups: dict[str, set[str]] = {}
+    for item in items:
+        groups.setdefault(item.family, set()).add(item.group)
+    by_group = {family: len(members) >= MIN_GROUPS for family, members in groups.items()}
+    names = [f"group {item.group}" if by_group[item.family] else f"item {item.id}" for item in items]
+    return names, {"group" if grouped else "item" for grouped in by_group.values()}
+
+
+def mean_over_seeds(scores: Sequence[Mapping[str, float]], items: Sequence[Item]) -> Floats:
+    """Average several seeds' scores (item id → score) within each item; return `[n]` in the order of `items`.
+
+    Raises:
+        EvaluationError: a seed lacks an item, or there is no seed.
+    """
+    if not scores:
+        raise EvaluationError("no seed to average", field="scores", next_step="evaluate at least one trial of the arm")
+    for seed in scores:
+        missing = [item.id for item in items if item.id not in seed]
+        if missing:
+            raise EvaluationError(
+                "two evaluations do not hold the same items",
+                field="scores", value=missing[:3], next_step="evaluate both on the same manifest",
+            )
+    table: Floats = np.asarray([[seed[item.id] for item in items] for seed in scores], dtype=np.float64)
+    return np.asarray(table.mean(axis=0), dtype=np.float64)
+
+
+def _check(items: Sequence[Item], values: Floats) -> None:
+    if not items:
+        raise EvaluationError("an empty set has no mean", field="items", next_step="evaluate a split that has examples")
+    if values.shape != (len(items),):
+        raise EvaluationError("one value per item is needed", field="values", value=values.shape, allowed=f"({len(items)},)")
+    if not np.isfinite(values).all():
+        raise EvaluationError("a value is not finite", field="values", value=float(values[~np.isfinite(values)][0]))

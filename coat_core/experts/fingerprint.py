@@ -1,0 +1,36 @@
+"""What an expert *does*, as a hash: features kept from an earlier run count only if it has not changed."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from coat_core.corpus.audio import decode, write_flac
+from coat_core.experts.base import Expert
+from coat_core.storage import sha256_bytes, sha256_json
+
+_PROBE_RATE_HZ = 22050
+
+
+def fingerprint(expert: Expert) -> str:
+    """Return the SHA-256 of the spec and of the features of a fixed sound that passed the decoder and its resampling.
+
+    A changed decoder, library or expert shows here even if nobody raised the version; a changed comment does not.
+    """
+    time = np.arange(_PROBE_RATE_HZ) / _PROBE_RATE_HZ
+    ticks = np.arange(_PROBE_RATE_HZ, dtype=np.int64)
+    # A rising tone with harmonics, hiss, a silence and a clipped end: something for every expert.
+    hiss = ((ticks * ticks * 7919 + ticks * 104729) % 65521) / 32760.0 - 1.0
+    glide = np.sin(2.0 * np.pi * (150.0 + 100.0 * time) * time)
+    sound = 0.3 * glide + 0.2 * glide**3 + 0.05 * hiss
+    sound[_PROBE_RATE_HZ // 2 : _PROBE_RATE_HZ * 5 // 8] = 0.0
+    sound[_PROBE_RATE_HZ * 3 // 4 :] *= 4.0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.flac"
+        write_flac(path, np.clip(sound, -1.0, 1.0), _PROBE_RATE_HZ)
+        waveform = decode(path, sample_rate_hz=expert.spec.sample_rate_hz)
+    with np.errstate(over="ignore"):
+        features = expert(waveform[None], np.array([len(waveform)]))[0].astype(np.float16)
+    return sha256_json({"spec": expert.spec.to_json(), "features": sha256_bytes(features.tobytes())})

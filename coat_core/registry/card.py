@@ -1,0 +1,159 @@
+"""The model card of a version: Markdown that the registry shows as its description."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coat_core.registry.lineage import Lineage
+from coat_core.storage import read_jsonl
+
+_ARMS = {
+    "base": "the untouched base",
+    "sft": "LoRA, no thinking block",
+    "block": "LoRA and thinking block, no distillation",
+    "coat": "LoRA, thinking block and distillation",
+    "coat_shuffled": "as coat, with experts of another clip",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is written from.
+
+    Attributes:
+        name: registered model.
+        info: content of `coat.json`.
+        lineage: of the release.
+        metrics: content of its `metrics.json`.
+        workspace: whose `data/accepted.jsonl` describes the data.
+        controls: `metrics.json` of other arms of the same backbone, by arm.
+    """
+
+    name: str
+    info: Mapping[str, Any]
+    lineage: Lineage
+    metrics: Mapping[str, Any]
+    workspace: Path
+    controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def model_card(facts: CardFacts) -> str:
+    """Return the card: what it is, what it is for, its data, its scores beside the controls, its limits and its licence."""
+    return (
+        "\n\n".join(part for part in (_head(facts), _uses(facts), _data(facts), _scores(facts), _limits(facts), _origin(facts)) if part)
+        + "\n"
+    )
+
+
+def _head(facts: CardFacts) -> str:
+    info, block = facts.info, facts.info.get("block")
+    text = (
+        f"# {facts.name}\n\nA large audio language model that answers questions about a clip of audio: `{info['backbone']}` on the base "
+        f"`{info['base']['id']}`, arm `{info['arm']}` ({_ARMS.get(info['arm'], 'another arm')}), seed {info['seed']}."
+    )
+    if block:
+        text += (
+            f" Before it answers it *thinks in sound*: {block['tokens']} think tokens stand in its prompt "
+            f"({str(block['placement']).replace('_', ' ')}), no token more is decoded."
+        )
+        experts = ", ".join(sorted(info.get("experts") or {}))
+        if experts:
+            text += f" In training, the states of layer {block['read_layer']} at these tokens were taught by the experts {experts}."
+    return text
+
+
+def _uses(facts: CardFacts) -> str:
+    return (
+        "## Intended use\n\nQuestions about short clips: what is said, what sounds and in what order, which instrument or note, which "
+        "emotion a voice carries, comparisons of two things heard. Load it with\n\n"
+        f'```python\nmodel = mlflow.pyfunc.load_model("models:/{facts.name}@champion")\n'
+        'model.predict(pandas.DataFrame({"audio": ["clip.wav"], "question": ["What do you hear?"]}))\n```\n\n'
+        "`audio` is a path, or a WAV file in base64."
+    )
+
+
+def _data(facts: CardFacts) -> str:
+    path = facts.workspace / "data/accepted.jsonl"
+    if not path.is_file():
+        return ""
+    splits: dict[str, Counter[str]] = defaultdict(Counter)
+    clips: dict[str, dict[str, float]] = defaultdict(dict)
+    sources: Counter[tuple[str, str]] = Counter()
+    for row in read_jsonl(path):
+        splits[row["split"]][row["family"]] += 1
+        clips[row["split"]][row["sha256"]] = float(row["duration_s"])
+        sources[row["source"], row["licence"]] += 1
+    families = sorted({family for counts in splits.values() for family in counts})
+    lines = [f"| split | clips | minutes | {' | '.join(families)} |", "|---|---:|---:|" + "---:|" * len(families)]
+    for split in (s for s in ("train", "validation", "test") if s in splits):
+        counts = " | ".join(str(splits[split][family]) for family in families)
+        lines.append(f"| {split} | {len(clips[split])} | {sum(clips[split].values()) / 60.0:.1f} | {counts} |")
+    origins = "\n".join(f"- {source} ({licence}): {n} examples" for (source, licence), n in sources.most_common(12))
+    return (
+        "## Data\n\nExamples by task family; no speaker, actor or source recording is in two splits.\n\n"
+        + "\n".join(lines)
+        + f"\n\n{origins}"
+    )
+
+
+def _scores(facts: CardFacts) -> str:
+    arms = {facts.info["arm"]: facts.metrics, **facts.controls}
+    families = list(facts.metrics.get("families", {}))
+    lines = [f"| family | n | chance | {' | '.join(arms)} |", "|---|---:|---:|" + "---:|" * len(arms)]
+    for family in families:
+        entry = facts.metrics["families"][family]
+        cells = " | ".join(accuracy_text(metrics.get("families", {}).get(family)) for metrics in arms.values())
+        lines.append(f"| {family} | {entry.get('n', '–')} | {_number(entry.get('chance'))} | {cells} |")
+    means = " | ".join(
+        accuracy_text(m["mean"]) if isinstance(m.get("mean"), Mapping) else _number(m.get("mean_accuracy")) for m in arms.values()
+    )
+    lines.append(f"| **mean** | {facts.metrics.get('n', '–')} | | {means} |")
+    return (
+        f"## Evaluation\n\nAccuracy (1 − word error rate for transcription) on the {facts.metrics.get('split', 'evaluation')} split, with "
+        "bootstrap intervals in brackets; an answer that could not be read counts as wrong.\n\n"
+        + "\n".join(lines)
+        + f"\n\n{float(facts.metrics.get('unscored_share', 0.0)):.1%} of the answers could not be read. Evaluation set "
+        f"`{str(facts.metrics.get('evaluation_set', ''))[:16]}`."
+    )
+
+
+def _limits(facts: CardFacts) -> str:
+    weak = [
+        family
+        for family, entry in facts.metrics.get("families", {}).items()
+        if entry.get("clear_of_chance") is False
+        or (entry.get("chance") is not None and entry.get("accuracy") is not None and entry["accuracy"] <= entry["chance"])
+    ]
+    text = (
+        "## Limits\n\nScores speak of the corpus above and of nothing else. One clip a question; the block's length and place are fixed; "
+        "the model may answer confidently what it did not hear. Not for decisions about people."
+    )
+    return text + (f" **Not clear of chance: {', '.join(weak)}.**" if weak else "")
+
+
+def _origin(facts: CardFacts) -> str:
+    base, lineage = facts.info["base"], facts.lineage
+    dirty = {"true": " (with uncommitted changes)"}.get(lineage.git_dirty, "")
+    return (
+        f"## Licence and origin\n\nAdapter and code: Apache-2.0. Base `{base['id']}`, revision {lineage.base_revision}, licence: "
+        f"{lineage.base_licence}; whoever serves the model keeps to both.\n\n"
+        f"Commit `{lineage.git_commit[:12]}`{dirty} · training `{lineage.stage_key[:12]}` · data `{lineage.data_sha256[:12]}` · contract "
+        f"{lineage.contract}. `coat lineage models:/{facts.name}/VERSION` prints the whole way back."
+    )
+
+
+def accuracy_text(entry: Mapping[str, Any] | None) -> str:
+    """Return an accuracy with its interval, a dash where there is none."""
+    if not entry or entry.get("accuracy") is None:
+        return "–"
+    if entry.get("low") is None or entry.get("high") is None:
+        return f"{entry['accuracy']:.3f}"
+    return f"{entry['accuracy']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,141 @@
+"""Aliases: who is champion, who was before, who asks to be; promotion and rollback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import RegistryError
+from coat_core.registry.database import connect, locked
+from coat_core.registry.gate import Decision
+
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous_champion", "challenger"
+_DECISION = "\n\n## Promotion decision\n"
+
+
+def champion_version(client: Any, name: str, alias: str = CHAMPION) -> str | None:
+    """Return the version under an alias, None where there is none.
+
+    Raises:
+        RegistryError: there is no such model.
+    """
+    aliases = _model(client, name).aliases
+    return str(aliases[alias]) if alias in aliases else None
+
+
+def apply(name: str, version: str, decision: Decision, workspace: Path = Path()) -> None:
+    """Write a decision beside the version, and move the aliases as it says.
+
+    A refused version that nobody withdrew stays `challenger`. The same decision again changes nothing.
+    """
+    client = connect(workspace)
+    with locked(workspace):
+        if decision.unchanged:
+            return
+        _record(client, name, version, decision)
+        if decision.promote:
+            promote(name, version, workspace)
+        elif "withdrawn" not in client.get_model_version(name, version).tags and champion_version(client, name) != version:
+            client.set_registered_model_alias(name, CHALLENGER, version)
+
+
+def promote(name: str, version: str, workspace: Path = Path()) -> None:
+    """Make a version champion; the champion before becomes `previous_champion` first. Promoting the champion changes nothing.
+
+    Raises:
+        RegistryError: there is no such version, or it was withdrawn.
+    """
+    client = connect(workspace)
+    with locked(workspace):
+        tags = _version(client, name, version).tags
+        before = champion_version(client, name)
+        if before == version:
+            return
+        if "withdrawn" in tags:
+            raise RegistryError(
+                "a withdrawn version is not promoted",
+                field="version",
+                value=f"{name} {version}",
+                next_step=f"register another; withdrawn by {tags['withdrawn']}",
+            )
+        if before is not None:
+            client.set_registered_model_alias(name, PREVIOUS, before)
+        client.set_registered_model_alias(name, CHAMPION, version)
+        if champion_version(client, name, CHALLENGER) == version:
+            client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tuple[str, str]:
+    """Withdraw the champion and bring the previous one back; return (withdrawn version, champion now).
+
+    The version is marked first: a rollback that a kill cut short is finished by the same call.
+
+    Raises:
+        RegistryError: there is no champion, no version to go back to, or nobody says who and why.
+    """
+    for field, value in (("who", who), ("why", why)):
+        if not value.strip():
+            raise RegistryError("a rollback says who and why", field=field, value=value, allowed="a text that is not empty")
+    client = connect(workspace)
+    with locked(workspace):
+        bad, back = champion_version(client, name), champion_version(client, name, PREVIOUS)
+        if bad is None:
+            raise RegistryError("there is no champion to roll back", field="name", value=name, next_step="promote one: coat promote")
+        withdrawn = back is not None and "withdrawn" in client.get_model_version(name, back).tags
+        if back is None or back == bad or withdrawn:
+            raise RegistryError(
+                "there is no previous champion to go back to" + (f" (version {back} was withdrawn itself)" if withdrawn else ""),
+                field="name",
+                value=f"{name} (champion: version {bad})",
+                next_step="promote another version: coat promote",
+            )
+        client.set_model_version_tag(name, bad, "withdrawn", f"{who.strip()}: {why.strip()}")
+        client.set_model_version_tag(name, bad, "withdrawn_at", _now())
+        client.set_registered_model_alias(name, CHAMPION, back)
+        client.delete_registered_model_alias(name, PREVIOUS)
+    return bad, back
+
+
+def _record(client: Any, name: str, version: str, decision: Decision) -> None:
+    known = _version(client, name, version)
+    reasons = "\n".join(decision.reasons)
+    if known.tags.get("decision") == decision.word and known.tags.get("decision_reasons") == reasons:
+        return
+    when = _now()
+    for key, value in (("decision", decision.word), ("decision_reasons", reasons), ("decision_at", when)):
+        client.set_model_version_tag(name, version, key, value)
+    card = (known.description or "").partition(_DECISION)[0]
+    lines = "".join(f"- {reason}\n" for reason in decision.reasons)
+    client.update_model_version(name, version, description=f"{card}{_DECISION}**{decision.word.capitalize()}** ({when})\n\n{lines}")
+
+
+def _model(client: Any, name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        known = [model.name for model in client.search_registered_models()]
+        raise RegistryError(
+            "there is no such registered model",
+            field="name",
+            value=name,
+            allowed=known or "nothing is registered yet",
+            next_step="register a release: coat register",
+        ) from error
+
+
+def _version(client: Any, name: str, version: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    _model(client, name)
+    try:
+        return client.get_model_version(name, version)
+    except MlflowException as error:
+        known = sorted((str(found.version) for found in client.search_model_versions(f"name='{name}'")), key=int)
+        raise RegistryError("there is no such version", field="version", value=f"{name} {version}", allowed=known) from error
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,207 @@
+"""The way from a registered version back to its data, its code and its base."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import RegistryError
+from coat_core.registry.database import connect, portable
+from coat_core.registry.packaging import read_info
+from coat_core.storage import read_json, sha256_file, sha256_tree
+
+_FEATURES = "features_sha256."
+_UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a release comes from; every field becomes a tag of its version.
+
+    Attributes:
+        stage_key: SHA-256 that names the training (its code, parameters and inputs).
+        backbone: key of the LALM.
+        arm: arm of the trial.
+        seed: seed of the trial.
+        base_id: hub id or workspace path of the base.
+        base_revision: its revision, or `none`.
+        base_licence: licence of its weights, or `unknown`.
+        adapter_sha256: of the adapter's weights; `none` where there is no adapter.
+        data_sha256: of the accepted manifest (which holds the hash of every clip).
+        features_sha256: by expert.
+        contract: `passed`, `failed` or `unknown`.
+        git_commit: of the code, or `unknown`.
+        git_dirty: `true`, `false` or `unknown`; `dvc.lock` does not count, for a run writes it.
+    """
+
+    stage_key: str
+    backbone: str
+    arm: str
+    seed: str
+    base_id: str
+    base_revision: str
+    base_licence: str
+    adapter_sha256: str
+    data_sha256: str
+    features_sha256: Mapping[str, str]
+    contract: str
+    git_commit: str
+    git_dirty: str
+
+    def to_tags(self) -> dict[str, str]:
+        """Return the tags of the version."""
+        tags = {name: str(getattr(self, name)) for name in self.__dataclass_fields__ if name != "features_sha256"}
+        return tags | {f"{_FEATURES}{expert}": digest for expert, digest in sorted(self.features_sha256.items())}
+
+
+def gather(workspace: Path, release: Path) -> Lineage:
+    """Read the lineage of a release from the files of its workspace.
+
+    Raises:
+        ReleaseError: the folder is no release.
+        CoatError: the accepted manifest or a feature store that the release was made from is gone.
+    """
+    info = read_info(release)
+    adapter = release / "adapter_model.safetensors"
+    commit, dirty = _git(workspace)
+    return Lineage(
+        stage_key=info["fingerprint"],
+        backbone=info["backbone"],
+        arm=info["arm"],
+        seed=str(info["seed"]),
+        base_id=info["base"]["id"],
+        base_revision=info["base"].get("revision") or "none",
+        base_licence=info["base"].get("licence") or _UNKNOWN,
+        adapter_sha256=sha256_file(adapter) if adapter.is_file() else "none",
+        data_sha256=sha256_tree(workspace / "data/accepted.jsonl"),
+        features_sha256={expert: sha256_tree(workspace / "features" / expert) for expert in sorted(info.get("experts") or {})},
+        contract=contract_result(workspace),
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def contract_result(workspace: Path) -> str:
+    """Return `passed` or `failed` as the contract stage recorded it, `unknown` where it left no record."""
+    path = workspace / "data/contract/results.json"
+    if not path.is_file():
+        return _UNKNOWN
+    passed = read_json(path).get("passed")
+    return {True: "passed", False: "failed"}.get(passed, _UNKNOWN)
+
+
+def lineage(uri: str, workspace: Path = Path()) -> dict[str, Any]:
+    """Return what is recorded of a version: code, parameters, data, features, contract, base, decision and run.
+
+    Args:
+        uri: `models:/name/version` or `models:/name@alias`.
+        workspace: where the records are.
+
+    Raises:
+        RegistryError: there is no such version.
+    """
+    client = connect(workspace)
+    version = resolve(client, uri)
+    tags = dict(version.tags)
+    run = client.get_run(version.run_id) if version.run_id else None
+    return {
+        "model": version.name,
+        "version": str(version.version),
+        "aliases": list(version.aliases),
+        "stage_key": tags.get("stage_key"),
+        "git_commit": tags.get("git_commit"),
+        "git_dirty": tags.get("git_dirty"),
+        "backbone": tags.get("backbone"),
+        "arm": tags.get("arm"),
+        "seed": tags.get("seed"),
+        "base": {"id": tags.get("base_id"), "revision": tags.get("base_revision"), "licence": tags.get("base_licence")},
+        "adapter_sha256": tags.get("adapter_sha256"),
+        "data_sha256": tags.get("data_sha256"),
+        "features_sha256": {key.removeprefix(_FEATURES): value for key, value in sorted(tags.items()) if key.startswith(_FEATURES)},
+        "contract": tags.get("contract"),
+        "evaluation_set": tags.get("evaluation_set"),
+        "mean_accuracy": tags.get("mean_accuracy"),
+        "decision": tags.get("decision"),
+        "reasons": tags.get("decision_reasons", "").splitlines(),
+        "withdrawn": tags.get("withdrawn"),
+        "params": dict(sorted(run.data.params.items())) if run else {},
+        "run": {
+            "id": version.run_id,
+            "name": run.info.run_name if run else None,
+            "experiment_id": run.info.experiment_id if run else None,
+            "replayed": (run.data.tags.get("replayed") if run else None) == "true",
+            "tracking_uri": portable(client.tracking_uri),
+            "link": f"#/experiments/{run.info.experiment_id}/runs/{version.run_id}" if run else None,
+        },
+        "source": version.source,
+    }
+
+
+def lineage_text(record: Mapping[str, Any]) -> str:
+    """Return a lineage as lines to read; nested names are indented, empty ones left out."""
+    return "\n".join(_lines(record, ""))
+
+
+def resolve(client: Any, uri: str) -> Any:
+    """Return the version that `models:/name/version` or `models:/name@alias` names.
+
+    Raises:
+        RegistryError: the URI has another form, or there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    text = uri.removeprefix("models:/")
+    name, _, alias = text.partition("@")
+    number = ""
+    if not alias:
+        name, _, number = text.rpartition("/")
+    if not name or not (alias or number):
+        raise RegistryError(
+            "this names no registered version", field="uri", value=uri, allowed="models:/NAME/VERSION or models:/NAME@ALIAS"
+        )
+    try:
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        known = [f"models:/{model.name}@{known}" for model in client.search_registered_models() for known in sorted(model.aliases)]
+        raise RegistryError(
+            "there is no such version",
+            field="uri",
+            value=uri,
+            allowed=known or "nothing is registered yet",
+            next_step="register one: coat register",
+        ) from error
+
+
+def _lines(record: Mapping[str, Any], indent: str) -> list[str]:
+    lines = []
+    width = max((len(key) for key in record), default=0)
+    for key, value in record.items():
+        if value is None or value in ("", [], {}):
+            continue
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}", *_lines(value, indent + "  ")]
+        elif isinstance(value, list) and key == "reasons":
+            lines += [f"{indent}{key}", *(f"{indent}  - {item}" for item in value)]
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key:<{width}}  {shown}")
+    return lines
+
+
+def _git(workspace: Path) -> tuple[str, str]:
+    """Return commit and dirty flag of the repository that holds the workspace."""
+
+    def call(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(workspace), *arguments], check=True, capture_output=True, text=True, timeout=60
+        ).stdout.strip()
+
+    try:
+        commit = call("rev-parse", "HEAD")
+        changed = call("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top,glob)**/dvc.lock")
+    except (OSError, subprocess.SubprocessError):
+        return _UNKNOWN, _UNKNOWN
+    return commit, "true" if changed else "false"

@@ -1,0 +1,184 @@
+"""Releases become versions of a registered model: once per stage key, with their lineage, their scores and their card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import RegistryError
+from coat_core.registry.card import CardFacts, accuracy_text, model_card
+from coat_core.registry.database import connect, default_database, locked
+from coat_core.registry.lineage import Lineage, gather
+from coat_core.registry.packaging import log_release, read_info, unsafe_files
+from coat_core.registry.replay import own_run
+from coat_core.registry.tracking import EVALUATION, log_metrics
+from coat_core.storage import read_json, sha256_file
+
+METRICS, SCORES = "metrics.json", "scores.jsonl"
+_LINEAGE_FILES = ("dvc.lock", "params.yaml")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model; `created` says whether this call made it."""
+
+    name: str
+    version: str
+    run_id: str
+    created: bool
+
+    @property
+    def uri(self) -> str:
+        """`models:/name/version`."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def register_trial(workspace: Path, name: str, trial: str, *, controls: Mapping[str, str] | None = None) -> Registered:
+    """Register `models/<trial>` from the files of a workspace; nothing is written when it stands there already.
+
+    Args:
+        workspace: the workspace.
+        name: registered model, e.g. `coat-qwen2-audio`.
+        trial: `<backbone>-<arm>-<seed>`.
+        controls: for the card, arm → trial of the evaluations to show beside it; by default those of the same seed that exist.
+
+    Raises:
+        ReleaseError: there is no such release.
+        RegistryError: its evaluation is missing.
+    """
+    release, evaluation = workspace / "models" / trial, workspace / "evaluation" / trial
+    info = read_info(release)
+    if not (evaluation / METRICS).is_file() or not (evaluation / SCORES).is_file():
+        raise RegistryError("the release was not evaluated", field="evaluation", value=str(evaluation), next_step=f"coat evaluate {trial}")
+    known = find_version(connect(workspace), name, info["fingerprint"])
+    if known is not None and known.tags.get("scores_sha256") == sha256_file(evaluation / SCORES):
+        return Registered(name, str(known.version), known.run_id, created=False)
+    found = gather(workspace, release)
+    if controls is None:
+        names = {arm: f"{info['backbone']}-{arm}-{info['seed'] if arm != 'base' else 0}" for arm in ("base", "sft", "block", "coat")}
+        controls = {arm: other for arm, other in names.items() if other != trial and (workspace / "evaluation" / other / METRICS).is_file()}
+    facts = CardFacts(
+        name=name,
+        info=info,
+        lineage=found,
+        metrics=read_json(evaluation / METRICS),
+        workspace=workspace,
+        controls={arm: read_json(workspace / "evaluation" / other / METRICS) for arm, other in controls.items()},
+    )
+    return register(
+        release, name, lineage=found, evaluation=evaluation, records=workspace / "runs" / trial, card=model_card(facts), workspace=workspace
+    )
+
+
+def register(
+    release: Path, name: str, *, lineage: Lineage, evaluation: Path, records: Path, card: str, workspace: Path = Path()
+) -> Registered:
+    """Register a release, once per stage key.
+
+    The version appears last, whole: its run, model, artifacts and metrics stand before it. A release that is registered already,
+    but was evaluated anew since, gets the new scores and card.
+
+    Args:
+        release: folder of the release.
+        name: registered model.
+        lineage: becomes tags.
+        evaluation: folder with `metrics.json` and `scores.jsonl`.
+        records: folder with `run.json` and `history.jsonl` of the training; a run that these records do not know is replayed.
+        card: Markdown, the version's description.
+        workspace: where the records, `dvc.lock` and `params.yaml` are.
+    """
+    client = connect(workspace)
+    with locked(workspace):
+        known = find_version(client, name, lineage.stage_key)
+        run_id = known.run_id if known is not None else own_run(client, workspace, release, name, records)
+        model_id = log_release(client, workspace, release, run_id=run_id)
+        tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation)
+        for file in _LINEAGE_FILES:
+            if (workspace / file).is_file():
+                client.log_artifact(run_id, str(workspace / file), "lineage")
+        if known is None:
+            tags["unsafe_files"] = "\n".join(_unsafe(client, model_id)) or "none"
+            version = _create_version(client, name, run_id, model_id, tags, card)
+            return Registered(name, version, run_id, created=True)
+        for key, value in tags.items():
+            if known.tags.get(key) != value:
+                client.set_model_version_tag(name, known.version, key, value)
+        client.update_model_version(name, known.version, description=card)
+        return Registered(name, str(known.version), run_id, created=False)
+
+
+def find_version(client: Any, name: str, stage_key: str) -> Any | None:
+    """Return the version that carries a stage key (the lowest, should two carry it), or None."""
+    found, token = [], None
+    while True:
+        page = client.search_model_versions(f"name='{name}'", page_token=token)
+        found += [version for version in page if version.tags.get("stage_key") == stage_key]
+        token = page.token
+        if not token:
+            return min(found, key=lambda version: int(version.version), default=None)
+
+
+def evaluation_folder(evaluation_set: str) -> str:
+    """Return where, among a run's artifacts, the scores on an evaluation set are."""
+    return f"evaluation/{evaluation_set[:16]}"
+
+
+def log_evaluation(client: Any, run_id: str, evaluation: Path) -> dict[str, Any]:
+    """Store an evaluation with a run, under its set; return its metrics."""
+    metrics: dict[str, Any] = read_json(evaluation / METRICS)
+    for file in (SCORES, METRICS):
+        client.log_artifact(run_id, str(evaluation / file), evaluation_folder(metrics["evaluation_set"]))
+    return metrics
+
+
+def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a `metrics.json` under flat names: `evaluation/mean_accuracy`, `evaluation/music/low`."""
+    flat = {f"{EVALUATION}{key}": float(metrics[key]) for key in ("mean_accuracy", "unscored_share", "n") if metrics.get(key) is not None}
+    slices = {**metrics.get("families", {}), **({"mean": metrics["mean"]} if isinstance(metrics.get("mean"), Mapping) else {})}
+    for family, entry in slices.items():
+        for key in ("accuracy", "low", "high", "chance", "unscored_share", "n"):
+            if entry.get(key) is not None:
+                flat[f"{EVALUATION}{family}/{key}"] = float(entry[key])
+    return flat
+
+
+def _record_evaluation(client: Any, run_id: str, model_id: str, evaluation: Path) -> dict[str, str]:
+    """Store scores, log the numbers with run and model, and return the version's tags that name them."""
+    metrics = log_evaluation(client, run_id, evaluation)
+    flat = flat_metrics(metrics)
+    if {key: value for key, value in client.get_run(run_id).data.metrics.items() if key in flat} != flat:
+        log_metrics(client, run_id, flat, step=0, model_id=model_id)
+    shown = {f"accuracy.{family}": accuracy_text(entry) for family, entry in metrics["families"].items()}
+    return shown | {
+        "evaluation_set": metrics["evaluation_set"],
+        "scores_sha256": sha256_file(evaluation / SCORES),
+        "mean_accuracy": f"{metrics['mean_accuracy']:.6f}",
+        "unscored_share": f"{metrics['unscored_share']:.6f}",
+    }
+
+
+def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Mapping[str, str], card: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=f"{name}: releases of `coat`; alias `champion` is what is served.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    with default_database(client.tracking_uri):
+        version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), description=card, model_id=model_id)
+    # What `mlflow.register_model` does too: the model's page then links to its version.
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(version.version)}])})
+    # Another host, which our file lock does not reach, may have been faster: the lower version is canonical.
+    canonical = find_version(client, name, tags["stage_key"])
+    return str(version.version if canonical is None else canonical.version)
+
+
+def _unsafe(client: Any, model_id: str) -> tuple[str, ...]:
+    from mlflow.artifacts import download_artifacts
+
+    local = download_artifacts(artifact_uri=client.get_logged_model(model_id).artifact_location, tracking_uri=client.tracking_uri)
+    return unsafe_files(Path(local))

@@ -1,0 +1,217 @@
+"""The tracker of training, on MLflow."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coat_core.errors import RegistryError
+from coat_core.registry.database import connect, experiment_id, portable
+from coat_core.watchdog import owner_mark
+
+if TYPE_CHECKING:
+    from coat_core.training.tracker import Status
+
+ALLOWED_PARAMS = frozenset(
+    {
+        "arm",
+        "backbone",
+        "base",
+        "dtype",
+        "experts",
+        "heads",
+        "lora",
+        "losses",
+        "revision",
+        "runtime",
+        "seed",
+        "thinking",
+        "training",
+        "trial",
+    }
+)
+"""First parts of parameter names that are recorded; whatever else a caller hands over (paths, endpoints) stays out of the records."""
+
+SYSTEM = "system/"
+EVALUATION = "evaluation/"
+_STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_MAX_PARAM = 6000
+_MAX_BATCH = 1000
+
+
+class MlflowTracker:
+    """One MLflow run (see `training.tracker.Tracker`).
+
+    A step is written in one transaction at once, about 5 ms with SQLite: nothing is lost by a kill, and a resumed run that
+    repeats steps it has already recorded records none of them twice.
+
+    Args:
+        workspace: where `mlflow.db` is (unless `MLFLOW_TRACKING_URI` names a server).
+        experiment: MLflow experiment.
+        run_name: name of the run where `start` is given none.
+        stage_key: kept as a tag, so that a release finds its run again.
+        sampling_s: seconds between samples of CPU, memory, disk and network; None records none.
+    """
+
+    def __init__(
+        self, workspace: Path = Path(), *, experiment: str, run_name: str = "", stage_key: str = "", sampling_s: float | None = 5.0
+    ) -> None:
+        self._workspace, self._experiment = workspace, experiment
+        self._run_name, self._stage_key, self._sampling_s = run_name, stage_key, sampling_s
+        self._client: Any = None
+        self._run_id: str | None = None
+        self._last_step = 0
+        self._monitor: Any = None
+
+    @property
+    def run_id(self) -> str:
+        """Id of the open run.
+
+        Raises:
+            RegistryError: no run is open.
+        """
+        if self._run_id is None:
+            raise RegistryError("no run is open", field="run", next_step="call start first")
+        return self._run_id
+
+    @property
+    def last_step(self) -> int:
+        """The highest step whose metrics this run already holds; 0 when it holds none."""
+        return self._last_step
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a run was started and not finished."""
+        return self._run_id is not None
+
+    def start(self, name: str = "", *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
+        """Open a run, or open `run_id` again where it is still known (else begin a new one)."""
+        self._client = connect(self._workspace)
+        owner = {**(tags or {}), **owner_tags()}
+        if self._stage_key:
+            owner["stage_key"] = self._stage_key
+        run = find_run(self._client, run_id) if run_id else None
+        if run is None:
+            experiment = experiment_id(self._client, self._experiment, self._workspace)
+            run = self._client.create_run(experiment, tags=owner, run_name=name or self._run_name or None)
+        else:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+            for key, value in owner.items():
+                self._client.set_tag(run.info.run_id, key, value)
+        self._run_id = run.info.run_id
+        self._last_step = last_step(self._client, run)
+        self._start_monitor()
+
+    def log_params(self, params: Mapping[str, str | int | float | bool | None]) -> None:
+        """Record the allow-listed parameters; logging the same value again changes nothing."""
+        from mlflow.entities import Param
+
+        allowed = {name: "none" if value is None else str(value) for name, value in params.items() if name.split(".")[0] in ALLOWED_PARAMS}
+        rows = [Param(name, value[:_MAX_PARAM]) for name, value in allowed.items()]
+        # MLflow takes at most a hundred parameters in one call.
+        for start in range(0, len(rows), 100):
+            self._client.log_batch(self.run_id, params=rows[start : start + 100])
+
+    def log_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Record the data that the run reads: name → SHA-256 (MLflow's digest holds its first 32 digits, the source all)."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            [
+                DatasetInput(
+                    Dataset(name=name, digest=digest[:32], source_type="sha256", source=json.dumps({"name": name, "sha256": digest})),
+                    [InputTag("mlflow.data.context", "training")],
+                )
+                for name, digest in inputs.items()
+            ],
+        )
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of one optimizer step as a whole; a step that is recorded already is passed over."""
+        if step <= self._last_step:
+            return
+        log_metrics(self._client, self.run_id, metrics, step)
+        self._last_step = step
+
+    def log_release(self, folder: Path) -> None:
+        """Record a finished release folder as the run's logged model."""
+        from coat_core.registry.packaging import log_release
+
+        log_release(self._client, self._workspace, folder, run_id=self.run_id)
+
+    def describe(self) -> dict[str, str]:
+        """Return what finds the run again: the content of `run.json`."""
+        return {"run_id": self.run_id, "experiment": self._experiment, "tracking_uri": portable(self._client.tracking_uri)}
+
+    def finish(self, status: Status) -> None:
+        """Close the run."""
+        run_id = self.run_id
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+        self._client.set_terminated(run_id, status=_STATUS[status])
+        self._run_id = None
+
+    def _start_monitor(self) -> None:
+        if self._sampling_s is None:
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._monitor = SystemMetricsMonitor(
+            self.run_id, sampling_interval=self._sampling_s, resume_logging=True, tracking_uri=self._client.tracking_uri
+        )
+        self._monitor.start()
+
+
+@contextmanager
+def open_tracker(workspace: Path = Path(), *, experiment: str, run_name: str = "", stage_key: str = "") -> Iterator[MlflowTracker]:
+    """Give a tracker for one training; a run that the block leaves open is closed as failed, killed or finished."""
+    tracker = MlflowTracker(workspace, experiment=experiment, run_name=run_name, stage_key=stage_key)
+    try:
+        yield tracker
+    except BaseException as error:
+        if tracker.is_open:
+            tracker.finish("failed" if isinstance(error, Exception) else "killed")
+        raise
+    if tracker.is_open:
+        tracker.finish("finished")
+
+
+def owner_tags() -> dict[str, str]:
+    """Return the tags that say which process keeps a run open."""
+    return {"owner.host": socket.gethostname(), "owner.process": owner_mark()}
+
+
+def find_run(client: Any, run_id: str) -> Any | None:
+    """Return a run that is known and not deleted, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def last_step(client: Any, run: Any) -> int:
+    """Return the highest step of a run's training metrics, 0 where there are none."""
+    keys = [key for key in run.data.metrics if not key.startswith((SYSTEM, EVALUATION))]
+    return max((metric.step for key in keys for metric in client.get_metric_history(run.info.run_id, key)), default=0)
+
+
+def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float], step: int, model_id: str | None = None) -> None:
+    """Write metrics of one step in one call (one transaction), or several where there are very many."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    rows = [Metric(key, float(value), now, step, model_id=model_id) for key, value in metrics.items()]
+    for start in range(0, len(rows), _MAX_BATCH):
+        client.log_batch(run_id, metrics=rows[start : start + _MAX_BATCH])

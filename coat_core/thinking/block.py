@@ -1,0 +1,223 @@
+"""The thinking block: which ids it takes, and where it stands in a prompt."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from coat_core.backbones.base import Backbone
+from coat_core.errors import BackboneError
+from coat_core.settings import ThinkingSettings
+from coat_core.thinking.template import rewrite_template
+
+Placement = Literal["before_answer", "after_audio"]
+
+
+@dataclass(frozen=True)
+class ThinkingBlock:
+    """`<start> <think> … <think> <end>`, K think tokens, a fixed part of every prompt.
+
+    Attributes:
+        tokens: K, the number of think tokens.
+        placement: where the template writes the block.
+        start_id: id of the start token.
+        think_ids: ids of the think tokens: one (used K times) or K.
+        end_id: id of the end token.
+        start_token: text of the start token.
+        think_tokens: texts of the think tokens, as many as `think_ids`.
+        end_token: text of the end token.
+        read_layer: index of the decoder layer whose output is read at the think positions (1 = first).
+        row_noise: standard deviation of the noise on new rows, relative to the mean row norm over √D.
+    """
+
+    tokens: int
+    placement: Placement
+    start_id: int
+    think_ids: tuple[int, ...]
+    end_id: int
+    start_token: str
+    think_tokens: tuple[str, ...]
+    end_token: str
+    read_layer: int
+    row_noise: float = 0.0
+
+    @classmethod
+    def install(cls, backbone: Backbone, settings: ThinkingSettings, seed: int = 0) -> ThinkingBlock:
+        """Give the block its ids and write it into the backbone's tokenizer and chat template.
+
+        Spare embedding rows (beyond the tokenizer's length) are taken first; where there are too few, the reserved tokens
+        that the settings name. The embedding matrix never grows. Everything is checked before anything is changed.
+
+        Args:
+            backbone: its tokenizer and chat template are changed in place.
+            settings: the thinking section.
+            seed: not used for ids; rows draw from their own generator when a model is built.
+
+        Raises:
+            BackboneError: no ids, a read layer that cannot reach the answer, or a template the block cannot be written into.
+        """
+        read_layer = choose_read_layer(settings.read_layer, backbone.layer_count)
+        tokenizer = backbone.tokenizer
+        texts = _new_texts(settings)
+        known = tokenizer.get_vocab()
+        taken = [text for text in texts if text in known]
+        if taken:
+            raise BackboneError(
+                "the tokenizer already holds a thinking block",
+                field="tokenizer",
+                value=taken[0],
+                next_step="load the untouched base and try again",
+            )
+        spare = backbone.embedding.num_embeddings - _next_id(known)
+        adds = spare >= len(texts)
+        if not adds:
+            texts = _reserved_texts(settings, tokenizer, len(texts), spare)
+        first = _next_id(known)
+        ids = list(range(first, first + len(texts))) if adds else [known[text] for text in texts]
+        block = cls(
+            tokens=settings.tokens,
+            placement=settings.placement,
+            start_id=ids[0],
+            think_ids=tuple(ids[1:-1]),
+            end_id=ids[-1],
+            start_token=texts[0],
+            think_tokens=tuple(texts[1:-1]),
+            end_token=texts[-1],
+            read_layer=read_layer,
+            row_noise=settings.row_noise,
+        )
+        template = rewrite_template(backbone, block.text, settings.placement)
+        if adds:
+            _add_tokens(copy.deepcopy(tokenizer), texts, ids)
+            _add_tokens(tokenizer, texts, ids)
+        tokenizer.chat_template = template
+        return block
+
+    @property
+    def text(self) -> str:
+        """The block as text."""
+        thinks = self.think_tokens * self.tokens if len(self.think_tokens) == 1 else self.think_tokens
+        return self.start_token + "".join(thinks) + self.end_token
+
+    @property
+    def ids(self) -> list[int]:
+        """The block as K + 2 token ids."""
+        thinks = self.think_ids * self.tokens if len(self.think_ids) == 1 else self.think_ids
+        return [self.start_id, *thinks, self.end_id]
+
+    @property
+    def row_ids(self) -> tuple[int, ...]:
+        """The distinct ids, one embedding row each, in ascending order (what PEFT calls trainable tokens)."""
+        return tuple(sorted({self.start_id, *self.think_ids, self.end_id}))
+
+    def positions(self, input_ids: Tensor, names: Sequence[str] = ()) -> Tensor:
+        """Return the think positions `[B, K]` of a batch of prompts `[B, L]`.
+
+        Args:
+            input_ids: token ids, padded on either side.
+            names: example names for error messages, in row order.
+
+        Raises:
+            BackboneError: a row does not hold the block exactly once, whole and contiguous; the row is named.
+        """
+        ids = torch.tensor(self.ids, device=input_ids.device)
+        held = torch.isin(input_ids, ids)
+        starts = []
+        for row in range(input_ids.shape[0]):
+            found = held[row].nonzero().flatten()
+            if len(found) != len(ids) or not torch.equal(input_ids[row, found], ids) or int(found[-1] - found[0]) != len(ids) - 1:
+                name = f" ({names[row]})" if row < len(names) else ""
+                raise BackboneError(
+                    f"row {row}{name} does not hold the thinking block exactly once, whole and in order",
+                    field="input_ids",
+                    value=f"{len(found)} block ids",
+                    allowed=f"{len(ids)} contiguous ids",
+                    next_step="take the prompt from the release's chat template, and keep its special tokens out of questions and answers",
+                )
+            starts.append(int(found[0]))
+        first = torch.tensor(starts, device=input_ids.device)[:, None] + 1
+        return first + torch.arange(self.tokens, device=input_ids.device)[None, :]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the block as plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ThinkingBlock:
+        """Read what `to_json` wrote."""
+        fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        return cls(**fields)
+
+
+def choose_read_layer(asked: int | None, layers: int) -> int:
+    """Return the layer to read: as asked, or round(2/3 · layers); always below the last.
+
+    Later tokens attend to keys and values made from the *previous* layer's states, so what the last layer puts out at a
+    think position never reaches the answer.
+
+    Raises:
+        BackboneError: the layer asked for is the last or beyond, or there is no layer below the last.
+    """
+    layer = asked if asked is not None else min(max(1, round(2 / 3 * layers)), layers - 1)
+    if not 1 <= layer < layers:
+        raise BackboneError(
+            "states read at this layer cannot reach the answer",
+            field="thinking.read_layer",
+            value=layer,
+            allowed=f"1 … {layers - 1}",
+            next_step="choose a layer below the last, or null",
+        )
+    return layer
+
+
+def _new_texts(settings: ThinkingSettings) -> list[str]:
+    thinks = ["<|think|>"] if settings.rows == "shared" else [f"<|think_{k}|>" for k in range(settings.tokens)]
+    return ["<|think_start|>", *thinks, "<|think_end|>"]
+
+
+def _next_id(vocabulary: dict[str, int]) -> int:
+    return int(max(vocabulary.values())) + 1
+
+
+def _reserved_texts(settings: ThinkingSettings, tokenizer: Any, needed: int, spare: int) -> list[str]:
+    """Return the reserved tokens as start, think…, end; checked against tokenizer and template."""
+    field = "thinking.reserved_tokens"
+    reserved = list(dict.fromkeys(settings.reserved_tokens))
+    if len(reserved) < needed:
+        raise BackboneError(
+            f"the block needs {needed} ids; there are {max(spare, 0)} spare embedding rows and {len(reserved)} reserved tokens",
+            field=field,
+            value=reserved,
+            allowed=f"at least {needed} tokens",
+            next_step="use thinking.rows: shared, or name more reserved tokens",
+        )
+    chosen = [reserved[0], *reserved[2:needed], reserved[1]]
+    vocabulary = tokenizer.get_vocab()
+    template = str(tokenizer.chat_template or "")
+    for text in chosen:
+        if text not in vocabulary or tokenizer.encode(text, add_special_tokens=False) != [vocabulary[text]]:
+            raise BackboneError(
+                "a reserved token is not one token of this tokenizer",
+                field=field,
+                value=text,
+                next_step="name special tokens that the tokenizer holds",
+            )
+        if text in template:
+            raise BackboneError(
+                "a reserved token is used by the chat template", field=field, value=text, next_step="name tokens that prompts never use"
+            )
+    return chosen
+
+
+def _add_tokens(tokenizer: Any, texts: list[str], ids: list[int]) -> None:
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts], special_tokens=True)
+    got = tokenizer.convert_tokens_to_ids(texts)
+    if got != ids:
+        raise BackboneError("the tokenizer gave the block other ids than its embedding rows", field="tokenizer", value=got, allowed=ids)

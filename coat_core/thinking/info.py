@@ -1,0 +1,112 @@
+"""What a release says of itself: `coat.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from coat_core.backbones.catalogue import MINIMUM_TRANSFORMERS
+from coat_core.experts.base import ExpertSpec
+from coat_core.settings import HeadSettings, LoraSettings, LossSettings
+from coat_core.thinking.block import ThinkingBlock
+
+MINIMUM_PEFT = "0.21"
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """The base of a release.
+
+    Attributes:
+        id: hub id, or a path relative to the workspace.
+        revision: of the hub repository.
+        licence: of the weights, as far as known.
+    """
+
+    id: str
+    revision: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class ReleaseInfo:
+    """What `coat.json` holds.
+
+    Attributes:
+        backbone: key of the LALM.
+        arm: base, sft, block, coat or coat_shuffled.
+        seed: of the trial.
+        base: what the adapter stands on.
+        fingerprint: the key of the stage that made it.
+        block: the thinking block, or None.
+        experts: specs of the experts that the heads read, by key.
+        heads: settings of the heads; None without heads.
+        lora: settings of the adapter; None for arm `base`.
+        losses: settings of the losses; None for arm `base`.
+        minimum_transformers: oldest version that loads it.
+        minimum_peft: oldest version that loads it.
+        files: SHA-256 of every other file of the folder, filled in when it is written.
+    """
+
+    backbone: str
+    arm: str
+    seed: int
+    base: BaseInfo
+    fingerprint: str
+    block: ThinkingBlock | None = None
+    experts: Mapping[str, ExpertSpec] = field(default_factory=dict)
+    heads: HeadSettings | None = None
+    lora: LoraSettings | None = None
+    losses: LossSettings | None = None
+    minimum_transformers: str = MINIMUM_TRANSFORMERS
+    minimum_peft: str = MINIMUM_PEFT
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def with_files(self, files: Mapping[str, str]) -> ReleaseInfo:
+        """Return the info with the hashes of its files."""
+        return replace(self, files=dict(files))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the info as plain JSON; `read_layer` and `target_rate_hz` are said once more at the top, for readers."""
+        return {
+            "backbone": self.backbone,
+            "arm": self.arm,
+            "seed": self.seed,
+            "base": asdict(self.base),
+            "fingerprint": self.fingerprint,
+            "block": self.block.to_json() if self.block else None,
+            "read_layer": self.block.read_layer if self.block else None,
+            "target_rate_hz": self.heads.target_rate_hz if self.heads else None,
+            "experts": {key: spec.to_json() for key, spec in self.experts.items()},
+            "heads": self.heads.model_dump(mode="json") if self.heads else None,
+            "lora": self.lora.model_dump(mode="json") if self.lora else None,
+            "losses": self.losses.model_dump(mode="json") if self.losses else None,
+            "minimum_transformers": self.minimum_transformers,
+            "minimum_peft": self.minimum_peft,
+            "files": dict(self.files),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ReleaseInfo:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: a field is unknown.
+        """
+        return cls(
+            backbone=value["backbone"],
+            arm=value["arm"],
+            seed=value["seed"],
+            base=BaseInfo(**value["base"]),
+            fingerprint=value["fingerprint"],
+            block=ThinkingBlock.from_json(value["block"]) if value["block"] else None,
+            experts={key: ExpertSpec(**{**spec, "dim_names": tuple(spec["dim_names"])}) for key, spec in value["experts"].items()},
+            heads=HeadSettings.model_validate(value["heads"]) if value["heads"] else None,
+            lora=LoraSettings.model_validate(value["lora"]) if value["lora"] else None,
+            losses=LossSettings.model_validate(value["losses"]) if value["losses"] else None,
+            minimum_transformers=value["minimum_transformers"],
+            minimum_peft=value["minimum_peft"],
+            files=value["files"],
+        )

@@ -1,0 +1,128 @@
+"""The losses: each expert's own, mean over a clip's valid frames and summed over clips; and the answer's, summed over tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coat_core.backbones.base import Backbone
+from coat_core.errors import TrainingError
+from coat_core.settings import LossSettings
+
+Target = tuple[Tensor, Tensor]
+"""Features `[T, d]` and mask `[T]` of one clip."""
+Targets = Mapping[str, Sequence[Target | None]]
+"""Expert key to one target (or None) a row."""
+
+
+@dataclass(frozen=True)
+class StageWeights:
+    """Weights of the answer loss and of the summed expert losses in a stage."""
+
+    answer: float
+    distill: float
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What sums are divided by: the counts of the whole accumulation window over all ranks.
+
+    Attributes:
+        answer_tokens: ids that the answer loss predicts.
+        clips: clips with at least one valid frame, by expert key.
+    """
+
+    answer_tokens: int
+    clips: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Totals) -> Totals:
+        """Return the counts of two batches together."""
+        keys = sorted({*self.clips, *other.clips})
+        return Totals(self.answer_tokens + other.answer_tokens, {key: self.clips.get(key, 0) + other.clips.get(key, 0) for key in keys})
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What one forward gives.
+
+    Attributes:
+        loss: scalar to differentiate; the losses of a window's batches add up to the window's loss.
+        answer_sum: detached sum of token cross-entropies.
+        experts: detached sum, over valid clips, of each expert's loss.
+    """
+
+    loss: Tensor
+    answer_sum: Tensor
+    experts: dict[str, Tensor]
+
+
+def answer_loss(backbone: Backbone, states: Tensor, input_ids: Tensor, answer_mask: Tensor) -> Tensor:
+    """Return the sum of token cross-entropies over answer ids (float32 scalar).
+
+    The state at position i - 1 predicts id i; logits are computed on those positions only.
+
+    Args:
+        backbone: gives the logits.
+        states: after the final norm, `[B, L, D]`.
+        input_ids: `[B, L]`.
+        answer_mask: `[B, L]`, True on the ids to predict.
+    """
+    asked = answer_mask[:, 1:]
+    if not bool(asked.any()):
+        return states[:0].float().sum()
+    logits = backbone.answer_logits(states[:, :-1][asked])
+    return F.cross_entropy(logits.float(), input_ids[:, 1:][asked], reduction="sum")
+
+
+def expert_loss(kind: str, prediction: Tensor, target: Tensor, mask: Tensor, losses: LossSettings) -> Tensor:
+    """Return the sum over clips of an expert's loss, each the mean over the clip's valid frames (float32 scalar).
+
+    A clip without a valid frame adds an exact zero. Kinds are those of `ExpertSpec.target`:
+    `representation`: smooth-L1 (mean over dims) + `losses.cosine` · (1 - cosine), on standardised dims;
+    `regression`: smooth-L1 on standardised dims; `posteriors`: binary cross-entropy from logits (mean over dims);
+    `pitch_bins`: cross-entropy of the soft bins, weighted by voicing, + `losses.voicing` · binary cross-entropy of voicing.
+
+    Args:
+        kind: the target kind.
+        prediction: the head's output `[B, T, d]`.
+        target: `[B, T, d]`, what stands outside the mask is never looked at.
+        mask: `[B, T]`.
+        losses: the losses section.
+
+    Raises:
+        TrainingError: the kind is unknown.
+    """
+    prediction = prediction.float()
+    target = torch.where(mask[..., None], target.float(), torch.zeros_like(prediction))
+    if kind == "pitch_bins":
+        return _pitch(prediction, target, mask, losses)
+    if kind == "posteriors":
+        frames = F.binary_cross_entropy_with_logits(prediction, target, reduction="none").mean(dim=-1)
+    elif kind in ("representation", "regression"):
+        frames = F.smooth_l1_loss(prediction, target, beta=losses.smooth_l1_beta, reduction="none").mean(dim=-1)
+        if kind == "representation":
+            frames = frames + losses.cosine * (1.0 - F.cosine_similarity(prediction, target, dim=-1, eps=1e-6))
+    else:
+        raise TrainingError(
+            "unknown target kind", field="target", value=kind, allowed=["representation", "posteriors", "pitch_bins", "regression"]
+        )
+    return _clip_means(frames, mask.float()).sum()
+
+
+def _pitch(prediction: Tensor, target: Tensor, mask: Tensor, losses: LossSettings) -> Tensor:
+    voicing = target[..., -1]
+    entropy = -(target[..., :-1] * F.log_softmax(prediction[..., :-1], dim=-1)).sum(dim=-1)
+    voiced = _clip_means(entropy, voicing * mask)
+    flag = _clip_means(F.binary_cross_entropy_with_logits(prediction[..., -1], voicing, reduction="none"), mask.float())
+    return (voiced + losses.voicing * flag).sum()
+
+
+def _clip_means(frames: Tensor, weight: Tensor) -> Tensor:
+    """Return weighted means over time `[B]` of `[B, T]`; zero where there is no weight, with a zero gradient."""
+    total = weight.sum(dim=1)
+    frames = torch.where(weight > 0, frames, torch.zeros_like(frames))
+    return (frames * weight).sum(dim=1) / torch.where(total > 0, total, torch.ones_like(total))

@@ -1,0 +1,218 @@
+"""A release: a folder that stock transformers and PEFT load, and that says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from coat_core.backbones.base import Backbone, Query
+from coat_core.backbones.catalogue import load_backbone
+from coat_core.errors import ReleaseError
+from coat_core.storage import new_folder, read_json, sha256_file, write_json
+from coat_core.thinking.adapter import adapter_names, standard_config
+from coat_core.thinking.block import ThinkingBlock
+from coat_core.thinking.front_end import FILES as FRONT_END
+from coat_core.thinking.front_end import take_front_end, write_front_end
+from coat_core.thinking.heads import ExpertHead, empty_heads
+from coat_core.thinking.info import ReleaseInfo
+from coat_core.thinking.model import ThinkingModel, think_states
+
+INFO, ADAPTER, ADAPTER_CONFIG, HEADS = "coat.json", "adapter_model.safetensors", "adapter_config.json", "heads.safetensors"
+_WEIGHTS = (ADAPTER, ADAPTER_CONFIG)
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A loaded release.
+
+    Attributes:
+        info: what `coat.json` says.
+        backbone: the base with the release's tokenizer, template and generation config; LoRA and rows are merged into its
+            model, or stand beside it in `model`.
+        block: the thinking block, or None.
+        heads: the heads by expert key, or None.
+        model: the wrapper where nothing was merged and the arm has an adapter; else None.
+    """
+
+    info: ReleaseInfo
+    backbone: Backbone
+    block: ThinkingBlock | None
+    heads: nn.ModuleDict | None
+    model: ThinkingModel | None
+
+    @torch.no_grad()
+    def predict(self, queries: Sequence[Query]) -> dict[str, list[Tensor]]:
+        """Return what the heads read from the block: expert key → per query `[T, d]` at the target rate, in the expert's units.
+
+        Raises:
+            ReleaseError: this release has no heads.
+        """
+        if self.block is None or self.heads is None:
+            raise ReleaseError("this release has no heads to read", field="arm", value=self.info.arm, allowed="coat, coat_shuffled")
+        batch = self.backbone.encode(queries, generation=True)
+        audio = self.backbone.embed_audio(self.backbone.mel([query.waveform for query in queries]))
+        embeddings = self.backbone.embed(batch, audio)
+        inner, _ = self.backbone.hidden_states(embeddings, batch.attention_mask, self.block.read_layer)
+        states = think_states(inner, self.block, batch)
+        durations = [clip.shape[0] / self.backbone.audio_token_rate_hz for clip in audio]
+        return {key: cast(ExpertHead, head).predict(states, durations) for key, head in self.heads.items()}
+
+
+def write_release(target: Path, info: ReleaseInfo, backbone: Backbone, model: ThinkingModel | None = None) -> None:
+    """Write a release folder, whole or not at all; equal weights give equal bytes.
+
+    Args:
+        target: the folder, replaced if it exists.
+        info: what `coat.json` will say; hashes of the files are added to it.
+        backbone: gives tokenizer, front end and template.
+        model: the trained wrapper; None for arm `base`.
+
+    Raises:
+        ReleaseError: info, backbone and model do not belong together.
+    """
+    block = model.block if model is not None else None
+    if (model is None) != (info.arm == "base") or info.block != block or info.backbone != backbone.key:
+        raise ReleaseError(
+            "the release's info is not this model's", field=INFO, value=(info.backbone, info.arm), next_step="make the info from the model"
+        )
+    with new_folder(target) as folder:
+        write_front_end(folder, backbone, block)
+        if model is not None:
+            _save_adapter(folder, info, model)
+            if len(model.heads):
+                state = {name: value.detach().cpu().contiguous() for name, value in sorted(model.heads.state_dict().items())}
+                save_file(state, folder / HEADS, metadata={"format": "pt"})
+        files = {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+        write_json(folder / INFO, info.with_files(files).to_json())
+
+
+def load_release(
+    folder: Path,
+    *,
+    merge: bool = True,
+    device: str = "cpu",
+    dtype: str = "float32",
+    base: str | None = None,
+    fingerprint: str | None = None,
+) -> Release:
+    """Load a release on its base.
+
+    Args:
+        folder: the release.
+        merge: merge LoRA and rows into the stock model (what is served and timed); else keep the wrapper.
+        device: where the weights go.
+        dtype: of the base's weights.
+        base: path or hub id of the base, where it is not (or not relative to the working folder) what the release says.
+        fingerprint: the stage key that the release must carry, if one is asked for.
+
+    Raises:
+        ReleaseError: a file is missing or not the one that was written, the fingerprint is another, or the base is not the
+            one that the release was trained on.
+    """
+    info = read_info(folder)
+    _check_files(folder, info)
+    if fingerprint is not None and info.fingerprint != fingerprint:
+        raise ReleaseError(
+            "the release was made by another stage key",
+            field="fingerprint",
+            value=info.fingerprint,
+            allowed=fingerprint,
+            next_step="train again",
+        )
+    try:
+        backbone = load_backbone(
+            info.backbone, base or info.base.id, revision=None if base else info.base.revision, dtype=dtype, device=device
+        )
+        take_front_end(folder, backbone, info.block)
+        model = None if info.arm == "base" else _load_model(folder, info, backbone)
+    except ReleaseError:
+        raise
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise ReleaseError(
+            f"the release does not load on its base: {error}",
+            field="base",
+            value=base or info.base.id,
+            next_step="give the base that the release was trained on",
+        ) from error
+    heads = model.heads.eval() if model is not None and len(model.heads) else None
+    if model is None:
+        return Release(info, backbone, None, None, None)
+    model.eval()
+    if merge:
+        model.merge()
+        return Release(info, backbone, info.block, heads, None)
+    return Release(info, backbone, info.block, heads, model)
+
+
+def read_info(folder: Path) -> ReleaseInfo:
+    """Read `coat.json`.
+
+    Raises:
+        ReleaseError: it is missing, or is not a release's.
+    """
+    if not (folder / INFO).is_file():
+        raise ReleaseError("this folder is not a release", field=INFO, value=str(folder), next_step="run the train stage that makes it")
+    try:
+        return ReleaseInfo.from_json(read_json(folder / INFO))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReleaseError(
+            f"coat.json cannot be read: {error!r}", field=INFO, value=str(folder), next_step="run the train stage again"
+        ) from error
+
+
+def _check_files(folder: Path, info: ReleaseInfo) -> None:
+    needed = [*FRONT_END, *(_WEIGHTS if info.arm != "base" else ()), *((HEADS,) if info.experts else ())]
+    for name in sorted({*needed, *info.files}):
+        if not (folder / name).is_file():
+            raise ReleaseError("a file of the release is missing", field=name, value=str(folder), next_step="run the train stage again")
+        if info.files.get(name) != sha256_file(folder / name):
+            raise ReleaseError(
+                "a file of the release is not the one that was written",
+                field=name,
+                value=str(folder),
+                next_step="run the train stage again",
+            )
+    pickles = sorted(path.name for path in folder.rglob("*") if path.suffix in _PICKLES)
+    if pickles or (folder / "chat_template.json").exists():
+        raise ReleaseError(
+            "the folder holds files that a release never has",
+            field="release",
+            value=pickles or "chat_template.json",
+            next_step="remove them",
+        )
+
+
+def _load_model(folder: Path, info: ReleaseInfo, backbone: Backbone) -> ThinkingModel:
+    if info.lora is None or info.losses is None:
+        raise ReleaseError("coat.json names no LoRA settings", field="lora", next_step="run the train stage again")
+    heads = empty_heads(info.experts, backbone.hidden_size, info.heads) if info.heads is not None else nn.ModuleDict()
+    model = ThinkingModel(backbone, info.block, heads, info.lora, info.losses, info.seed)
+    adapter = load_file(folder / ADAPTER)
+    own = {name: key for key, name in adapter_names(backbone, model.trainable_names()).items()}
+    wrong = sorted({*own} ^ {*adapter})
+    if wrong:
+        raise ReleaseError(
+            "the adapter's weights are not this base's", field=ADAPTER, value=wrong[:4], next_step="give the base it was trained on"
+        )
+    state = {own[name]: value for name, value in adapter.items()}
+    trained = {name: value for name, value in model.trainable_state().items() if name.startswith("heads.")}
+    model.load_trainable_state({**trained, **state})
+    if len(heads):
+        model.heads.load_state_dict(load_file(folder / HEADS))
+    return model
+
+
+def _save_adapter(folder: Path, info: ReleaseInfo, model: ThinkingModel) -> None:
+    """Write LoRA and rows as a standard PEFT adapter; no embedding matrix, no model card."""
+    state = model.trainable_state()
+    names = adapter_names(model.backbone, state)
+    save_file({names[name]: state[name] for name in sorted(names, key=names.__getitem__)}, folder / ADAPTER, metadata={"format": "pt"})
+    rows = model.block.row_ids if model.block is not None else ()
+    standard_config(model.peft, info.base.id, info.base.revision, rows).save_pretrained(folder)

@@ -1,0 +1,104 @@
+"""The batch order as a pure function of (seed, stage, step): nothing to save, nothing to restore, the same for every arm.
+
+An epoch is a permutation of the training split. It is cut into windows of `length_groups` batches; a window is sorted by
+length and cut into batches; the order of the epoch's batches is shuffled. Every example comes exactly once an epoch: the
+last batch of an epoch is kept although it may be short (losses are divided by what the whole window of batches holds, so a
+short batch weighs no more than its tokens). Each stage begins an epoch of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from coat_core.backbones.base import make_generator
+from coat_core.corpus.examples import Example
+from coat_core.errors import TrainingError
+
+_CHARACTERS_PER_TOKEN = 4
+_AUDIO_TOKENS_PER_S = 25
+
+
+def example_length(example: Example) -> int:
+    """Return an example's length in tokens, roughly, from its manifest row alone (no audio is decoded)."""
+    text = len(example.prompt) + len(example.answer)
+    return round(example.duration_s * _AUDIO_TOKENS_PER_S) + text // _CHARACTERS_PER_TOKEN
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which examples stand in which batch.
+
+    Attributes:
+        lengths: length of each example of the training split, in manifest order.
+        batch_size: examples per forward and process.
+        accumulation: forwards per optimizer step and process.
+        world: number of processes.
+        length_groups: batches per window that is sorted by length; 1 switches grouping off.
+        seed: of the trial.
+    """
+
+    lengths: tuple[int, ...]
+    batch_size: int
+    accumulation: int
+    world: int
+    length_groups: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.lengths:
+            raise TrainingError("there are no training examples", field="split", value="train", next_step="check the accepted manifest")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Number of batches that hold every example once."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def batch_indices(self, stage: str, step: int, micro_step: int, rank: int) -> tuple[int, ...]:
+        """Return the examples (indices into the training split) of one forward.
+
+        Args:
+            stage: name of the stage.
+            step: optimizer step within the stage, 0 = first.
+            micro_step: forward within the step, 0 … accumulation - 1.
+            rank: of the process, 0 … world - 1.
+        """
+        number = (step * self.accumulation + micro_step) * self.world + rank
+        epoch, position = divmod(number, self.batches_per_epoch)
+        batches = _epoch(self.lengths, self.batch_size, self.length_groups, self.seed, stage, epoch)
+        return batches[position]
+
+
+@lru_cache(maxsize=4)
+def _epoch(lengths: tuple[int, ...], batch_size: int, groups: int, seed: int, stage: str, epoch: int) -> tuple[tuple[int, ...], ...]:
+    generator = make_generator("batches", seed, stage, epoch)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    window = batch_size * groups
+    batches: list[tuple[int, ...]] = []
+    for start in range(0, len(order), window):
+        part = order[start : start + window]
+        if groups > 1:
+            part = sorted(part, key=lambda index: lengths[index])
+        batches += [tuple(part[i : i + batch_size]) for i in range(0, len(part), batch_size)]
+    shuffled = torch.randperm(len(batches), generator=generator).tolist()
+    return tuple(batches[i] for i in shuffled)
+
+
+def derangement(keys: Sequence[str], seed: int) -> dict[str, str]:
+    """Return another clip for each clip: a fixed rotation of a seeded permutation, so no clip maps to itself.
+
+    Args:
+        keys: SHA-256 of the clips; repetitions and order do not matter.
+        seed: of the trial.
+
+    Raises:
+        TrainingError: there are fewer than two clips.
+    """
+    unique = sorted(set(keys))
+    if len(unique) < 2:
+        raise TrainingError("arm coat_shuffled needs at least two clips", field="clips", value=len(unique), next_step="train on more clips")
+    order = torch.randperm(len(unique), generator=make_generator("derangement", seed)).tolist()
+    return {unique[a]: unique[b] for a, b in zip(order, order[1:] + order[:1], strict=True)}

@@ -1,0 +1,240 @@
+"""The training loop: small, over `accelerate`.
+
+Why not `transformers.Trainer`: it resumes `group_by_length` wrongly after the first epoch (and decodes every example to learn
+its length), writes the whole frozen base at every checkpoint when a module of ours stands around PEFT, and has no place for
+a two-stage loss whose parts are normalised over the whole accumulation window of all ranks. Devices, mixed precision, DDP
+and process launch stay `accelerate`'s, by configuration; sharded parameters (FSDP) are refused at the start.
+
+Every step is a function of the state before it and of (seed, step, micro step, rank): batches, learning rate, loss weights
+and dropout are all derived from these, so a run that was stopped and resumed ends bitwise where it would have ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from coat_core.backbones.base import Batch
+from coat_core.errors import Interrupted, NonFiniteError, TrainingError
+from coat_core.settings import Arm, LossSettings, TrainingSettings
+from coat_core.thinking.losses import StageWeights, Target, Totals
+from coat_core.thinking.model import ThinkingModel
+from coat_core.thinking.trainable import Stage
+from coat_core.training.batches import BatchOrder
+from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
+from coat_core.training.history import History
+from coat_core.training.questions import Questions
+from coat_core.training.schedule import Schedule, stage_weights
+from coat_core.training.targets import Targets
+
+
+class _Micro(NamedTuple):
+    """What one forward reads."""
+
+    indices: tuple[int, ...]
+    batch: Batch
+    audio: list[Tensor]
+    targets: Mapping[str, list[Target | None]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: an arm with its seed and sections of params."""
+
+    arm: Arm
+    seed: int
+    training: TrainingSettings
+    losses: LossSettings
+
+
+class Trainer:
+    """Trains a `ThinkingModel` through both stages.
+
+    Args:
+        model: with LoRA, rows and heads as the arm has them, on the accelerator's device.
+        trial: arm, seed and settings.
+        questions: the training split.
+        order: which examples stand in which batch.
+        targets: the experts' frames; without stores for arms without heads.
+        accelerator: of `accelerate`, with `gradient_accumulation_steps=1` (the loop accumulates).
+        checkpoints: where resume state lives.
+        history: where each step's row goes.
+        stop: asked after every step; True ends the run with a checkpoint and `Interrupted`.
+        progress: told each step's row.
+    """
+
+    def __init__(
+        self, model: ThinkingModel, trial: Trial, questions: Questions, order: BatchOrder, targets: Targets, accelerator: Accelerator,
+        checkpoints: CheckpointFolder, history: History, *, stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    ) -> None:
+        self.trial, self.questions, self.order, self.targets = trial, questions, order, targets
+        self.accelerator, self.checkpoints, self.history = accelerator, checkpoints, history
+        self.stop, self.progress = stop, progress
+        self.schedule = Schedule(trial.training)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.thinking = model
+        self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, trial.training))
+        self.model.train()
+
+    def run(self) -> None:
+        """Train from the newest checkpoint, or from the start, to the end.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; the optimizer step was not taken.
+            Interrupted: `stop` said so; a checkpoint was written.
+        """
+        total, every = self.schedule.total_steps, self.trial.training.checkpoint_every
+        start = self._resume()
+        for step in range(start, total):
+            row = self.step(step)
+            self.history.append(row)
+            self.progress(row)
+            stopping = self._stopping() and step + 1 < total
+            if stopping or (step + 1) % every == 0 or step + 1 == total:
+                self._save(step + 1)
+            if stopping:
+                raise Interrupted(f"training was stopped after step {step + 1} of {total}", next_step="run the same command again")
+
+    def step(self, step: int) -> dict[str, Any]:
+        """Take one optimizer step (0 = first of the run); return its row of the history.
+
+        Raises:
+            NonFiniteError: a loss or the gradient's norm is not finite; the optimizer step was not taken.
+        """
+        began = time.perf_counter()
+        stage, number = self.schedule.position(step)
+        weights = stage_weights(self.trial.arm, stage, self.trial.losses)
+        rates = self.schedule.rates(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
+        window = [self._read(stage, number, micro) for micro in range(self.trial.training.accumulation)]
+        totals = self._totals(window)
+        sums: Tensor | None = None
+        for micro_step, micro in enumerate(window):
+            part = self._forward_backward(micro, weights, totals, step, micro_step)
+            sums = part if sums is None else sums + part
+        assert sums is not None
+        losses = self._losses(sums, weights, totals)
+        self._check(losses, step, stage, losses)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.trial.training.max_gradient_norm))
+        if not self._scaler_searches():
+            self._check({"gradient_norm": norm}, step, stage, losses)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        seconds = time.perf_counter() - began
+        read = [self.questions.examples[index] for micro in window for index in micro.indices]
+        audio_s = sum(example.duration_s for example in read)
+        return {
+            "step": step + 1, "stage": stage, **losses, **{f"learning_rate/{group}": rate for group, rate in rates.items()},
+            "gradient_norm": norm if math.isfinite(norm) else None, "seconds": seconds,
+            "examples_per_s": len(read) * self.order.world / seconds, "audio_s_per_s": audio_s * self.order.world / seconds,
+        }
+
+    def _read(self, stage: Stage, number: int, micro_step: int) -> _Micro:
+        indices = self.order.batch_indices(stage, number, micro_step, self.accelerator.process_index)
+        device = self.accelerator.device
+        clips = [self.questions.examples[index].sha256 for index in indices]
+        batch, audio = self.questions.batch(indices, device), self.questions.audio(indices, device)
+        return _Micro(indices, batch, audio, self.targets.batch(clips, device))
+
+    def _totals(self, window: list[_Micro]) -> Totals:
+        """Count answer tokens and valid clips of the whole accumulation window over all ranks, before any forward."""
+        experts = self.targets.experts
+        counts = [sum(self.questions.answer_tokens(micro.indices) for micro in window)]
+        counts += [sum(target is not None for micro in window for target in micro.targets[key]) for key in experts]
+        answer, *clips = self._summed(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
+        return Totals(answer_tokens=answer, clips=dict(zip(experts, clips, strict=True)))
+
+    def _forward_backward(self, micro: _Micro, weights: StageWeights, totals: Totals, step: int, micro_step: int) -> Tensor:
+        """Return the sums of answer loss and of each expert's loss `[1 + experts]` of one forward."""
+        torch.manual_seed(_dropout_seed(self.trial.seed, step, micro_step, self.accelerator.process_index))
+        last = micro_step == self.trial.training.accumulation - 1
+        with nullcontext() if last else self.accelerator.no_sync(self.model):
+            out = self.model(batch=micro.batch, audio=micro.audio, targets=micro.targets, weights=weights, totals=totals)
+            # DDP averages gradients over ranks, and the totals are already those of all ranks.
+            self.accelerator.backward(out.loss * self.order.world)
+        parts = [out.answer_sum, *(out.experts[key] for key in self.targets.experts)]
+        return torch.stack([part.detach().double() for part in parts])
+
+    def _losses(self, sums: Tensor, weights: StageWeights, totals: Totals) -> dict[str, float]:
+        """Return the window's losses by name, over all ranks."""
+        answer, *experts = self._summed(sums).tolist()
+        losses = {"answer": answer / max(totals.answer_tokens, 1)}
+        losses |= {key: value / max(totals.clips[key], 1) for key, value in zip(self.targets.experts, experts, strict=True)}
+        distill = sum(self.trial.losses.expert_weights.get(key, 1.0) * losses[key] for key in self.targets.experts)
+        total = weights.answer * losses["answer"] + weights.distill * distill
+        return {"loss": total, **{f"loss/{key}": value for key, value in losses.items()}}
+
+    def _summed(self, value: Tensor) -> Tensor:
+        return value if self.order.world == 1 else self.accelerator.reduce(value, reduction="sum")
+
+    def _stopping(self) -> bool:
+        """Whether any rank was asked to stop: all end after the same step."""
+        return bool(self._summed(torch.tensor(int(self.stop()), device=self.accelerator.device)))
+
+    def _scaler_searches(self) -> bool:
+        """Whether a gradient may overflow because the fp16 scale is still being found (such a step is skipped by the scaler)."""
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.get_scale() > 1.0
+
+    @staticmethod
+    def _check(values: Mapping[str, float], step: int, stage: Stage, losses: Mapping[str, float]) -> None:
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise NonFiniteError(
+                f"{', '.join(bad)} not finite in step {step + 1}, stage {stage}; no optimizer step was taken", field=bad[0],
+                value=dict(losses), next_step="lower training.learning_rate, or look at features and audio; the last checkpoint is whole",
+            )
+
+    def _save(self, step: int) -> None:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            self.checkpoints.save(Checkpoint(
+                fingerprint=self.checkpoints.fingerprint, world=self.order.world, step=step,
+                parameters=self.thinking.trainable_state(),
+                optimizer=self.optimizer.state_dict(), scaler=scaler.state_dict() if scaler else {}, rng=random_state(),
+            ))
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """Load the newest checkpoint; return the number of steps already taken."""
+        checkpoint = self.checkpoints.load_latest()
+        if checkpoint is None:
+            self.history.truncate(0)
+            return 0
+        if checkpoint.world != self.order.world:
+            raise TrainingError(
+                "a checkpoint was written by another number of processes", field=str(self.checkpoints.folder), value=checkpoint.world,
+                allowed=str(self.order.world), next_step="resume with as many processes, or remove the folder to train from the start",
+            )
+        self.thinking.load_trainable_state(checkpoint.parameters)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.accelerator.scaler and checkpoint.scaler:
+            self.accelerator.scaler.load_state_dict(checkpoint.scaler)
+        restore_random_state(checkpoint.rng)
+        self.history.truncate(checkpoint.step)
+        return checkpoint.step
+
+
+def _optimizer(model: ThinkingModel, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW with a parameter group for each part that the model has: LoRA, rows, heads."""
+    # Decay would pull the rows towards zero, away from where the base's embeddings live.
+    return torch.optim.AdamW([
+        {"params": members, "name": part, "weight_decay": 0.0 if part == "rows" else settings.weight_decay}
+        for part, members in model.parameter_groups().items()
+    ], lr=settings.learning_rate)
+
+
+def _dropout_seed(seed: int, step: int, micro_step: int, rank: int) -> int:
+    digest = hashlib.sha256(repr(("dropout", seed, step, micro_step, rank)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") & (2**63 - 1)

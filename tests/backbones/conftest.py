@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coat_core.backbones.base import Backbone, Query
+from coat_core.backbones.catalogue import load_backbone
+
+
+@pytest.fixture
+def backbone(backbone_key: str, tiny_bases: dict[str, Path]) -> Backbone:
+    """A fresh model a test may change."""
+    return load_backbone(backbone_key, str(tiny_bases[backbone_key]))
+
+
+@pytest.fixture
+def make_query() -> Callable[..., Query]:
+    def make(samples: int, text: str = "What sound is this?", answer: str | None = "dog bark", name: str = "") -> Query:
+        waveform = 0.1 * np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
+        return Query(f"{samples:064d}", waveform, text, answer, name or f"clip-{samples}")
+
+    return make
+
+
+@pytest.fixture
+def queries(make_query: Callable[..., Query]) -> list[Query]:
+    """Three clips and questions of different lengths."""
+    return [make_query(16_000), make_query(40_001, "Which instrument plays? Choices: flute, violin."), make_query(7_777, "How many beeps?")]

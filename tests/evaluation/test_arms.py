@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from coat_core.errors import EvaluationError
+from coat_core.evaluation.arms import ArmScores, difference
+from coat_core.evaluation.responses import ScoreRow
+from coat_core.evaluation.statistics import Bootstrap
+
+BOOTSTRAP = Bootstrap(resamples=500)
+
+
+def row(i: int, score: float | None, *, family: str = "music", audio: str = "own", chance: float | None = 0.25) -> ScoreRow:
+    kind = "wer" if chance is None else "choice"
+    return ScoreRow(
+        id=f"{family}{i}", family=family, task="t", group=f"g{i}", score=score,
+        unscored=None if score is not None else "empty response", kind=kind, audio=audio, chance=chance,
+    )  # fmt: skip
+
+
+def arm(*seeds: list[float | None]) -> ArmScores:
+    return ArmScores.of({s: [row(i, v) for i, v in enumerate(values)] for s, values in enumerate(seeds)})
+
+
+def test_unscored_counts_as_wrong_and_as_its_own_number() -> None:
+    entry = arm([1.0, None, 1.0, None, 0.0, 0.0, 1.0, 1.0]).table(BOOTSTRAP)["families"]["music"]
+    assert (entry["n"], entry["accuracy"], entry["unscored_share"]) == (8, 0.5, 0.25)
+    assert entry["low"] < 0.5 < entry["high"]
+
+
+def test_chance_of_choices_and_of_open_answers() -> None:
+    rows = [row(i, 1.0) for i in range(6)] + [row(i, 0.5, family="transcription", chance=None) for i in range(6)]
+    others = [row(i, 0.1 * (i % 2), family="transcription", chance=None, audio="other") for i in range(6)]
+    table = ArmScores.of({0: rows + others}).table(BOOTSTRAP)
+    music, spoken = table["families"]["music"], table["families"]["transcription"]
+    assert (music["chance"], music["over_chance"], music["clear_of_chance"]) == (0.25, 0.75, True)
+    assert (spoken["chance"], spoken["over_chance"]) == pytest.approx((0.05, 0.45))
+    assert table["mean"]["chance"] == pytest.approx(0.15)
+    unknown = ArmScores.of({0: rows}).table(BOOTSTRAP)
+    assert unknown["families"]["transcription"]["clear_of_chance"] is None
+    assert unknown["mean"]["chance"] is None
+
+
+def test_what_is_a_little_above_chance_is_not_clear_of_it() -> None:
+    entry = arm([1.0, 0.0, 0.0, 0.0] * 9 + [1.0, 1.0, 0.0, 0.0]).table(BOOTSTRAP)["mean"]
+    assert entry["over_chance"] == pytest.approx(0.025)
+    assert entry["over_chance_low"] < 0.0 < entry["over_chance"]
+    assert entry["clear_of_chance"] is False
+
+
+def test_a_difference_is_paired() -> None:
+    # The same ten items right but for one more: a paired interval is narrower than the two accuracies' own.
+    first, second = arm([1.0] * 6 + [0.0] * 4), arm([1.0] * 5 + [0.0] * 5)
+    entry = difference(first, second, BOOTSTRAP)["mean"]
+    assert entry["difference"] == pytest.approx(0.1)
+    assert (entry["low"], entry["includes_zero"], entry["resampling"]) == (0.0, True, "group")
+    assert difference(second, first, BOOTSTRAP)["mean"]["difference"] == pytest.approx(-0.1)
+    clear = difference(arm([1.0] * 10), arm([0.0] * 10), BOOTSTRAP)
+    assert (clear["mean"]["difference"], clear["mean"]["includes_zero"], clear["seeds"]) == (1.0, False, [0])
+
+
+def test_only_shared_seeds_are_compared() -> None:
+    three, one = arm([0.0] * 6, [1.0] * 6, [1.0] * 6), ArmScores.of({1: [row(i, 0.0) for i in range(6)]})
+    result = difference(three, one, BOOTSTRAP)
+    assert (result["mean"]["difference"], result["seeds"]) == (1.0, [1])
+
+
+def test_each_seed_is_told() -> None:
+    table = arm([1.0, 0.0], [1.0, 1.0]).seed_table()
+    assert table == {"0": {"families": {"music": 0.5}, "mean": 0.5}, "1": {"families": {"music": 1.0}, "mean": 1.0}}
+
+
+def test_arms_over_different_items_are_refused() -> None:
+    with pytest.raises(EvaluationError, match="different items"):
+        difference(arm([1.0, 0.0]), arm([1.0, 0.0, 0.0]), BOOTSTRAP)
+    with pytest.raises(EvaluationError, match="different items"):
+        arm([1.0, 0.0], [1.0])
+    with pytest.raises(EvaluationError, match="none"):
+        ArmScores.of({})

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coat_core.errors import EvaluationError
+from coat_core.evaluation.statistics import Bootstrap, Item, mean_over_seeds, resampling_units
+
+
+def items(groups: list[str], family: str = "music") -> list[Item]:
+    return [Item(f"{family}{i}", family, group) for i, group in enumerate(groups)]
+
+
+def test_equal_values_have_an_interval_without_width() -> None:
+    result = Bootstrap(resamples=200).macro(items(list("abcdef")), np.full(6, 0.25))
+    assert (result.value, result.low, result.high, result.n, result.units, result.resampling) == (0.25, 0.25, 0.25, 6, 6, "group")
+
+
+def test_groups_are_drawn_whole() -> None:
+    # Ten copies of each of six group means carry no more evidence than the six means.
+    rng = np.random.default_rng(0)
+    means = rng.random(6)
+    once = Bootstrap().macro(items(list("abcdef")), means)
+    copied = Bootstrap().macro(items([g for g in "abcdef" for _ in range(10)]), np.repeat(means, 10))
+    assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
+    assert copied.units == once.units == 6
+    by_item = Bootstrap().macro(items([f"g{i}" for i in range(60)]), np.repeat(means, 10))
+    assert by_item.high - by_item.low < 0.6 * (copied.high - copied.low)
+
+
+def test_fewer_than_five_groups_are_drawn_by_item_and_it_is_said() -> None:
+    result = Bootstrap().macro(items([g for g in "abcd" for _ in range(10)]), np.repeat([0.0, 1.0, 0.0, 1.0], 10))
+    assert (result.resampling, result.units) == ("item", 40)
+
+
+def test_a_composite_group_is_its_own() -> None:
+    names, kinds = resampling_units(items(["a", "b", "a+b", "c", "d"]))
+    assert (len(set(names)), kinds) == (5, {"group"})
+
+
+def test_families_of_both_kinds_are_mixed() -> None:
+    both = items(list("abcdef")) + items(["a"] * 3, "emotion")
+    result = Bootstrap().macro(both, np.ones(9))
+    assert (result.resampling, result.units) == ("mixed", 9)
+    assert {f: r.resampling for f, r in Bootstrap().by_family(both, np.ones(9)).items()} == {"music": "group", "emotion": "item"}
+
+
+def test_the_macro_mean_weighs_families_alike() -> None:
+    both = items([f"g{i}" for i in range(30)]) + items([f"h{i}" for i in range(10)], "emotion")
+    assert Bootstrap().macro(both, np.r_[np.ones(30), np.zeros(10)]).value == 0.5
+
+
+def test_the_mean_of_two_known_groups_of_draws() -> None:
+    # Five units of 0 or 1: a bootstrap mean is Binomial(5, 2/5) / 5, whose 2.5 % and 97.5 % quantiles are 0 and 0.8.
+    result = Bootstrap(resamples=20_000).macro(items(list("abcde")), np.asarray([1.0, 1.0, 0.0, 0.0, 0.0]))
+    assert (result.value, result.low, result.high) == pytest.approx((0.4, 0.0, 0.8))
+
+
+def test_an_interval_depends_on_its_seed_alone() -> None:
+    rng = np.random.default_rng(1)
+    values, rows = rng.random(300), items([f"g{i % 50}" for i in range(300)])
+    assert Bootstrap(seed=3).macro(rows, values) == Bootstrap(seed=3).macro(rows, values)
+    assert Bootstrap(seed=3).macro(rows, values) != Bootstrap(seed=4).macro(rows, values)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(2)
+    rows = items([f"g{i // 4}" for i in range(160)])
+    covered = 0
+    for repeat in range(200):
+        effect = np.repeat(rng.normal(0.3, 0.2, 40), 4) + rng.normal(0, 0.1, 160)
+        interval = Bootstrap(resamples=400, seed=repeat).macro(rows, effect)
+        covered += interval.low <= 0.3 <= interval.high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_seeds_are_averaged_within_items() -> None:
+    rows = items(["a", "b"])
+    mean = mean_over_seeds([{"music0": 1.0, "music1": 0.0}, {"music1": 1.0, "music0": 1.0}], rows)
+    assert mean.tolist() == [1.0, 0.5]
+    with pytest.raises(EvaluationError, match="same items"):
+        mean_over_seeds([{"music0": 1.0}], rows)
+    with pytest.raises(EvaluationError, match="no seed"):
+        mean_over_seeds([], rows)
+
+
+@pytest.mark.parametrize(("rows", "values"), [([], np.zeros(0)), (items(["a"]), np.zeros(2)), (items(["a"]), np.asarray([np.nan]))])
+def test_nothing_is_averaged_that_has_no_mean(rows: list[Item], values: np.ndarray) -> None:
+    with pytest.raises(EvaluationError):
+        Bootstrap().macro(rows, values)

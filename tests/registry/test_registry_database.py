@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coat_core.errors import RegistryError
+from coat_core.registry import database
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST_USE = """
+import sys
+from pathlib import Path
+from coat_core.registry.database import connect, experiment_id
+client = connect(Path(sys.argv[1]))
+run = client.create_run(experiment_id(client, "coat-x", Path(sys.argv[1])))
+client.log_metric(run.info.run_id, "loss", 1.0)
+client.set_terminated(run.info.run_id)
+"""
+
+
+@pytest.mark.slow
+def test_three_processes_that_are_first_at_once_all_write_to_one_sound_database(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
+    children = [
+        subprocess.Popen([sys.executable, "-c", FIRST_USE, str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    errors = [child.communicate(timeout=300)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], errors
+    client = database.connect(tmp_path)
+    assert len([e for e in client.search_experiments() if e.name == "coat-x"]) == 1
+    runs = client.search_runs([database.experiment_id(client, "coat-x", tmp_path)])
+    assert [run.data.metrics for run in runs] == [{"loss": 1.0}] * 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert not list(tmp_path.glob(".mlflow.db*")), "the temporary name is gone"
+
+
+def test_a_database_is_not_visible_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / ".mlflow.db.new").write_text("what a killed creation left")
+
+    class Killed(BaseException):
+        pass
+
+    def replace(self: Path, target: Path) -> Path:
+        raise Killed
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(Killed):
+        database.tracking_uri(tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_tracking_server_wins_and_no_database_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert database.tracking_uri(tmp_path) == "http://127.0.0.1:9"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "this is no database"])
+def test_a_broken_file_is_named_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").write_text(content)
+    with pytest.raises(RegistryError, match="is not an MLflow database"):
+        database.tracking_uri(tmp_path)
+    assert (tmp_path / "mlflow.db").read_text() == content
+
+
+def test_a_workspace_that_was_moved_finds_its_artifacts(workspace: Path, client: Any, tmp_path: Path) -> None:
+    run = client.create_run(database.experiment_id(client, "coat-x", workspace))
+    (tmp_path / "note.txt").write_text("here")
+    client.log_artifact(run.info.run_id, str(tmp_path / "note.txt"))
+    moved = tmp_path / "moved"
+    shutil.move(workspace, moved)
+    again = database.connect(moved)
+    assert again.get_run(run.info.run_id).info.artifact_uri.startswith(str(moved))
+    assert Path(again.download_artifacts(run.info.run_id, "note.txt")).read_text() == "here"
+    assert again.get_experiment_by_name("coat-x").artifact_location == str(moved / "mlartifacts")
+
+
+@pytest.mark.parametrize(
+    ("uri", "recorded"),
+    [
+        ("sqlite:////home/ada/coat/mlflow.db", "sqlite:///mlflow.db"),
+        ("http://ada:secret@tracking:5000/x", "http://tracking:5000/x"),
+        ("postgresql://ada:secret@db/mlflow", "postgresql://db/mlflow"),
+        ("http://tracking:5000", "http://tracking:5000"),
+    ],
+)
+def test_what_is_recorded_of_a_uri_holds_no_secret_and_no_local_path(uri: str, recorded: str) -> None:
+    assert database.portable(uri) == recorded

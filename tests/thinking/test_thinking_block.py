@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from coat_core.backbones.base import Backbone
+from coat_core.errors import BackboneError
+from coat_core.settings import ThinkingSettings
+from coat_core.thinking.block import ThinkingBlock, choose_read_layer
+
+Make = Callable[[str], Backbone]
+
+
+def test_spare_rows_are_taken_first(make_backbone: Make) -> None:
+    backbone = make_backbone("qwen2_audio")
+    before, rows = len(backbone.tokenizer), backbone.embedding.num_embeddings
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=5))
+    assert block.ids == [before, *[before + 1] * 5, before + 2]
+    assert block.text == "<|think_start|>" + "<|think|>" * 5 + "<|think_end|>"
+    assert backbone.tokenizer.encode(block.text, add_special_tokens=False) == block.ids
+    assert backbone.tokenizer.decode(block.ids, skip_special_tokens=True) == ""
+    assert backbone.embedding.num_embeddings == rows
+
+
+def test_distinct_rows(make_backbone: Make) -> None:
+    backbone = make_backbone("qwen2_5_omni")
+    before = len(backbone.tokenizer)
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=3, rows="distinct"))
+    assert block.ids == list(range(before, before + 5))
+    assert block.row_ids == tuple(range(before, before + 5))
+    assert block.text == "<|think_start|><|think_0|><|think_1|><|think_2|><|think_end|>"
+
+
+def test_reserved_tokens_where_no_rows_are_spare(make_backbone: Make) -> None:
+    backbone = make_backbone("audio_flamingo_3")
+    length, rows = len(backbone.tokenizer), backbone.embedding.num_embeddings
+    assert rows - length < 3
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=2))
+    assert block.text == "<|object_ref_start|><|box_start|><|box_start|><|object_ref_end|>"
+    assert len(backbone.tokenizer) == length
+    assert backbone.embedding.num_embeddings == rows
+    assert backbone.tokenizer.encode(block.text, add_special_tokens=False) == block.ids
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (ThinkingSettings(tokens=40, rows="distinct"), "the block needs 42 ids"),
+        (ThinkingSettings(reserved_tokens=("<|box_start|>", "<|box_end|>")), "the block needs 3 ids"),
+        (ThinkingSettings(reserved_tokens=("<|box_start|>", "<|box_end|>", "<|nowhere|>")), "not one token"),
+        (ThinkingSettings(reserved_tokens=("<|box_start|>", "<|box_end|>", "<|im_start|>")), "used by the chat template"),
+        (ThinkingSettings(read_layer=6), "cannot reach the answer"),
+    ],
+)
+def test_a_refused_block_changes_nothing(make_backbone: Make, settings: ThinkingSettings, what: str) -> None:
+    backbone = make_backbone("audio_flamingo_3")
+    template, vocabulary = backbone.tokenizer.chat_template, backbone.tokenizer.get_vocab()
+    with pytest.raises(BackboneError, match=what):
+        ThinkingBlock.install(backbone, settings)
+    assert backbone.tokenizer.chat_template == template
+    assert backbone.tokenizer.get_vocab() == vocabulary
+
+
+def test_a_block_is_not_installed_twice(make_backbone: Make) -> None:
+    for key in ("qwen2_audio", "audio_flamingo_3"):
+        backbone = make_backbone(key)
+        ThinkingBlock.install(backbone, ThinkingSettings())
+        with pytest.raises(BackboneError, match=r"already|template"):
+            ThinkingBlock.install(backbone, ThinkingSettings())
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "expected"), [(None, 6, 4), (None, 28, 19), (None, 32, 21), (None, 2, 1), (3, 6, 3), (5, 6, 5)]
+)
+def test_read_layer(asked: int | None, layers: int, expected: int) -> None:
+    assert choose_read_layer(asked, layers) == expected
+
+
+@pytest.mark.parametrize(("asked", "layers"), [(6, 6), (7, 6), (None, 1), (0, 6)])
+def test_read_layer_is_below_the_last(asked: int | None, layers: int) -> None:
+    with pytest.raises(BackboneError, match="read_layer"):
+        choose_read_layer(asked, layers)
+
+
+BLOCK = ThinkingBlock(3, "before_answer", 90, (91,), 92, "<s>", ("<t>",), "<e>", 1)
+
+
+def test_positions_on_either_padding_side() -> None:
+    ids = torch.tensor([[0, 0, 5, 90, 91, 91, 91, 92], [90, 91, 91, 91, 92, 6, 0, 0]])
+    assert BLOCK.positions(ids).tolist() == [[4, 5, 6], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [5, 6, 7, 8, 9, 10, 11, 12],
+        [5, 90, 91, 91, 92, 6, 7, 8],
+        [5, 90, 91, 91, 7, 91, 92, 8],
+        [5, 91, 90, 91, 91, 92, 6, 7],
+        [90, 91, 91, 91, 92, 5, 91, 6],
+        [90, 91, 91, 91, 91, 92, 5, 6],
+        [91, 91, 91, 92, 5, 6, 7, 90],
+    ],
+)
+def test_positions_refuse_any_other_row(row: list[int]) -> None:
+    good = [5, 90, 91, 91, 91, 92, 6, 7]
+    with pytest.raises(BackboneError, match=r"row 1 \(clip-b\)"):
+        BLOCK.positions(torch.tensor([good, row]), ["clip-a", "clip-b"])
+
+
+def test_block_through_json() -> None:
+    assert ThinkingBlock.from_json(BLOCK.to_json()) == BLOCK
