@@ -1,4 +1,4 @@
-"""Cost of each embedded expert, as a multiple of real time on one core, beside librosa's pyin at 100 Hz.
+"""Cost of each embedded expert in CPU seconds a second of audio on one core, beside librosa's pyin at 100 Hz.
 
 python benchmarks/experts.py [--seconds 8] [--repeats 5] [--json FILE]
 """
@@ -30,13 +30,13 @@ def clip(seconds: float) -> np.ndarray:
 
 
 def cost(call: Callable[[], object], seconds: float, repeats: int) -> float:
-    """Return the median time of a call as a multiple of the clip's duration; a first call is not counted."""
+    """Return the median CPU time of a call over the duration of the clip; a first call is not counted, other load neither."""
     call()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return float(np.median(times)) / seconds
 
 

@@ -193,7 +193,9 @@ def latency(run: StageRun) -> None:
 
     backbone, settings = run.stage.name.split("@")[1], run.settings.latency
     releases = {trial: run.path(f"models/{backbone}-{trial}") for trial in (settings.baseline, settings.candidate)}
-    measure_latency(releases, _examples(run), run.path("data/corpus"), settings, run.out(f"latency/{backbone}.json"), device=run.settings.runtime.device)
+    measure_latency(
+        releases, _examples(run), run.path("data/corpus"), settings, run.out(f"latency/{backbone}.json"), device=run.settings.runtime.device
+    )
 
 
 def report(run: StageRun) -> None:

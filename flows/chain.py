@@ -15,6 +15,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from coat_core import storage
 from coat_core.errors import StageError
+from coat_core.registry.housekeeping import close_dead_runs
 from coat_core.stages import OUTCOMES
 from flows import dvc
 from flows.lock import hold_workspace, prune_scratch
@@ -64,8 +65,8 @@ def run_stage(name: str, workspace: str) -> float:
     flow_run_name="chain in {workspace}",
     validate_parameters=False,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=32),
-)  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
+)
 def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
     """Bring the workspace up to date and the registry with it.
 
@@ -85,6 +86,7 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         _processes.open()
         try:
             close_dead_flow_runs()
+            close_dead_runs(place)
             stages = _run_stale(place, jobs or os.cpu_count() or 1)
             publish_contract(place)
             decisions = promote_backbones(place)

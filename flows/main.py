@@ -50,7 +50,6 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
 
 def _print_summary(workspace: Path) -> None:
     from coat_core.evaluation.tables import summary_table
-
     from coat_core.registry.database import tracking_uri
     from coat_core.storage import read_json
 

@@ -13,10 +13,7 @@ from coat_core.settings import Settings, load_settings
 
 def promote_backbones(workspace: Path) -> list[dict[str, Any]]:
     """Register every backbone's candidate and let the gate decide; return one record a backbone."""
-    from coat_core.registry.housekeeping import close_dead_runs
-
     settings = load_settings(workspace / "params.yaml")
-    close_dead_runs(workspace)
     return [
         promote_backbone.with_options(name=f"promote@{key}", task_run_name=f"promote@{key}")(key, str(workspace), settings)
         for key in settings.backbones
@@ -26,6 +23,8 @@ def promote_backbones(workspace: Path) -> list[dict[str, Any]]:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def promote_backbone(backbone: str, workspace: str, settings: Settings) -> dict[str, Any]:
     """Register one backbone's candidate trial, ask it a question, compare it with the champion, decide and apply."""
+    from coat_core.corpus.examples import of_split, read_manifest
+    from coat_core.evaluation.evaluate import bootstrap_of
     from coat_core.registry.champions import apply
     from coat_core.registry.evidence import compare
     from coat_core.registry.probe import probe
@@ -34,8 +33,15 @@ def promote_backbone(backbone: str, workspace: str, settings: Settings) -> dict[
     place = Path(workspace)
     name = settings.registry.names[backbone]  # type: ignore[index]
     registered = register_trial(place, name, f"{backbone}-{settings.latency.candidate}")
-    probe(name, registered.version, place)
-    case = compare(name, registered.version, place, evaluate=lambda release, target: _evaluate(release, target, place, settings))
+    clip = of_split(read_manifest(place / "data/accepted.jsonl"), "validation")[0]
+    probe(name, registered.version, place, audio=place / "data/corpus" / clip.audio, question=clip.prompt)
+    case = compare(
+        name,
+        registered.version,
+        place,
+        bootstrap=bootstrap_of(settings.evaluation),
+        evaluate=lambda release, target: _evaluate(release, target, place, settings),
+    )
     decision = case.decide(settings.registry)
     apply(name, registered.version, decision, place)
     return {

@@ -54,4 +54,6 @@ def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
         link = f"{tracking}/#/models/{decision['model']}/versions/{decision['version']}"
         create_link_artifact(link, key=decision["model"].replace(".", "-"), link_text=f"{decision['model']} in MLflow")
     if not tracking.startswith("http"):
-        create_markdown_artifact(f"`.venv/bin/mlflow ui --backend-store-uri {tracking}`", key="mlflow", description="How to open the registry")
+        create_markdown_artifact(
+            f"`.venv/bin/mlflow ui --backend-store-uri {tracking}`", key="mlflow", description="How to open the registry"
+        )

@@ -1,7 +1,7 @@
 """Fundamental frequency by normalised autocorrelation, and the best path through its candidates.
 
 Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound" (1993);
-parabolic refinement as in YIN (de Cheveigné and Kawahara 2002). All frames of a clip are transformed at once.
+parabolic refinement as in YIN (de Cheveigné and Kawahara 2002). Frames are transformed in blocks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _WINDOW = 1024
 _FFT = 2048
 _OVERSAMPLING = 2
 _CANDIDATES = 6
+_BLOCK = 32
+"""Frames transformed at once: enough to pay for the call, few enough to stay in the cache and to reuse the same memory."""
 # The path's costs are Boersma's defaults, but the silence threshold, which he takes relative to the loudest frame.
 _OCTAVE_COST = 0.01
 _VOICING_THRESHOLD = 0.45
@@ -44,8 +46,8 @@ class PitchTrack:
 def track_pitch(waveform: Floats) -> PitchTrack:
     """Follow the pitch of a waveform `[N]` between 55 and 1760 Hz."""
     frames = _frames_within(waveform)
-    correlation = _correlation(frames)
-    frequency, height = _candidates(correlation)
+    blocks = [_candidates(_correlation(frames[start : start + _BLOCK])) for start in range(0, len(frames), _BLOCK)]
+    frequency, height = (np.concatenate(part) for part in zip(*blocks, strict=True))
     loudness = np.abs(frames - frames.mean(axis=1, keepdims=True)).max(axis=1)
     quiet = loudness / max(float(loudness.max()), _SILENCE_PEAK)
     unvoiced = _VOICING_THRESHOLD + np.maximum(0.0, 2.0 - quiet * (1.0 + _VOICING_THRESHOLD) / _SILENCE_THRESHOLD)

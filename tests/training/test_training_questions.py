@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import World
-from tiny_training import KEY
+from tiny_training import KEY, World
 
 from coat_core.backbones.base import Query
 from coat_core.backbones.catalogue import load_backbone

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import World
+from tiny_training import World
 
 from coat_core.storage import read_jsonl
 from coat_core.training.trainer import Trainer

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import World
+from tiny_training import World
 
 from coat_core.errors import ExpertError, Interrupted, NonFiniteError, TrainingError
 from coat_core.experts.store import ExpertStore
@@ -287,7 +287,7 @@ def test_sharded_parameters_are_refused_by_name(world: World, tmp_path: Path, mo
     from accelerate import Accelerator, DistributedType
 
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(TrainingError, match="FSDP.*DDP"):
+    with pytest.raises(TrainingError, match=r"FSDP.*DDP"):
         world.train(tmp_path, "sft-0")
 
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import World
-from tiny_training import one_step
+from tiny_training import World, one_step
 
 BATCHES = [[0, 5, 7], [2, 9]]
 Step = tuple[dict[str, torch.Tensor], dict[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,34 @@ def make_settings(base: Path, **sections: Any) -> Settings:
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
     return parse_settings(values)
+
+
+@dataclass
+class World:
+    """A corpus, its stores and a random base, made once for all training tests."""
+
+    folder: Path
+    examples: list[Example]
+    features: dict[str, Path]
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / "corpus"
+
+    def settings(self, **sections: Any) -> Settings:
+        return make_settings(self.folder / "base", **sections)
+
+    def train(self, where: Path, trial: str, settings: Settings | None = None, tracker: Any = None, **changes: Any) -> Path:
+        """Train into `where` and return the release."""
+        from coat_core.training.run import train
+        from coat_core.training.tracker import NullTracker
+
+        arguments: dict[str, Any] = {
+            "examples": self.examples, "corpus": self.corpus, "features": self.features, "target": where / "model",
+            "records": where / "run", "scratch": where / "scratch", "fingerprint": "key", "tracker": tracker or NullTracker(), **changes,
+        }
+        train(settings or self.settings(), KEY, trial, **arguments)
+        return where / "model"
 
 
 class FixedOrder:
