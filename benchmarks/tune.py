@@ -1,8 +1,9 @@
 """Choose knobs on the validation split: the same number of trials for `sft` as for `coat`, with a seed that no result uses.
 
-    python benchmarks/tune.py [--workspace .] [--backbone qwen2_audio] [--arms sft coat] [--rates 0.001 0.003] [--name tuning]
+    python benchmarks/tune.py [--workspace .] [--backbone qwen2_audio] [--arms sft coat] [--rates 0.001 0.003]
+                              [--weights 1,0.2,0.05] [--name tuning]
 
-Trains each arm at each learning rate on the workspace's accepted corpus, scores the validation split, prints a table and writes
+`--weights` are losses.ground_answer, ground_distill and respond_distill. Trains each arm at each combination on the workspace's accepted corpus, scores the validation split, prints a table and writes
 docs/results/<name>.json. The test split is not read.
 """
 
@@ -26,14 +27,16 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["sft", "coat"])
     parser.add_argument("--rates", nargs="+", type=float, default=[0.001, 0.003])
     parser.add_argument("--ground", nargs="+", type=int, default=[50])
+    parser.add_argument("--weights", nargs="+", default=["1,0.2,0.05"])
     parser.add_argument("--total", type=int, default=150)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--name", default="tuning")
     options = parser.parse_args()
     tasks = [
-        (options.workspace, options.backbone, arm, rate, ground, options.total)
+        (options.workspace, options.backbone, arm, rate, ground, options.total, weights)
         for rate in options.rates
         for ground in options.ground
+        for weights in options.weights
         for arm in options.arms
     ]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
@@ -41,15 +44,20 @@ def main() -> None:
         for row in pool.map(trial, tasks):
             rows.append(row)
             families = "  ".join(f"{family} {value:.3f}" for family, value in row["families"].items())
-            print(f"{row['arm']:5} lr {row['learning_rate']:<7g} ground {row['ground_steps']:<4} mean {row['mean']:.3f}   {families}", flush=True)
+            print(
+                f"{row['arm']:5} lr {row['learning_rate']:<7g} ground {row['ground_steps']:<4} weights {row['weights']} mean {row['mean']:.3f}   {families}",
+                flush=True,
+            )
     from coat_core.storage import write_json
 
-    write_json(ROOT / "docs/results" / f"{options.name}.json", {"backbone": options.backbone, "seed": SEED, "split": "validation", "trials": rows})
+    write_json(
+        ROOT / "docs/results" / f"{options.name}.json", {"backbone": options.backbone, "seed": SEED, "split": "validation", "trials": rows}
+    )
 
 
-def trial(task: tuple[Path, str, str, float, int, int]) -> dict[str, Any]:
+def trial(task: tuple[Path, str, str, float, int, int, str]) -> dict[str, Any]:
     """Train one arm at one learning rate and return its validation accuracies."""
-    workspace, backbone, arm, rate, ground, total = task
+    workspace, backbone, arm, rate, ground, total, weights = task
     from coat_core.corpus.examples import read_manifest
     from coat_core.evaluation.evaluate import evaluate_release
     from coat_core.settings import load_settings
@@ -67,7 +75,11 @@ def trial(task: tuple[Path, str, str, float, int, int]) -> dict[str, Any]:
             "checkpoint_every": total,
         }
     )
-    settings = settings.model_copy(update={"training": training})
+    answer, ground_distill, respond_distill = map(float, weights.split(","))
+    losses = settings.losses.model_copy(
+        update={"ground_answer": answer, "ground_distill": ground_distill, "respond_distill": respond_distill}
+    )
+    settings = settings.model_copy(update={"training": training, "losses": losses})
     examples, corpus = read_manifest(workspace / "data/accepted.jsonl"), workspace / "data/corpus"
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -87,7 +99,15 @@ def trial(task: tuple[Path, str, str, float, int, int]) -> dict[str, Any]:
         evaluation = settings.evaluation.model_copy(update={"split": "validation"})
         metrics = evaluate_release(place / "release", examples, corpus, evaluation, place / "evaluation")
     families = {family: entry["accuracy"] for family, entry in metrics["families"].items()}
-    return {"arm": arm, "learning_rate": rate, "ground_steps": ground, "steps": total, "mean": metrics["mean_accuracy"], "families": families}
+    return {
+        "arm": arm,
+        "learning_rate": rate,
+        "ground_steps": ground,
+        "steps": total,
+        "weights": weights,
+        "mean": metrics["mean_accuracy"],
+        "families": families,
+    }
 
 
 if __name__ == "__main__":

@@ -122,10 +122,10 @@ class HeadSettings(Section):
 class LossSettings(Section):
     """Weights of the losses."""
 
-    ground_distill: NonNegative = 1.0
-    ground_answer: NonNegative = 0.5
+    ground_distill: NonNegative = 0.2
+    ground_answer: NonNegative = 1.0
     """Weight of the answer loss of `coat` in the ground stage: distillation leads, but the answer is not forgotten."""
-    respond_distill: NonNegative = 0.3
+    respond_distill: NonNegative = 0.05
     """λ of the respond stage."""
     expert_weights: dict[str, NonNegative] = {}
     """Weight of each expert by its key; 1 where nothing is said."""

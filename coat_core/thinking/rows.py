@@ -16,6 +16,9 @@ from coat_core.thinking.block import ThinkingBlock
 def initial_rows(backbone: Backbone, block: ThinkingBlock, seed: int) -> Tensor:
     """Return the start of the rows `[R, D]` (float32): the mean text embedding plus seeded noise, at the mean row norm.
 
+    The end token of a block before the answer starts as a copy of the token that the block comes after, the last of the
+    assistant's header: the answer begins behind the same embedding as it did in the base, which has learnt to speak there.
+
     A spare row holds whatever the checkpoint left there, often nearly zero, so it is never used as a start.
     """
     weight: Tensor = backbone.embedding.weight
@@ -27,8 +30,17 @@ def initial_rows(backbone: Backbone, block: ThinkingBlock, seed: int) -> Tensor:
     noise = torch.randn((len(block.row_ids), rows.shape[1]), generator=make_generator("rows", seed))
     start = rows.mean(dim=0) + block.row_noise * norm / rows.shape[1] ** 0.5 * noise
     start = start * (norm / start.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    if block.placement == "before_answer":
+        start[block.row_ids.index(block.end_id)] = weight[_token_before(backbone, block)].float().cpu()
     placed: Tensor = start.to(weight.device)
     return placed
+
+
+def _token_before(backbone: Backbone, block: ThinkingBlock) -> int:
+    """Return the id of the token that stands before the block in a generation prompt."""
+    prompt = backbone.tokenizer.apply_chat_template(backbone.messages("?"), add_generation_prompt=True, tokenize=False)
+    ids: list[int] = backbone.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return ids[ids.index(block.start_id) - 1]
 
 
 class RowsHook:

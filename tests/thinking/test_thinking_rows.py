@@ -21,10 +21,14 @@ def test_rows_start_at_the_mean_with_the_mean_norm(make_model: Make, backbone_ke
     weight, tokenizer = model.backbone.embedding.weight, model.backbone.tokenizer
     text = [i for i in range(min(tokenizer.added_tokens_decoder)) if i not in model.block.row_ids]
     mean, norm = weight[text].mean(0), weight[text].norm(dim=1).mean()
-    torch.testing.assert_close(model.rows.norm(dim=1), norm.expand(3))
+    end = model.block.row_ids.index(model.block.end_id)
+    new = [row for row in range(3) if row != end]
+    torch.testing.assert_close(model.rows[new].norm(dim=1), norm.expand(2))
     noiseless = initial_rows(model.backbone, type(model.block)(**{**vars(model.block), "row_noise": 0.0}), 0)
-    torch.testing.assert_close(noiseless, (mean * norm / mean.norm()).expand(3, -1), atol=1e-5, rtol=1e-4)
-    assert not torch.equal(model.rows[0], model.rows[1])
+    torch.testing.assert_close(noiseless[new], (mean * norm / mean.norm()).expand(2, -1), atol=1e-5, rtol=1e-4)
+    newline = tokenizer("\n")["input_ids"]
+    assert torch.equal(model.rows[end], weight[newline[0]]), "the answer starts behind what stood before it in the base"
+    assert not torch.equal(model.rows[new[0]], model.rows[new[1]])
     assert torch.equal(model.rows, make_model(backbone_key, "block", tokens=3).rows)
     assert not torch.equal(model.rows, make_model(backbone_key, "block", tokens=3, seed=1).rows)
 
