@@ -44,6 +44,7 @@ test: $(READY)  ## Every test, the slow ones too
 
 lint: $(READY)  ## ruff, mypy --strict, the import contracts
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 

@@ -3,8 +3,8 @@
     python benchmarks/tune.py [--workspace .] [--backbone qwen2_audio] [--arms sft coat] [--rates 0.001 0.003]
                               [--weights 1,0.2,0.05] [--name tuning]
 
-`--weights` are losses.ground_answer, ground_distill and respond_distill. Trains each arm at each combination on the workspace's accepted corpus, scores the validation split, prints a table and writes
-docs/results/<name>.json. The test split is not read.
+`--weights` are losses.ground_answer, ground_distill and respond_distill. Trains each arm at each
+combination on the workspace's accepted corpus, scores the validation split, prints a table and writes docs/results/<name>.json. The test split is not read.
 """
 
 from __future__ import annotations
@@ -44,10 +44,8 @@ def main() -> None:
         for row in pool.map(trial, tasks):
             rows.append(row)
             families = "  ".join(f"{family} {value:.3f}" for family, value in row["families"].items())
-            print(
-                f"{row['arm']:5} lr {row['learning_rate']:<7g} ground {row['ground_steps']:<4} weights {row['weights']} mean {row['mean']:.3f}   {families}",
-                flush=True,
-            )
+            knobs = f"lr {row['learning_rate']:<7g} ground {row['ground_steps']:<4} weights {row['weights']}"
+            print(f"{row['arm']:5} {knobs} mean {row['mean']:.3f}   {families}", flush=True)
     from coat_core.storage import write_json
 
     write_json(

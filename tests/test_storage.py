@@ -60,7 +60,7 @@ def test_tree_hash_sees_names_and_bytes_not_caches(tmp_path: Path) -> None:
     (tmp_path / "a/__pycache__/x.pyc").write_text("1")
     assert sha256_tree(tmp_path / "a") == first
     copy_tree(tmp_path / "a", tmp_path / "b")
-    assert sha256_tree(tmp_path / "b") != "" and sha256_tree(tmp_path / "a/x.py") == sha256_tree(tmp_path / "b/x.py")
+    assert sha256_tree(tmp_path / "a/x.py") == sha256_tree(tmp_path / "b/x.py")
     (tmp_path / "a/x.py").rename(tmp_path / "a/y.py")
     assert sha256_tree(tmp_path / "a") != first
 

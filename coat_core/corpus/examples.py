@@ -61,7 +61,9 @@ def example_from_row(row: dict[str, object], where: str = "manifest") -> Example
         return Example.model_validate({**row, "choices": tuple(choices) if isinstance(choices, list) else choices})
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise CorpusError(f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="mend the row or let the contract stage set it aside") from error
+        raise CorpusError(
+            f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="mend the row or let the contract stage set it aside"
+        ) from error
 
 
 def read_manifest(path: Path) -> list[Example]:

@@ -39,7 +39,9 @@ class ArmScores:
         if len(orders) != 1 or not next(iter(orders)):
             raise EvaluationError(
                 "the seeds of an arm hold different items, or none",
-                field="scores", value=sorted(rows), next_step="evaluate all seeds on one manifest",
+                field="scores",
+                value=sorted(rows),
+                next_step="evaluate all seeds on one manifest",
             )
         return cls(orders.pop(), seeds, {seed: {row.id: row for row in rows[seed] if row.audio == "other"} for seed in seeds})
 
@@ -93,15 +95,27 @@ class ArmScores:
         earned, chance = self.earned[rows], self.chance[rows]
         accuracy = bootstrap.macro(items, earned)
         entry: dict[str, Any] = {
-            "n": accuracy.n, "accuracy": _round(accuracy.value), "low": _round(accuracy.low), "high": _round(accuracy.high),
-            "unscored_share": _round(self._mean(rows, self.unscored)), "units": accuracy.units, "resampling": accuracy.resampling,
-            "chance": None, "over_chance": None, "over_chance_low": None, "over_chance_high": None, "clear_of_chance": None,
+            "n": accuracy.n,
+            "accuracy": _round(accuracy.value),
+            "low": _round(accuracy.low),
+            "high": _round(accuracy.high),
+            "unscored_share": _round(self._mean(rows, self.unscored)),
+            "units": accuracy.units,
+            "resampling": accuracy.resampling,
+            "chance": None,
+            "over_chance": None,
+            "over_chance_low": None,
+            "over_chance_high": None,
+            "clear_of_chance": None,
         }
         if np.isfinite(chance).all():
             over = bootstrap.macro(items, earned - chance)
             entry |= {
-                "chance": _round(self._mean(rows, self.chance)), "over_chance": _round(over.value), "over_chance_low": _round(over.low),
-                "over_chance_high": _round(over.high), "clear_of_chance": over.low > 0.0,
+                "chance": _round(self._mean(rows, self.chance)),
+                "over_chance": _round(over.value),
+                "over_chance_low": _round(over.low),
+                "over_chance_high": _round(over.high),
+                "clear_of_chance": over.low > 0.0,
             }
         return entry
 

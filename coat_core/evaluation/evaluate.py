@@ -79,7 +79,9 @@ def summarise(rows: Sequence[ScoreRow], bootstrap: Bootstrap) -> dict[str, Any]:
     table = ArmScores.of({0: rows}).table(bootstrap)
     own = [row for row in rows if row.audio == "own"]
     return {
-        "n": len(own), **table, "mean_accuracy": table["mean"]["accuracy"],
+        "n": len(own),
+        **table,
+        "mean_accuracy": table["mean"]["accuracy"],
         "unscored_share": round(sum(row.score is None for row in own) / len(own), 6),
     }
 
@@ -98,6 +100,8 @@ def _nonempty(examples: list[Example], settings: EvaluationSettings) -> list[Exa
     if not examples:
         raise EvaluationError(
             "there is nothing to evaluate",
-            field="evaluation.split", value=settings.split, next_step="choose a split that the accepted manifest holds",
+            field="evaluation.split",
+            value=settings.split,
+            next_step="choose a split that the accepted manifest holds",
         )
     return examples

@@ -74,7 +74,9 @@ def score_responses(examples: Sequence[Example], responses: Sequence[Response], 
     other = [r.id for r in responses if r.audio == "other"]
     if own != [example.id for example in examples] or len(set(other)) != len(other) or not set(other) <= set(own):
         raise EvaluationError(
-            "responses and examples do not belong together", field="responses", value=f"{len(own)} responses, {len(examples)} examples",
+            "responses and examples do not belong together",
+            field="responses",
+            value=f"{len(own)} responses, {len(examples)} examples",
             next_step="evaluate the release again on this manifest",
         )
     return [_score_row(known[r.id], r, numeric_tolerance) for r in responses]
@@ -83,10 +85,15 @@ def score_responses(examples: Sequence[Example], responses: Sequence[Response], 
 def _score_row(example: Example, response: Response, tolerance: float) -> ScoreRow:
     result = score(example, response.response, numeric_tolerance=tolerance)
     return ScoreRow(
-        id=example.id, family=example.family, task=example.task, group=example.group,
+        id=example.id,
+        family=example.family,
+        task=example.task,
+        group=example.group,
         score=None if isinstance(result, Unscored) else round(result.value, 6),
         unscored=result.reason if isinstance(result, Unscored) else None,
-        kind=kind_of(example), audio=response.audio, chance=None if example.choices is None else round(1.0 / len(example.choices), 6),
+        kind=kind_of(example),
+        audio=response.audio,
+        chance=None if example.choices is None else round(1.0 / len(example.choices), 6),
     )
 
 

@@ -25,7 +25,11 @@ ENOUGH_SEEDS = 3
 
 
 def collect(
-    workspace: Path, backbones: Iterable[str], trials: Sequence[str], examples: Sequence[Example], settings: EvaluationSettings,
+    workspace: Path,
+    backbones: Iterable[str],
+    trials: Sequence[str],
+    examples: Sequence[Example],
+    settings: EvaluationSettings,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what the stages left in a workspace; only the named backbones and trials are read.
@@ -47,15 +51,21 @@ def collect(
     return {
         "format": FORMAT,
         "evaluation_set": _evaluation_set(workspace, [f"{key}-{trial}" for key in keys for trial in trials]),
-        "seeds": seeds, "brief": len(seeds) < ENOUGH_SEEDS,
+        "seeds": seeds,
+        "brief": len(seeds) < ENOUGH_SEEDS,
         "families": [family for family in FAMILIES if any(e.family == family and e.split == settings.split for e in examples)],
         "backbones": {key: _backbone(workspace, key, trials, bootstrap) for key in keys},
         "corpus": describe_corpus(examples, settings.split),
         "contract": read_contract(workspace / "data/contract/results.json"),
         "measured": {
-            "split": settings.split, "bootstrap_resamples": settings.bootstrap_resamples, "confidence": settings.confidence,
-            "max_new_tokens": settings.max_new_tokens, "numeric_tolerance": settings.numeric_tolerance,
-            "limit_per_family": settings.limit_per_family, "min_groups": MIN_GROUPS, **(facts or {}),
+            "split": settings.split,
+            "bootstrap_resamples": settings.bootstrap_resamples,
+            "confidence": settings.confidence,
+            "max_new_tokens": settings.max_new_tokens,
+            "numeric_tolerance": settings.numeric_tolerance,
+            "limit_per_family": settings.limit_per_family,
+            "min_groups": MIN_GROUPS,
+            **(facts or {}),
         },
     }
 
@@ -71,7 +81,9 @@ def _evaluation_set(workspace: Path, names: Sequence[str]) -> str:
     if len(sets) != 1:
         raise EvaluationError(
             "the trials did not answer the same evaluation set",
-            field="evaluation_set", value={key: held[:3] for key, held in sets.items()}, next_step="run the evaluate stages again",
+            field="evaluation_set",
+            value={key: held[:3] for key, held in sets.items()},
+            next_step="run the evaluate stages again",
         )
     return next(iter(sets))
 
@@ -104,7 +116,8 @@ def summarise_run(folder: Path) -> dict[str, Any] | None:
 
     names = sorted({name for row in rows for name in row if name.startswith("loss/")})
     return {
-        "steps": len(rows), "seconds": round(sum(float(row.get("seconds") or 0.0) for row in rows), 1),
+        "steps": len(rows),
+        "seconds": round(sum(float(row.get("seconds") or 0.0) for row in rows), 1),
         "losses": {name.removeprefix("loss/"): {"first": mean(name, rows[:tenth]), "last": mean(name, rows[-tenth:])} for name in names},
         "run_id": (_optional(folder / "run.json") or {}).get("run_id"),
     }
@@ -117,7 +130,9 @@ def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
         rows = [example for example in examples if example.split == name]
         clips = {example.sha256: example.duration_s for example in rows}
         splits[name] = {
-            "examples": len(rows), "clips": len(clips), "groups": len({example.group for example in rows}),
+            "examples": len(rows),
+            "clips": len(clips),
+            "groups": len({example.group for example in rows}),
             "minutes": round(sum(clips.values()) / 60, 2),
         }
     families = {}
@@ -125,12 +140,15 @@ def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
         rows = [example for example in examples if example.split == split and example.family == family]
         if rows:
             families[family] = {
-                "examples": len(rows), "groups": len({example.group for example in rows}),
+                "examples": len(rows),
+                "groups": len({example.group for example in rows}),
                 "tasks": sorted({example.task for example in rows}),
                 "choices": sorted({len(example.choices) if example.choices else 0 for example in rows}),
             }
     return {
-        "splits": splits, "families": families, "sources": sorted({example.source for example in examples}),
+        "splits": splits,
+        "families": families,
+        "sources": sorted({example.source for example in examples}),
         "licences": sorted({example.licence for example in examples}),
     }
 

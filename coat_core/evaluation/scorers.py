@@ -92,7 +92,10 @@ def score_choice(example: Example, response: str) -> Score | Unscored:
     options = [plain(choice) for choice in example.choices or ()]
     if plain(example.answer) not in options:
         raise EvaluationError(
-            f"{example.id}: the answer is not among the choices", field="answer", value=example.answer, allowed=list(example.choices or ()),
+            f"{example.id}: the answer is not among the choices",
+            field="answer",
+            value=example.answer,
+            allowed=list(example.choices or ()),
             next_step="run the contract stage, which sets such rows aside",
         )
     chosen = read_choice(options, response)

@@ -147,7 +147,9 @@ def mean_over_seeds(scores: Sequence[Mapping[str, float]], items: Sequence[Item]
         if missing:
             raise EvaluationError(
                 "two evaluations do not hold the same items",
-                field="scores", value=missing[:3], next_step="evaluate both on the same manifest",
+                field="scores",
+                value=missing[:3],
+                next_step="evaluate both on the same manifest",
             )
     table: Floats = np.asarray([[seed[item.id] for item in items] for seed in scores], dtype=np.float64)
     return np.asarray(table.mean(axis=0), dtype=np.float64)

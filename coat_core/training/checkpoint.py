@@ -77,7 +77,10 @@ class CheckpointFolder:
             checkpoint = Checkpoint(**torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
             if checkpoint.fingerprint != self.fingerprint:
                 raise TrainingError(
-                    "a checkpoint belongs to another run", field=str(path), value=checkpoint.fingerprint, allowed=self.fingerprint,
+                    "a checkpoint belongs to another run",
+                    field=str(path),
+                    value=checkpoint.fingerprint,
+                    allowed=self.fingerprint,
                     next_step=f"remove {self.folder} to train from the start",
                 )
             return checkpoint

@@ -38,13 +38,17 @@ class Targets:
             for clip in sorted(set(clips)):
                 if clip not in store:
                     raise ExpertError(
-                        f"the store of expert {key} lacks a training clip", field=f"features/{key}", value=clip,
+                        f"the store of expert {key} lacks a training clip",
+                        field=f"features/{key}",
+                        value=clip,
                         next_step=f"run stage features@{key}",
                     )
                 features, mask = store.get(clip)
                 if not np.isfinite(np.asarray(features)[np.asarray(mask, dtype=bool)]).all():
                     raise ExpertError(
-                        f"features of expert {key} are not finite", field=f"features/{key}", value=clip,
+                        f"features of expert {key} are not finite",
+                        field=f"features/{key}",
+                        value=clip,
                         next_step=f"remove features/{key} and run stage features@{key}",
                     )
 

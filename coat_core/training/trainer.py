@@ -73,8 +73,17 @@ class Trainer:
     """
 
     def __init__(
-        self, model: ThinkingModel, trial: Trial, questions: Questions, order: BatchOrder, targets: Targets, accelerator: Accelerator,
-        checkpoints: CheckpointFolder, history: History, *, stop: Callable[[], bool] = lambda: False,
+        self,
+        model: ThinkingModel,
+        trial: Trial,
+        questions: Questions,
+        order: BatchOrder,
+        targets: Targets,
+        accelerator: Accelerator,
+        checkpoints: CheckpointFolder,
+        history: History,
+        *,
+        stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
     ) -> None:
         self.trial, self.questions, self.order, self.targets = trial, questions, order, targets
@@ -135,9 +144,14 @@ class Trainer:
         read = [self.questions.examples[index] for micro in window for index in micro.indices]
         audio_s = sum(example.duration_s for example in read)
         return {
-            "step": step + 1, "stage": stage, **losses, **{f"learning_rate/{group}": rate for group, rate in rates.items()},
-            "gradient_norm": norm if math.isfinite(norm) else None, "seconds": seconds,
-            "examples_per_s": len(read) * self.order.world / seconds, "audio_s_per_s": audio_s * self.order.world / seconds,
+            "step": step + 1,
+            "stage": stage,
+            **losses,
+            **{f"learning_rate/{group}": rate for group, rate in rates.items()},
+            "gradient_norm": norm if math.isfinite(norm) else None,
+            "seconds": seconds,
+            "examples_per_s": len(read) * self.order.world / seconds,
+            "audio_s_per_s": audio_s * self.order.world / seconds,
         }
 
     def _read(self, stage: Stage, number: int, micro_step: int) -> _Micro:
@@ -192,18 +206,26 @@ class Trainer:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise NonFiniteError(
-                f"{', '.join(bad)} not finite in step {step + 1}, stage {stage}; no optimizer step was taken", field=bad[0],
-                value=dict(losses), next_step="lower training.learning_rate, or look at features and audio; the last checkpoint is whole",
+                f"{', '.join(bad)} not finite in step {step + 1}, stage {stage}; no optimizer step was taken",
+                field=bad[0],
+                value=dict(losses),
+                next_step="lower training.learning_rate, or look at features and audio; the last checkpoint is whole",
             )
 
     def _save(self, step: int) -> None:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
-            self.checkpoints.save(Checkpoint(
-                fingerprint=self.checkpoints.fingerprint, world=self.order.world, step=step,
-                parameters=self.thinking.trainable_state(),
-                optimizer=self.optimizer.state_dict(), scaler=scaler.state_dict() if scaler else {}, rng=random_state(),
-            ))
+            self.checkpoints.save(
+                Checkpoint(
+                    fingerprint=self.checkpoints.fingerprint,
+                    world=self.order.world,
+                    step=step,
+                    parameters=self.thinking.trainable_state(),
+                    optimizer=self.optimizer.state_dict(),
+                    scaler=scaler.state_dict() if scaler else {},
+                    rng=random_state(),
+                )
+            )
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
@@ -214,8 +236,11 @@ class Trainer:
             return 0
         if checkpoint.world != self.order.world:
             raise TrainingError(
-                "a checkpoint was written by another number of processes", field=str(self.checkpoints.folder), value=checkpoint.world,
-                allowed=str(self.order.world), next_step="resume with as many processes, or remove the folder to train from the start",
+                "a checkpoint was written by another number of processes",
+                field=str(self.checkpoints.folder),
+                value=checkpoint.world,
+                allowed=str(self.order.world),
+                next_step="resume with as many processes, or remove the folder to train from the start",
             )
         self.thinking.load_trainable_state(checkpoint.parameters)
         self.optimizer.load_state_dict(checkpoint.optimizer)
@@ -229,10 +254,13 @@ class Trainer:
 def _optimizer(model: ThinkingModel, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW with a parameter group for each part that the model has: LoRA, rows, heads."""
     # Decay would pull the rows towards zero, away from where the base's embeddings live.
-    return torch.optim.AdamW([
-        {"params": members, "name": part, "weight_decay": 0.0 if part == "rows" else settings.weight_decay}
-        for part, members in model.parameter_groups().items()
-    ], lr=settings.learning_rate)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "name": part, "weight_decay": 0.0 if part == "rows" else settings.weight_decay}
+            for part, members in model.parameter_groups().items()
+        ],
+        lr=settings.learning_rate,
+    )
 
 
 def _dropout_seed(seed: int, step: int, micro_step: int, rank: int) -> int:

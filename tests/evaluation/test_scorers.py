@@ -211,6 +211,6 @@ def test_the_right_option_scores_one_and_a_wrong_one_zero(options: list[str], da
 
 
 @settings(deadline=None)
-@given(st.integers(-10**6, 10**6), st.integers(-10**6, 10**6))
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
 def test_whole_numbers_are_right_when_equal(answer: int, said: int) -> None:
     assert score(example(str(answer)), f"{said} Hz") == Score(float(answer == said), "number")

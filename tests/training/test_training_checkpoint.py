@@ -31,7 +31,10 @@ def test_round_trip_and_only_the_newest_two_stay(tmp_path: Path) -> None:
     assert torch.equal(loaded.parameters["rows"], state(9).parameters["rows"])
     assert loaded.optimizer["param_groups"][0]["name"] == "lora"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "step-00000006.json", "step-00000006.pt", "step-00000009.json", "step-00000009.pt",
+        "step-00000006.json",
+        "step-00000006.pt",
+        "step-00000009.json",
+        "step-00000009.pt",
     ]
 
 

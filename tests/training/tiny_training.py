@@ -30,11 +30,24 @@ def make_corpus(folder: Path, clips: int = 10) -> list[Example]:
         path = folder / "audio" / f"{number}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_flac(path, wave.astype(np.float32), 16000)
-        examples.append(Example(
-            id=f"e{number}", audio=f"audio/{number}.flac", sha256=sha256_file(path), duration_s=samples / 16000, sample_rate_hz=16000,
-            split="train", group=f"g{number}", family="understanding", task="pitch", question="What is heard?",
-            choices=("high", "low"), answer="high" if number % 2 else "low", source="generated", licence="CC0-1.0",
-        ))
+        examples.append(
+            Example(
+                id=f"e{number}",
+                audio=f"audio/{number}.flac",
+                sha256=sha256_file(path),
+                duration_s=samples / 16000,
+                sample_rate_hz=16000,
+                split="train",
+                group=f"g{number}",
+                family="understanding",
+                task="pitch",
+                question="What is heard?",
+                choices=("high", "low"),
+                answer="high" if number % 2 else "low",
+                source="generated",
+                licence="CC0-1.0",
+            )
+        )
     return examples
 
 
@@ -57,8 +70,14 @@ def make_settings(base: Path, **sections: Any) -> Settings:
         "heads": {"width": 16, "attention_heads": 2},
         "lora": {"rank": 4, "alpha": 8, "modules": ["q_proj", "v_proj"]},
         "training": {
-            "ground_steps": 4, "respond_steps": 6, "batch_size": 2, "accumulation": 2, "warmup_steps": 2, "checkpoint_every": 3,
-            "length_groups": 2, "learning_rate": 0.01,
+            "ground_steps": 4,
+            "respond_steps": 6,
+            "batch_size": 2,
+            "accumulation": 2,
+            "warmup_steps": 2,
+            "checkpoint_every": 3,
+            "length_groups": 2,
+            "learning_rate": 0.01,
         },
     }
     for name, section in sections.items():
@@ -87,8 +106,15 @@ class World:
         from coat_core.training.tracker import NullTracker
 
         arguments: dict[str, Any] = {
-            "examples": self.examples, "corpus": self.corpus, "features": self.features, "target": where / "model",
-            "records": where / "run", "scratch": where / "scratch", "fingerprint": "key", "tracker": tracker or NullTracker(), **changes,
+            "examples": self.examples,
+            "corpus": self.corpus,
+            "features": self.features,
+            "target": where / "model",
+            "records": where / "run",
+            "scratch": where / "scratch",
+            "fingerprint": "key",
+            "tracker": tracker or NullTracker(),
+            **changes,
         }
         train(settings or self.settings(), KEY, trial, **arguments)
         return where / "model"
@@ -154,9 +180,9 @@ def one_step(
             CheckpointFolder(scratch, "key"), History(None, NullTracker()),
         )  # fmt: skip
         found: dict[str, Any] = {}
-        trainer.optimizer.zero_grad = lambda: found.update({
-            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad
-        })
+        trainer.optimizer.zero_grad = lambda: found.update(
+            {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+        )
         row = trainer.step(0)
     return found, row
 
