@@ -4,7 +4,8 @@
                               [--weights 1,0.2,0.05] [--name tuning]
 
 `--weights` are losses.ground_answer, ground_distill and respond_distill. Trains each arm at each
-combination on the workspace's accepted corpus, scores the validation split, prints a table and writes docs/results/<name>.json. The test split is not read.
+combination on the accepted corpus of the workspace, scores the validation split, prints a table and writes docs/results/<name>.json.
+The test split is not read.
 """
 
 from __future__ import annotations
