@@ -41,12 +41,15 @@ def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max
     Raises:
         CoatError: the model, the audio or (with `show`) the heads are not there.
     """
+    from transformers.utils import logging
+
     from coat_core.backbones.base import Query
     from coat_core.corpus.audio import decode
     from coat_core.evaluation.generate import generate_texts
     from coat_core.registry.serving import unpack
     from coat_core.thinking.release import load_release
 
+    logging.disable_progress_bar()
     if show is not None and show.suffix.lower() != ".png":
         raise CoatError("the picture is a PNG", field="--show", value=str(show), allowed="a name that ends in .png")
     waveform = decode(audio)
@@ -70,7 +73,7 @@ def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> N
 
     stores = {}
     for key, spec in release.info.experts.items():
-        expert = load_expert(spec["implementation"])
+        expert = load_expert(spec.implementation)
         features, mask = expert(query.waveform[None], np.array([len(query.waveform)]))
         stores[key] = _Measured(expert.spec, features[0], mask[0])
     example = Example(

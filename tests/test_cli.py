@@ -1,0 +1,86 @@
+"""The command line: light at start-up, clear in its mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from coat_core.cli import app, main
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "doctor"]
+COMMANDS += ["corpus", "contract", "features", "train", "evaluate", "latency", "report"]
+HEAVY = {"torch", "transformers", "peft", "mlflow", "prefect", "great_expectations", "librosa", "sklearn", "matplotlib", "pandas", "dvc"}
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom coat_core.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    shown, loaded = done.stdout.split("LOADED")
+    assert all(f" {command} " in shown for command in COMMANDS)
+    assert not HEAVY & set(loaded.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "qwen2_audio", "coat-7"], "params name no such stage"),
+        (["train", "bert", "coat-0"], "train@qwen2_audio-coat-0"),
+        (["register", "bert", "coat-0"], "allowed: qwen2_audio"),
+        (["rollback", "qwen2_audio", "--why", "", "--who", "me"], "a rollback says who and why"),
+        (["ask", "models/nothing", "none.wav", "What?"], "none.wav"),
+        (["ask", "models/nothing", "none.wav", "What?", "--show", "x.jpg"], "ends in .png"),
+        (["workspace", ".", "--params", "params.yaml"], "itself a workspace"),
+        (["workspace", "w", "--params", "nothing.yaml"], "cannot read params"),
+    ],
+)
+def test_a_mistake_is_one_clear_message(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "workspace" and arguments[1] == ".":
+        monkeypatch.chdir(ROOT)
+    else:
+        monkeypatch.chdir(tmp_path)
+        for name in ("params.yaml", "dvc.yaml"):
+            (tmp_path / name).write_text((ROOT / name).read_text())
+    before = sorted(path.name for path in tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", ["coat", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+    assert {path.name for path in tmp_path.iterdir()} - set(before) <= {".scratch", "mlflow.db", "mlartifacts"}
+
+
+def test_wrong_params_stop_every_stage_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(
+        text.replace("batch_size: 16", "batch_size: 0").replace("tokens: 25", "tokens: many").replace("rank: 16", "rank: -1")
+        + "\nextra: 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["coat", "corpus"])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().err
+    assert "4 mistakes" in printed
+    assert all(path in printed for path in ("training.batch_size", "thinking.tokens", "lora.rank", "extra: unknown key"))
+    assert not (tmp_path / "data").exists()
