@@ -36,9 +36,17 @@ def test_batches_equal_what_the_backbone_encodes(world: World, backbone) -> None
     assert questions.answer_tokens(chosen) == int(expected.answer_mask.sum())
 
 
-def test_the_cache_changes_no_value_and_leaves_modes_alone(world: World, backbone) -> None:  # type: ignore[no-untyped-def]
+def test_the_cache_changes_no_value_and_leaves_modes_alone(world: World, backbone, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     cached = Questions(backbone, world.examples, world.corpus, TowerCache(backbone, 10))
     none = Questions(backbone, world.examples, world.corpus, TowerCache(backbone, 0))
+    original = backbone.embed_audio
+
+    def checked(mel):  # type: ignore[no-untyped-def]
+        assert len(mel.frames) == 1
+        assert not any(module.training for module in backbone.model.modules())
+        return original(mel)
+
+    monkeypatch.setattr(backbone, "embed_audio", checked)
     backbone.model.train()
     first = cached.audio([2, 5, 9], CPU)
     again, alone = cached.audio([9, 2], CPU), none.audio([9, 1, 2], CPU)
