@@ -1,6 +1,6 @@
 """Seconds per training step of a tiny base on one thread, for each arm, with a warm audio tower cache.
 
-    python benchmarks/training_step.py [--batch 16] [--seconds 3] [--backbone qwen2_audio] [--profile]
+    python benchmarks/training_step.py [--batch 16] [--seconds 3] [--backbone qwen2_audio] [--base bases/qwen2_audio] [--profile]
 
 Clips are noise and sweeps of about the length asked for; weights are random: time does not depend on either.
 """
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--backbone", default="qwen2_audio")
+    parser.add_argument("--base", type=Path, help="a base's folder; random weights where none is given")
     parser.add_argument("--arms", nargs="+", default=["sft", "block", "coat"])
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
@@ -59,9 +60,11 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         ))  # fmt: skip
     for key, implementation in EXPERTS.items():
         extract_features(key, implementation, examples, folder / "corpus", folder / "features" / key)
-    save_random_base(options.backbone, folder / "base", texts=TEXTS * 50)
+    base = options.base or folder / "base"
+    if options.base is None:
+        save_random_base(options.backbone, base, texts=TEXTS * 50)
     settings = parse_settings({
-        "backbones": {options.backbone: {"base": str(folder / "base")}}, "trials": ["base-0", "sft-0", "coat-0"],
+        "backbones": {options.backbone: {"base": str(base)}}, "trials": ["base-0", "sft-0", "coat-0"],
         "experts": {key: {"implementation": value} for key, value in EXPERTS.items()},
         "corpus": {"clips_per_family": {"train": 1, "validation": 1, "test": 1}},
         "training": {

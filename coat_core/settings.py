@@ -80,6 +80,8 @@ class BackboneSettings(Section):
     """A hub id, or a folder relative to the workspace."""
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    licence: str | None = None
+    """The base's licence, as its model card names it; it is carried into the release, the model card and the registry."""
 
 
 class ThinkingSettings(Section):

@@ -134,6 +134,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             for name in files:
                 with (Path(directory) / name).open("rb") as stream:
                     os.fsync(stream.fileno())
+                    os.fchmod(stream.fileno(), 0o644)
         if path.is_symlink() or path.is_file():
             path.unlink()
         elif path.exists():

@@ -18,7 +18,12 @@ def run(jobs: Annotated[int | None, typer.Option(min=1, help="stages side by sid
     """Run the chain in the current workspace."""
     from flows.main import run_chain
 
-    run_chain(Path(), jobs)
+    try:
+        run_chain(Path(), jobs)
+    except KeyboardInterrupt:
+        # Caught here: Typer would end with the same code and say nothing.
+        typer.secho("coat: stopped; what was finished is kept, and coat run goes on from there", err=True, fg=typer.colors.YELLOW)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -35,6 +40,3 @@ if __name__ == "__main__":
     except CoatError as error:
         typer.secho(f"coat: {error}", err=True, fg=typer.colors.RED)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("coat: stopped; what was finished is kept, and coat run goes on from there", err=True, fg=typer.colors.YELLOW)
-        sys.exit(130)

@@ -13,21 +13,49 @@ _OWNER_TAG = "owner:"
 
 
 def close_dead_flow_runs() -> int:
-    """Mark flow runs as crashed whose process is gone, and return how many there were."""
+    """Mark flow runs and task runs as crashed whose process is gone, and return how many there were.
+
+    A task run is recorded by events that its process sends when it can: of a process that was ended in between, the flow run
+    may stand as ended and its task runs as running.
+    """
+    from prefect import State
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        TaskRunFilter,
+        TaskRunFilterState,
+        TaskRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import TERMINAL_STATES, StateType
     from prefect.states import Crashed
 
-    open_states = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]))
+    gone: State[Any] = Crashed(message="the process that ran it is gone")
     closed = 0
+    flow = FlowFilter(name=FlowFilterName(any_=["coat"]))
+    open_types = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    open_runs = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=open_types)))
+    ended_runs = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(TERMINAL_STATES))))
+    open_tasks = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=open_types)))
     with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=open_states)):
-            owners = [tag.removeprefix(_OWNER_TAG) for tag in run.tags if tag.startswith(_OWNER_TAG)]
-            if owners and not any(map(is_alive, owners)):
-                client.set_flow_run_state(run.id, Crashed(message="the process that ran it is gone"), force=True)
+        for run in client.read_flow_runs(flow_filter=flow, flow_run_filter=open_runs):
+            if _owner_lives(run.tags) is False:
+                client.set_flow_run_state(run.id, gone, force=True)
+                closed += 1
+        for task in client.read_task_runs(flow_filter=flow, flow_run_filter=ended_runs, task_run_filter=open_tasks):
+            if task.flow_run_id and not _owner_lives(client.read_flow_run(task.flow_run_id).tags):
+                client.set_task_run_state(task.id, gone, force=True)
                 closed += 1
     return closed
+
+
+def _owner_lives(tags: list[str]) -> bool | None:
+    """Return whether the process that a run's tags name still runs; None when they name none (a worker's run: its worker judges)."""
+    owners = [tag.removeprefix(_OWNER_TAG) for tag in tags if tag.startswith(_OWNER_TAG)]
+    return any(map(is_alive, owners)) if owners else None
 
 
 def publish_contract(workspace: Path) -> None:

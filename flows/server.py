@@ -1,7 +1,7 @@
 """The Prefect server that `coat run` brings along when no `PREFECT_API_URL` is set: loopback, its own session, its own home.
 
 Prefect's built-in temporary server drops records at exit and dies of Ctrl-C before the flow does; this one is started by us,
-outlives the flow's last record by a drain, and ends by itself when its flow is gone.
+outlives the flow's last record, and ends by itself when its flow is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from coat_core.errors import StageError
 from coat_core.watchdog import OWNER, owner_mark
 
 START_S = 120.0
+DELIVERY_LIMIT_S = 10.0
 DRAIN_S = 2.0
+"""What the server is given to write down what it has received."""
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -66,8 +68,10 @@ def prefect_api(workspace: Path) -> Iterator[str]:
     try:
         _wait_healthy(server, url, log)
         os.environ.update({**settings, "PREFECT_API_URL": url})
-        yield url
-        time.sleep(DRAIN_S)
+        try:
+            yield url
+        finally:
+            _deliver_records()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         server.send_signal(signal.SIGTERM)
@@ -87,6 +91,17 @@ def serve(port: int) -> None:
     uvicorn.run(
         "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=3
     )
+
+
+def _deliver_records() -> None:
+    """Hand the server every log line and event that is still queued, however the flow ended.
+
+    Prefect's own queues wait for their server at interpreter exit, without limit: with the server stopped before, the process hangs.
+    """
+    for module, worker in (("prefect.logging.handlers", "APILogWorker"), ("prefect.events.worker", "EventsWorker")):
+        if module in sys.modules:
+            getattr(sys.modules[module], worker).drain_all(timeout=DELIVERY_LIMIT_S, at_exit=False)
+    time.sleep(DRAIN_S)
 
 
 def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

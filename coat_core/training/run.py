@@ -164,7 +164,8 @@ def _finish(run: _Run, backbone: Backbone, model: ThinkingModel | None, stores: 
     """Write the release into scratch, record it, and only then the marker that says it is whole."""
     trained = model is not None
     info = ReleaseInfo(
-        backbone=run.key, arm=run.arm, seed=run.seed, base=BaseInfo(run.base.base, run.base.revision), fingerprint=run.fingerprint,
+        backbone=run.key, arm=run.arm, seed=run.seed, fingerprint=run.fingerprint,
+        base=BaseInfo(run.base.base, run.base.revision, run.base.licence),
         block=model.block if model is not None else None, experts={key: store.spec for key, store in stores.items()},
         heads=run.settings.heads if stores else None, lora=run.settings.lora if trained else None,
         losses=run.settings.losses if trained else None,

@@ -67,6 +67,7 @@ def make_settings(base: Path, **sections: Any) -> Settings:
         "trials": ["base-0", "sft-0", "coat-0"],
         "corpus": {"clips_per_family": {"train": 4, "validation": 1, "test": 1}},
         "thinking": {"tokens": 4},
+        "losses": {"ground_distill": 1.0, "ground_answer": 0.5, "respond_distill": 0.3},
         "heads": {"width": 16, "attention_heads": 2},
         "lora": {"rank": 4, "alpha": 8, "modules": ["q_proj", "v_proj"]},
         "training": {
