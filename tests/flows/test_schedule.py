@@ -40,7 +40,11 @@ def test_ready(todo: set[str], running: set[str], failed: set[str], jobs: int, e
 
 
 def test_what_waits_for_a_failure_is_left_out() -> None:
-    assert blocked_stages(GRAPH, set(GRAPH) - {"corpus", "features@a"}, {"features@a"}) == set(GRAPH) - {"corpus", "features@a", "features@b"}
+    assert blocked_stages(GRAPH, set(GRAPH) - {"corpus", "features@a"}, {"features@a"}) == set(GRAPH) - {
+        "corpus",
+        "features@a",
+        "features@b",
+    }
 
 
 def test_descendants_of_the_stale() -> None:
