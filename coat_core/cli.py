@@ -187,7 +187,11 @@ def _model_name(backbone: str) -> str:
 def _stage(name: str) -> None:
     from coat_core.stages import run_stage
 
-    run_stage(name)
+    try:
+        run_stage(name)
+    except KeyboardInterrupt:  # typer would end in silence
+        typer.secho("coat: stopped; what was finished is kept, and the same command goes on from there", err=True, fg=typer.colors.YELLOW)
+        raise typer.Exit(130) from None
 
 
 def main() -> None:
@@ -201,9 +205,6 @@ def main() -> None:
     except CoatError as error:
         typer.secho(f"coat: {error}", err=True, fg=typer.colors.RED)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("coat: stopped; what was finished is kept, and the same command goes on from there", err=True, fg=typer.colors.YELLOW)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
