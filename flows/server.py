@@ -25,6 +25,8 @@ START_S = 120.0
 DELIVERY_LIMIT_S = 10.0
 DRAIN_S = 2.0
 """What the server is given to write down what it has received."""
+_DATABASE_WAIT_S = "60"
+"""SQLite has one writer at a time: on a busy disk the default 10 s end in errors that nobody can act on."""
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -83,6 +85,8 @@ def prefect_api(workspace: Path) -> Iterator[str]:
 
 def serve(port: int) -> None:
     """Run a Prefect server on the loopback interface in this process, until it is signalled or its owner is gone."""
+    for name in ("PREFECT_SERVER_DATABASE_TIMEOUT", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT"):
+        os.environ.setdefault(name, _DATABASE_WAIT_S)
     import uvicorn
 
     from coat_core.watchdog import watch_owner
