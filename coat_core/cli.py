@@ -92,9 +92,12 @@ def bases(
     """Build the tiny bases: real classes, small enough for a laptop, already hearing a little. They ship built."""
     from coat_core.backbones.catalogue import BACKBONES
     from coat_core.backbones.pretraining import build_bases
+    from coat_core.corpus.examples import read_manifest
     from coat_core.settings import load_settings
 
-    build_bases(tuple(keys or BACKBONES), target, load_settings().corpus, recordings)
+    manifest = Path("data/corpus/manifest.jsonl")
+    avoid = {example.sha256 for example in read_manifest(manifest)} if manifest.exists() else set()
+    build_bases(tuple(keys or BACKBONES), target, load_settings().corpus, recordings, avoid=avoid)
 
 
 @app.command(rich_help_panel="Registry")
