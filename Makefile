@@ -40,7 +40,7 @@ evidence: $(READY)  ## Three seeds, four arms, both corpora: what the README's t
 	@$(BIN)/python benchmarks/evidence.py
 
 test: $(READY)  ## Every test, the slow ones too
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)  ## ruff, mypy --strict, the import contracts
 	@$(BIN)/ruff check .

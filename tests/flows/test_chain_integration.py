@@ -10,7 +10,7 @@ import chain_runs
 import pytest
 from chain_runs import Finished
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("flows"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 MODEL = "coat-qwen2-audio"
 GONE_S = 5.0
