@@ -12,6 +12,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := true
+# The lock is installed without compiling 25,000 files; what is imported is compiled once, and not by each of the chain's processes anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## Say what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

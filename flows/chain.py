@@ -32,9 +32,7 @@ class StageFailedError(StageError):
     """A stage ended badly; `retryable` is what its own outcome says."""
 
     def __init__(self, message: str, *, retryable: bool, log: Path) -> None:
-        super().__init__(
-            message, field="log", value=str(log), next_step="mend the cause and run the same command again; what is finished is kept"
-        )
+        super().__init__(f"{message}; log: {log}")
         self.retryable = retryable
 
 
@@ -126,7 +124,7 @@ def _run_stale(workspace: Path, jobs: int) -> dict[str, float]:
         time.sleep(_POLL_S)
     if failures:
         raise StageError(
-            f"{len(failures)} of {total} stages failed:\n" + "\n".join(f"  {text}" for text in failures.values()) + "\n",
+            f"{len(failures)} of {total} stages failed:\n" + "\n".join(f"  {text}" for text in failures.values()),
             next_step="mend the cause and run the same command again; what is finished is kept",
         )
     return seconds

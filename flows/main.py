@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from coat_core.errors import StageError
+from coat_core.errors import CoatError, StageError
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
 from flows.server import prefect_api
@@ -38,6 +39,7 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
             from coat_core.watchdog import owner_mark
             from flows.chain import chain
 
+            _say_failures_once()
             with tags(f"owner:{owner_mark()}"):
                 state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
             outcome = state.result(raise_on_failure=False)
@@ -46,6 +48,22 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
         if isinstance(outcome, BaseException):
             raise outcome
         _print_summary(workspace)
+
+
+class _SaidLater(logging.Filter):
+    """Holds back what Prefect's engine says of a failed flow where a message of ours follows; its run page still has it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be shown."""
+        if record.name != "prefect.flow_runs":
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, CoatError) and not record.getMessage().startswith("Finished in state Failed")
+
+
+def _say_failures_once() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_SaidLater())
 
 
 def _print_summary(workspace: Path) -> None:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from coat_core.storage import write_bytes
 
 PAPER, INK, MUTED, FAINT = "#fcfbf8", "#20242f", "#7d828f", "#e6e3dc"
@@ -55,14 +57,15 @@ def drawable(text: str) -> str:
 
 def save_png(figure: Any, path: Path) -> None:
     """Write a figure as a PNG of at most 300 kB; resolution gives way where it must."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    data = b""
+    canvas, data = FigureCanvasAgg(figure), b""
     for dpi in (120, 100, 84, 72):
-        raw, small = io.BytesIO(), io.BytesIO()
-        figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-        with Image.open(raw) as image:
-            image.convert("RGB").save(small, format="png", optimize=True)
+        small = io.BytesIO()
+        figure.set_dpi(dpi)
+        canvas.draw()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(small, format="png", optimize=True)
         data = small.getvalue()
         if len(data) <= MAX_PNG_BYTES:
             break

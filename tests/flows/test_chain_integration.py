@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import time
+from pathlib import Path
 
 import chain_runs
 import pytest
+import yaml
 from chain_runs import Finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -81,3 +83,17 @@ def test_the_next_run_completes_with_the_same_bytes(finished: Finished) -> None:
     assert chain_runs.fingerprint(finished.workspace) == finished.fingerprint
     assert chain_runs.versions(finished.workspace) == {MODEL: [1]}
     assert json.loads(chain_runs.command("dvc", "status", "--json", workspace=finished.workspace).stdout) == {}
+
+
+def test_a_failed_stage_is_said_without_a_traceback(tmp_path: Path) -> None:
+    params = yaml.safe_load(chain_runs.PARAMS.read_text())
+    params["corpus"] |= {"kind": "recordings", "path": "nowhere"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    workspace = chain_runs.make_tiny(tmp_path / "failing", tmp_path / "params.yaml")
+    flow = chain_runs.start_chain(workspace)
+    assert flow.wait(120) == 1
+    printed = (workspace / "coat-run.log").read_text()
+    assert "Traceback" not in printed
+    assert printed.count("coat: 1 of ") == 1
+    assert printed.count("nowhere") <= 3, printed
+    assert chain_runs.unfinished(workspace) == {}
