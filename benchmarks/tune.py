@@ -1,11 +1,11 @@
-"""Choose knobs on the validation split: the same number of trials for `sft` as for `coat`, with a seed that no result uses.
+"""Choose knobs on the validation split: as many trials for `sft` as for `coat`, with a seed that no result uses.
 
-    python benchmarks/tune.py [--workspace .] [--backbone qwen2_audio] [--arms sft coat] [--rates 0.001 0.003]
-                              [--weights 1,0.2,0.05] [--name tuning]
+    python benchmarks/tune.py --workspace workspaces/evidence-recordings --backbone qwen2_audio \
+        --trial sft rate=0.002 --trial coat rate=0.002 thinking.placement=after_audio
 
-`--weights` are losses.ground_answer, ground_distill and respond_distill. Trains each arm at each
-combination on the accepted corpus of the workspace, scores the validation split, prints a table and writes docs/results/<name>.json.
-The test split is not read.
+A trial is an arm and what it changes in the workspace's params (`rate` is short for all three learning rates). Each is
+trained on the accepted corpus of the workspace and scored on the validation split; the test split is not read. Every row is
+printed and added to docs/results/<name>.json as soon as it is known.
 """
 
 from __future__ import annotations
@@ -17,95 +17,77 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 100
+RATES = ("learning_rate", "rows_learning_rate", "heads_learning_rate")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workspace", type=Path, default=Path())
     parser.add_argument("--backbone", default="qwen2_audio")
-    parser.add_argument("--arms", nargs="+", default=["sft", "coat"])
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.001, 0.003])
-    parser.add_argument("--ground", nargs="+", type=int, default=[50])
-    parser.add_argument("--weights", nargs="+", default=["1,0.2,0.05"])
-    parser.add_argument("--total", type=int, default=150)
+    parser.add_argument("--trial", nargs="+", action="append", required=True, metavar="ARM KNOB=VALUE")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--name", default="tuning")
     options = parser.parse_args()
-    tasks = [
-        (options.workspace, options.backbone, arm, rate, ground, options.total, weights)
-        for rate in options.rates
-        for ground in options.ground
-        for weights in options.weights
-        for arm in options.arms
-    ]
+    from coat_core.storage import read_json, write_json
+
+    path = ROOT / "docs/results" / f"{options.name}.json"
+    rows = read_json(path)["trials"] if path.exists() else []
+    tasks = [(options.workspace, options.backbone, arm, dict(knob.split("=", 1) for knob in knobs)) for arm, *knobs in options.trial]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        rows = []
         for row in pool.map(trial, tasks):
-            rows.append(row)
             families = "  ".join(f"{family} {value:.3f}" for family, value in row["families"].items())
-            knobs = f"lr {row['learning_rate']:<7g} ground {row['ground_steps']:<4} weights {row['weights']}"
-            print(f"{row['arm']:5} {knobs} mean {row['mean']:.3f}   {families}", flush=True)
-    from coat_core.storage import write_json
-
-    write_json(
-        ROOT / "docs/results" / f"{options.name}.json", {"backbone": options.backbone, "seed": SEED, "split": "validation", "trials": rows}
-    )
+            knobs = " ".join(f"{key}={value}" for key, value in row["changed"].items())
+            print(f"{row['arm']:5} mean {row['mean']:.3f}  unscored {row['unscored']:.3f}   {families}   {knobs}", flush=True)
+            rows.append(row)
+            write_json(path, {"seed": SEED, "split": "validation", "trials": rows})
 
 
-def trial(task: tuple[Path, str, str, float, int, int, str]) -> dict[str, Any]:
-    """Train one arm at one learning rate and return its validation accuracies."""
-    workspace, backbone, arm, rate, ground, total, weights = task
-    from coat_core.corpus.examples import read_manifest
+def trial(task: tuple[Path, str, str, dict[str, str]]) -> dict[str, Any]:
+    """Train one arm with some knobs changed and return its validation accuracies."""
+    workspace, backbone, arm, changed = task
+    from coat_core.corpus.examples import of_split, read_manifest
     from coat_core.evaluation.evaluate import evaluate_release
-    from coat_core.settings import load_settings
+    from coat_core.settings import parse_settings
     from coat_core.training.run import train
     from coat_core.training.tracker import NullTracker
 
-    settings = load_settings(workspace / "params.yaml")
-    training = settings.training.model_copy(
-        update={
-            "learning_rate": rate,
-            "rows_learning_rate": rate,
-            "heads_learning_rate": rate,
-            "ground_steps": ground,
-            "respond_steps": total - ground,
-            "checkpoint_every": total,
-        }
-    )
-    answer, ground_distill, respond_distill = map(float, weights.split(","))
-    losses = settings.losses.model_copy(
-        update={"ground_answer": answer, "ground_distill": ground_distill, "respond_distill": respond_distill}
-    )
-    settings = settings.model_copy(update={"training": training, "losses": losses})
+    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    for knob, text in changed.items():
+        for key in [f"training.{rate}" for rate in RATES] if knob == "rate" else [knob]:
+            *sections, field = key.split(".")
+            place = values
+            for section in sections:
+                place = place[section]
+            place[field] = yaml.safe_load(text)
+    settings = parse_settings(values, "params with the trial's changes")
     examples, corpus = read_manifest(workspace / "data/accepted.jsonl"), workspace / "data/corpus"
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
+        folder = Path(name)
         train(
-            settings,
-            backbone,
-            f"{arm}-{SEED}",
-            examples=examples,
-            corpus=corpus,
-            features={key: workspace / "features" / key for key in settings.experts},
-            target=place / "release",
-            records=place / "records",
-            scratch=place / "scratch",
-            fingerprint="tuning",
-            tracker=NullTracker(),
-        )
+            settings, backbone, f"{arm}-{SEED}", examples=examples, corpus=corpus,
+            features={key: workspace / "features" / key for key in settings.experts}, target=folder / "release",
+            records=folder / "records", scratch=folder / "scratch", fingerprint="tuning", tracker=NullTracker(),
+        )  # fmt: skip
         evaluation = settings.evaluation.model_copy(update={"split": "validation"})
-        metrics = evaluate_release(place / "release", examples, corpus, evaluation, place / "evaluation")
-    families = {family: entry["accuracy"] for family, entry in metrics["families"].items()}
+        metrics = evaluate_release(folder / "release", examples, corpus, evaluation, folder / "evaluation")
+    training = settings.training
     return {
+        "corpus": settings.corpus.kind,
+        "backbone": backbone,
+        "items": len(of_split(examples, "validation")),
         "arm": arm,
-        "learning_rate": rate,
-        "ground_steps": ground,
-        "steps": total,
-        "weights": weights,
+        "changed": changed,
+        "learning_rate": training.learning_rate,
+        "steps": [training.ground_steps, training.respond_steps],
+        "thinking": settings.thinking.model_dump(mode="json", include={"tokens", "placement", "rows", "read_layer"}),
+        "losses": settings.losses.model_dump(mode="json", include={"ground_answer", "ground_distill", "respond_distill"}),
         "mean": metrics["mean_accuracy"],
-        "families": families,
+        "unscored": metrics["unscored_share"],
+        "families": {family: entry["accuracy"] for family, entry in metrics["families"].items()},
     }
 
 
