@@ -88,7 +88,7 @@ class ThinkingSettings(Section):
     """The thinking block (the paper leaves length, place and layer unsaid)."""
 
     tokens: Annotated[int, Field(ge=1, le=1500)] = 25
-    placement: Literal["before_answer", "after_audio"] = "before_answer"
+    placement: Literal["before_answer", "after_audio"] = "after_audio"
     rows: Literal["shared", "distinct"] = "shared"
     read_layer: Count | None = None
     """Index of the decoder layer whose output is read (1 = first); null: round(2/3 · layers). Always below the last."""
@@ -113,7 +113,7 @@ class ThinkingSettings(Section):
 class HeadSettings(Section):
     """Projection heads, one per expert, dropped at inference."""
 
-    width: Count = 128
+    width: Count = 64
     layers: Count = 1
     attention_heads: Count = 4
     dropout: Share = 0.0
@@ -124,10 +124,10 @@ class HeadSettings(Section):
 class LossSettings(Section):
     """Weights of the losses."""
 
-    ground_distill: NonNegative = 0.2
+    ground_distill: NonNegative = 1.0
     ground_answer: NonNegative = 1.0
     """Weight of the answer loss of `coat` in the ground stage: distillation leads, but the answer is not forgotten."""
-    respond_distill: NonNegative = 0.05
+    respond_distill: NonNegative = 0.3
     """λ of the respond stage."""
     expert_weights: dict[str, NonNegative] = {}
     """Weight of each expert by its key; 1 where nothing is said."""

@@ -16,7 +16,7 @@ Make = Callable[..., ThinkingModel]
 
 
 def test_rows_start_at_the_mean_with_the_mean_norm(make_model: Make, backbone_key: str) -> None:
-    model = make_model(backbone_key, "block", tokens=3)
+    model = make_model(backbone_key, "block", tokens=3, placement="before_answer")
     assert model.block is not None
     weight, tokenizer = model.backbone.embedding.weight, model.backbone.tokenizer
     text = [i for i in range(min(tokenizer.added_tokens_decoder)) if i not in model.block.row_ids]
@@ -29,8 +29,8 @@ def test_rows_start_at_the_mean_with_the_mean_norm(make_model: Make, backbone_ke
     newline = tokenizer("\n")["input_ids"]
     assert torch.equal(model.rows[end], weight[newline[0]]), "the answer starts behind what stood before it in the base"
     assert not torch.equal(model.rows[new[0]], model.rows[new[1]])
-    assert torch.equal(model.rows, make_model(backbone_key, "block", tokens=3).rows)
-    assert not torch.equal(model.rows, make_model(backbone_key, "block", tokens=3, seed=1).rows)
+    assert torch.equal(model.rows, make_model(backbone_key, "block", tokens=3, placement="before_answer").rows)
+    assert not torch.equal(model.rows, make_model(backbone_key, "block", tokens=3, placement="before_answer", seed=1).rows)
 
 
 def test_gradient_goes_to_the_rows_alone() -> None:
