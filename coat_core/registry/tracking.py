@@ -120,17 +120,24 @@ class MlflowTracker:
     def log_inputs(self, inputs: Mapping[str, str]) -> None:
         """Record the data that the run reads: name → SHA-256 (MLflow's digest holds its first 32 digits, the source all)."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
-        self._client.log_inputs(
-            self.run_id,
-            [
-                DatasetInput(
-                    Dataset(name=name, digest=digest[:32], source_type="sha256", source=json.dumps({"name": name, "sha256": digest})),
-                    [InputTag("mlflow.data.context", "training")],
-                )
-                for name, digest in inputs.items()
-            ],
-        )
+        read = [
+            DatasetInput(
+                Dataset(name=name, digest=digest[:32], source_type="sha256", source=json.dumps({"name": name, "sha256": digest})),
+                [InputTag("mlflow.data.context", "training")],
+            )
+            for name, digest in inputs.items()
+        ]
+        for delay_s in (0.1, 1.0, None):
+            try:
+                self._client.log_inputs(self.run_id, read)
+                return
+            except MlflowException as error:
+                # MLflow looks for a dataset and then inserts it: of two runs that begin together, one meets the other's row.
+                if delay_s is None or "UNIQUE" not in str(error).upper():
+                    raise
+                time.sleep(delay_s)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one optimizer step as a whole; a step that is recorded already is passed over."""

@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,25 @@ def test_a_run_records_what_it_was_told(workspace: Path, client: Any) -> None:
     inputs = {item.dataset.name: item.dataset for item in run.inputs.dataset_inputs}
     assert inputs["examples"].digest == "a" * 32
     assert "b" * 64 in inputs["features/pitch"].source
+
+
+def test_runs_that_begin_together_record_the_same_data(workspace: Path, client: Any) -> None:
+    """MLflow itself lets one of them fail: a unique constraint on its table of datasets."""
+    trackers = [make(workspace) for _ in range(6)]
+    for number, tracker in enumerate(trackers):
+        tracker.start(f"run-{number}")
+    together = threading.Barrier(len(trackers), timeout=30)
+
+    def record(tracker: MlflowTracker) -> None:
+        for digit in "abcdef":
+            together.wait()
+            tracker.log_inputs({"examples": digit * 64})
+
+    with ThreadPoolExecutor(len(trackers)) as pool:
+        list(pool.map(record, trackers))
+    for tracker in trackers:
+        assert len(client.get_run(tracker.run_id).inputs.dataset_inputs) == 6
+        tracker.finish("finished")
 
 
 def test_a_resumed_run_goes_on_in_its_own_and_no_step_stands_twice(workspace: Path, client: Any) -> None:
@@ -124,6 +145,7 @@ def test_a_run_left_open_is_closed_with_how_it_ended(workspace: Path, client: An
 
 ABANDON = """
 import os, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from coat_core.registry.tracking import MlflowTracker
 tracker = MlflowTracker(Path(sys.argv[1]), experiment="coat-x", sampling_s=None)
