@@ -56,16 +56,18 @@ def drawable(text: str) -> str:
 
 
 def save_png(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG of at most 300 kB; resolution gives way where it must."""
+    """Write a figure as a PNG of at most 300 kB: in 256 colours where it must be, and at a lower resolution where that is not enough."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
     canvas, data = FigureCanvasAgg(figure), b""
-    for dpi in (120, 100, 84, 72):
+    for dpi, colours in ((120, None), (120, 256), (100, 256), (84, 256), (72, 256)):
+        if colours is None or figure.dpi != dpi:
+            figure.set_dpi(dpi)
+            canvas.draw()
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         small = io.BytesIO()
-        figure.set_dpi(dpi)
-        canvas.draw()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(small, format="png", optimize=True)
+        (image if colours is None else image.quantize(colours)).save(small, format="png", optimize=True)
         data = small.getvalue()
         if len(data) <= MAX_PNG_BYTES:
             break
