@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,15 @@ def load(uri: str, workspace: Path = Path()) -> Any:
 
 
 def load_folder(folder: Path) -> Any:
-    """Load a saved MLflow model from its folder."""
+    """Load a saved MLflow model from its folder and leave nothing there (Python would keep bytecode beside the model's code)."""
     pyfunc = import_pyfunc()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
-        return pyfunc.load_model(str(folder))
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
+            return pyfunc.load_model(str(folder))
+    finally:
+        sys.dont_write_bytecode = kept
 
 
 def predict(model: Any, audio: str, question: str) -> str:
