@@ -1,4 +1,4 @@
-"""Choose knobs on the validation split: as many trials for `sft` as for `coat`, with a seed that no result uses.
+r"""Choose knobs on the validation split: as many trials for `sft` as for `coat`, with a seed that no result uses.
 
     python benchmarks/tune.py --workspace workspaces/evidence-recordings --backbone qwen2_audio \
         --trial sft rate=0.002 --trial coat rate=0.002 thinking.placement=after_audio

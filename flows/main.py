@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from coat_core.errors import CoatError, StageError
+from coat_core.errors import CoatError
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
 from flows.server import prefect_api
@@ -43,8 +43,6 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
             with tags(f"owner:{owner_mark()}"):
                 state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
             outcome = state.result(raise_on_failure=False)
-        if isinstance(outcome, StageError):
-            raise outcome
         if isinstance(outcome, BaseException):
             raise outcome
         _print_summary(workspace)

@@ -64,9 +64,9 @@ def publish_contract(workspace: Path) -> None:
 
     result = storage.read_json(workspace / "data/contract/results.json")
     quarantined = storage.read_jsonl(workspace / "data/quarantine.jsonl")
-    verdict = "holds" if result.get("success") else "does **not** hold"
+    verdict = "holds" if result["passed"] else "does **not** hold"
     lines = [f"# Data contract: {verdict}", "", f"{len(quarantined)} rows set aside.", ""]
-    lines += [f"- `{row.get('id')}`: {', '.join(map(str, row.get('reasons', [])))}" for row in quarantined[:20]]
+    lines += [f"- `{row['id']}`: {', '.join(row['reasons'])}" for row in quarantined[:20]]
     create_markdown_artifact("\n".join(lines), key="contract", description="What the corpus was held to, and what was set aside")
 
 

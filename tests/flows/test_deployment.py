@@ -108,7 +108,9 @@ def test_a_worker_runs_the_manual_deployment(site: Site, finished: Finished) -> 
     assert chain_runs.wait_for(lambda: site.state(run) in ("COMPLETED", "FAILED", "CRASHED"), 180, 0.5), site.worker_log.read_text()[-5000:]
     assert site.state(run) == "COMPLETED", site.worker_log.read_text()[-5000:]
     artifacts = site.request("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
-    assert {artifact["key"] for artifact in artifacts} >= {"contract", "metrics", "decisions"}
+    shown = {artifact["key"]: artifact["data"] for artifact in artifacts}
+    assert shown.keys() >= {"contract", "metrics", "decisions"}
+    assert shown["contract"].startswith("# Data contract: holds\n\n0 rows set aside.")
 
 
 def test_a_cancelled_run_ends_its_stages(site: Site, finished: Finished) -> None:

@@ -145,7 +145,6 @@ def test_a_run_left_open_is_closed_with_how_it_ended(workspace: Path, client: An
 
 ABANDON = """
 import os, sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from coat_core.registry.tracking import MlflowTracker
 tracker = MlflowTracker(Path(sys.argv[1]), experiment="coat-x", sampling_s=None)
