@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from coat_core.errors import ExpertError
-from coat_core.experts.base import Expert
+from coat_core.experts.base import Expert, ExpertSpec
+
+if TYPE_CHECKING:
+    from coat_core.settings import ExpertSettings
 
 EXPERTS: dict[str, str] = {
     "log_mel": "coat_core.experts.log_mel",
@@ -14,22 +18,71 @@ EXPERTS: dict[str, str] = {
     "prosody": "coat_core.experts.prosody",
     "f0_bins": "coat_core.experts.f0_bins",
 }
-"""Implementation name → module with a function `build() -> Expert`; a sixth expert is one more line."""
+"""Acoustic experts: implementation name → module with a function `build() -> Expert`; a sixth expert is one more line."""
+
+NEURAL: dict[str, str] = {
+    "speech_encoder": "coat_core.experts.speech_encoder",
+    "audio_events": "coat_core.experts.audio_events",
+    "speech_emotion": "coat_core.experts.speech_emotion",
+    "codec": "coat_core.experts.codec",
+    "lalm_tower": "coat_core.experts.lalm_tower",
+    "neural_pitch": "coat_core.experts.neural_pitch",
+}
+"""Neural experts: implementation name → module with a function `build(settings: ExpertSettings) -> Expert`."""
+PACKAGED = ("neural_pitch",)
+"""Neural experts whose weights are part of an installed package: params choose no checkpoint."""
 
 
-def load_expert(implementation: str) -> Expert:
+def load_expert(implementation: str, settings: ExpertSettings | None = None) -> Expert:
     """Build an expert by its implementation name.
 
+    Args:
+        implementation: a name of `EXPERTS` or `NEURAL`.
+        settings: the expert's section of params, of which acoustic experts need nothing; None: the implementation's defaults.
+
     Raises:
-        ExpertError: no expert has this name.
+        ExpertError: no expert has this name, or its checkpoint or licence does not allow it.
+        CheckpointError: the checkpoint is not on this disk and cannot be fetched.
     """
-    if implementation not in EXPERTS:
+    expert: Expert
+    if implementation in EXPERTS:
+        expert = import_module(EXPERTS[implementation]).build()
+    elif implementation in NEURAL:
+        from coat_core.settings import ExpertSettings
+
+        expert = import_module(NEURAL[implementation]).build(settings or ExpertSettings(implementation=implementation))
+    else:
         raise ExpertError(
             "no expert has this name",
             field="experts.*.implementation",
             value=implementation,
-            allowed=sorted(EXPERTS),
+            allowed=[*sorted(EXPERTS), *sorted(NEURAL)],
             next_step="mend params.yaml, or add the expert to coat_core/experts/catalogue.py",
         )
-    expert: Expert = import_module(EXPERTS[implementation]).build()
     return expert
+
+
+def expert_of(spec: ExpertSpec) -> Expert:
+    """Build the expert that a store's or a release's spec describes, on the CPU.
+
+    Its licence was accepted when its features were made, and is taken as accepted.
+
+    Raises:
+        ExpertError: no expert has this name any more, or its checkpoint cannot be used.
+        CheckpointError: the checkpoint is not on this disk and cannot be fetched.
+    """
+    if spec.implementation not in NEURAL or spec.implementation in PACKAGED:
+        return load_expert(spec.implementation)
+    from coat_core.settings import ExpertSettings
+    from coat_core.settings.base import is_commit
+
+    settings = ExpertSettings(
+        implementation=spec.implementation,
+        checkpoint=spec.checkpoint,
+        revision=spec.revision,
+        allow_moving_revision=spec.revision is not None and not is_commit(spec.revision),
+        layers=spec.layers or None,
+        accept_licence=spec.licence,
+        dtype="bfloat16" if spec.precision == "bfloat16" else "float32",
+    )
+    return load_expert(spec.implementation, settings)

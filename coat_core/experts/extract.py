@@ -3,97 +3,101 @@
 The store's folder is worked on in place. A shard that is whole and was made by the same expert from the same clips stays;
 of any other, the clips that the same expert described before are taken over. What a kill leaves behind is swept away, and
 the index, removed before anything changes, is written last, so the bytes never depend on how often a run was cut off.
+
+An acoustic expert describes clip by clip, in as many processes as asked for. A neural one hears batches of clips of like length, in
+this process, while a thread reads the next ones; see `batching` for what is heard together. A clip that is added to a finished store
+is computed in a batch of what is new, not in the one that it would have had from the start: its features may then differ from those of
+a store made afresh in the last bit of float16.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
 from coat_core.errors import ExpertError
 from coat_core.experts.base import Expert
-from coat_core.experts.catalogue import load_expert
-from coat_core.experts.fingerprint import fingerprint
+from coat_core.experts.batching import PLAN, begin_plan
+from coat_core.experts.batchwise import write_batchwise
+from coat_core.experts.catalogue import NEURAL, load_expert
+from coat_core.experts.clipwise import one_thread, write_clipwise
+from coat_core.experts.fingerprint import fingerprint, neural_fingerprint
 from coat_core.experts.normaliser import fit_normaliser
-from coat_core.experts.shard import Clip, open_shard, shard_bytes, shard_name
+from coat_core.experts.shard import open_shard, shard_name
+from coat_core.experts.shard_job import ShardJob
 from coat_core.experts.store import INDEX, NORMALISER, SPEC
-from coat_core.storage import sha256_file, write_bytes
+from coat_core.settings import ExpertSettings
+from coat_core.storage import write_bytes
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard to be written."""
-
-    key: str
-    implementation: str
-    fingerprint: str
-    path: Path
-    audio: dict[str, Path]
-    """Audio file by SHA-256."""
-
-
-def extract_features(key: str, implementation: str, examples: Sequence[Example], corpus: Path, target: Path, *, workers: int = 1) -> None:
+def extract_features(
+    key: str, expert: ExpertSettings | str, examples: Sequence[Example], corpus: Path, target: Path, *, workers: int = 1,
+    waveforms: Path | None = None,
+) -> None:  # fmt: skip
     """Bring the store at `target` up to date with the examples' audio.
 
     Args:
         key: the expert's key in params, for messages and the progress bar.
-        implementation: its name in the catalogue.
-        examples: all examples, every split; each distinct audio is decoded once.
+        expert: its section of params, or its implementation's name where nothing else is to be said.
+        examples: all examples, every split; each distinct audio is read once.
         corpus: the folder that the examples' paths are relative to.
         target: the store's folder, made or updated in place.
-        workers: processes that share the shards; the result does not depend on it.
+        workers: processes that share the shards of an acoustic expert; the result does not depend on it. A neural one computes here.
+        waveforms: folder of decoded waveforms that experts share; None: nothing is kept.
 
     Raises:
         ExpertError: no expert has this name, there is no training audio, a file is not the one its hash names, or a feature is not
             finite in float16 (expert, clip, frame and dimension are named; neither the shard nor an index is written).
+        CheckpointError: a neural expert's checkpoint cannot be had.
+        OutOfMemoryError: the device has too little memory for a batch.
         AudioError: a file cannot be decoded.
     """
-    expert = load_expert(implementation)
-    audio = {example.sha256: corpus / example.audio for example in sorted(examples, key=lambda e: (e.sha256, e.audio), reverse=True)}
+    settings = ExpertSettings(implementation=expert) if isinstance(expert, str) else expert
+    ordered = sorted(examples, key=lambda e: (e.sha256, e.audio), reverse=True)
+    audio = {example.sha256: corpus / example.audio for example in ordered}
     training = sorted({example.sha256 for example in examples if example.split == "train"})
     if not training:
         raise ExpertError(
             "there is no training audio to normalise by", field="split", value="train", next_step="give the corpus a training split"
         )
-    with _one_thread():
-        mark = fingerprint(expert)
+    model, neural = load_expert(settings.implementation, settings), settings.implementation in NEURAL
+    if neural:
+        mark = neural_fingerprint(model, settings)
+    else:
+        with one_thread():
+            mark = fingerprint(model)
     planned: dict[str, dict[str, Path]] = defaultdict(dict)
     for sha256 in sorted(audio):
         planned[shard_name(sha256)][sha256] = audio[sha256]
     target.mkdir(parents=True, exist_ok=True)
-    jobs = [ShardJob(key, implementation, mark, target / name, clips) for name, clips in planned.items()]
-    stale = [job for job in jobs if not _is_current(job)]
+    jobs = [ShardJob(key, settings, mark, target / name, clips, waveforms) for name, clips in planned.items()]
+    stale = [job for job in jobs if not job.is_current()]
     leftovers = _leftovers(target, set(planned))
     if stale or leftovers:
         (target / INDEX).unlink(missing_ok=True)
     for path in leftovers:
         path.unlink()
-    _write_shards(expert, key, stale, len(audio), workers)
-    _publish(expert, mark, target, sorted(planned), training)
-
-
-def _is_current(job: ShardJob) -> bool:
-    try:
-        shard = open_shard(job.path)
-    except ExpertError:
-        return False
-    return shard.fingerprint == job.fingerprint and list(shard.frames) == sorted(job.audio)
+    with _progress(key, stale, len(audio)) as done:
+        if neural:
+            durations = {example.sha256: example.duration_s for example in ordered}
+            missing = [sha256 for job in stale for sha256 in job.missing()]
+            plan = begin_plan(target, mark, durations, missing, settings.batch_seconds)
+            write_batchwise(model, plan, stale, audio, done)
+        else:
+            write_clipwise(model, stale, workers, done)
+    (target / PLAN).unlink(missing_ok=True)
+    _publish(model, mark, target, sorted(planned), training)
 
 
 def _leftovers(target: Path, planned: set[str]) -> list[Path]:
     """Shards of no clip, and temporary files of a killed run."""
-    names = (*planned, INDEX, SPEC, NORMALISER)
+    names = (*planned, INDEX, SPEC, NORMALISER, PLAN)
     return sorted(
         path for path in target.iterdir()
         if (path.name.startswith("shard-") and path.name not in planned)
@@ -101,90 +105,13 @@ def _leftovers(target: Path, planned: set[str]) -> list[Path]:
     )  # fmt: skip
 
 
-def _write_shards(expert: Expert, key: str, jobs: Sequence[ShardJob], clips: int, workers: int) -> None:
+@contextmanager
+def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> Iterator[Callable[[int], object]]:
     from tqdm import tqdm
 
     todo = sum(len(job.audio) for job in jobs)
     with tqdm(total=clips, initial=clips - todo, desc=f"features {key}", unit="clip", mininterval=0.5, disable=todo == 0) as bar:
-        if workers == 1 or len(jobs) < 2:
-            for job in jobs:
-                write_shard(expert, job)
-                bar.update(len(job.audio))
-            return
-        from multiprocessing import get_context
-
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-            futures = [pool.submit(_write_shard_in_worker, job) for job in jobs]
-            try:
-                for job, future in zip(jobs, futures, strict=True):
-                    future.result()
-                    bar.update(len(job.audio))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _write_shard_in_worker(job: ShardJob) -> None:
-    write_shard(load_expert(job.implementation), job)
-
-
-def write_shard(expert: Expert, job: ShardJob) -> None:
-    """Compute what is missing of a shard and write it whole."""
-    known = _known_clips(job)
-    with _one_thread():
-        new = {sha256: _describe(expert, job.key, sha256, path) for sha256, path in job.audio.items() if sha256 not in known}
-    write_bytes(job.path, shard_bytes(job.fingerprint, {**known, **new}))
-
-
-def _known_clips(job: ShardJob) -> dict[str, Clip]:
-    """Clips that an older shard of the same expert holds."""
-    try:
-        shard = open_shard(job.path)
-    except ExpertError:
-        return {}
-    if shard.fingerprint != job.fingerprint:
-        return {}
-    return {sha256: shard.slice(offset, shard.frames[sha256]) for sha256, offset in shard.offsets.items() if sha256 in job.audio}
-
-
-def _describe(expert: Expert, key: str, sha256: str, path: Path) -> Clip:
-    spec = expert.spec
-    waveform = decode(path, sample_rate_hz=spec.sample_rate_hz)
-    if sha256_file(path) != sha256:
-        raise ExpertError(f"{path}: the audio is not the one that the manifest names", field="sha256", value=sha256,
-                          next_step="run the corpus and contract stages again")  # fmt: skip
-    features, mask = expert(waveform[None], np.array([len(waveform)], dtype=np.int64))
-    if features.shape != (1, mask.shape[1], spec.dim) or mask.shape[0] != 1:
-        raise ExpertError(f"expert {key} ({spec.implementation}) returned a wrong shape for {path}", field="features", value=features.shape,
-                          allowed=f"[1, T, {spec.dim}] and a mask [1, T]")  # fmt: skip
-    with np.errstate(over="ignore"):
-        stored = features[0].astype(np.float16)
-    bad = np.argwhere(~np.isfinite(stored))
-    if len(bad):
-        frame, dim = (int(i) for i in bad[0])
-        raise ExpertError(
-            f"expert {key} ({spec.implementation}) gave {len(bad)} values that are not finite in float16 for {path}; "
-            f"the first at frame {frame} ({frame / spec.native_rate_hz:.2f} s), dimension {dim} ({spec.dim_names[dim]})",
-            field=f"features.{key}",
-            value=float(features[0, frame, dim]),
-            allowed="finite, at most 65504 in size",
-            next_step="listen to the clip, then mend the expert or set the clip aside; nothing of this shard was written",
-        )
-    return stored, mask[0]
+        yield bar.update
 
 
 def _publish(expert: Expert, mark: str, target: Path, shards: Sequence[str], training: Sequence[str]) -> None:
@@ -211,12 +138,3 @@ def _publish(expert: Expert, mark: str, target: Path, shards: Sequence[str], tra
 
 def _json(value: object, *, indent: int | None) -> bytes:
     return (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Hold BLAS to one thread: another number of threads may round sums differently."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    with threadpool_limits(1):
-        yield

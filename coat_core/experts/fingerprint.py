@@ -1,4 +1,9 @@
-"""What an expert *does*, as a hash: features kept from an earlier run count only if it has not changed."""
+"""What an expert *does*, as a hash: features kept from an earlier run count only if it has not changed.
+
+An acoustic expert is known by what it makes of a fixed sound. A neural one is not: its last bits change with the processor and with the
+number of threads, and a store that was begun on one machine must go on on the next. It is known by its weights and its spec, whose
+version is raised with its code.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,32 @@ import numpy as np
 
 from coat_core.corpus.audio import decode, write_flac
 from coat_core.experts.base import Expert
-from coat_core.storage import sha256_bytes, sha256_json
+from coat_core.hub import checkpoint_folder
+from coat_core.settings import ExpertSettings
+from coat_core.settings.base import is_commit
+from coat_core.storage import sha256_bytes, sha256_file, sha256_json
 
 _PROBE_RATE_HZ = 22050
+
+
+def neural_fingerprint(expert: Expert, settings: ExpertSettings) -> str:
+    """Return the SHA-256 of the spec, which names checkpoint, commit, layers and precision.
+
+    Of a folder, and of a revision that may move, the files count and not the name.
+    """
+    spec = expert.spec.to_json()
+    source, revision = expert.spec.checkpoint, settings.revision
+    if source is not None and Path(source).is_dir():
+        spec |= {"checkpoint": _files(Path(source)), "revision": None}
+    elif source is not None and revision is not None and not is_commit(revision):
+        spec["revision"] = _files(checkpoint_folder(source, revision, field="experts.*.checkpoint", allow_moving=True))
+    return sha256_json(spec)
+
+
+def _files(folder: Path) -> str:
+    """Return one SHA-256 over weights and configuration."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json") and path.is_file())
+    return sha256_json({name: sha256_file(folder / name) for name in names})
 
 
 def fingerprint(expert: Expert) -> str:

@@ -9,8 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from coat_core.errors import ExpertError
-from coat_core.experts.base import ExpertSpec, Kind, Target
+from coat_core.experts.base import ExpertSpec, Kind, Target, check_batch
 
 SAMPLE_RATE_HZ = 16000
 HOP = 320
@@ -86,14 +85,7 @@ class AcousticExpert:
         Raises:
             ExpertError: the shapes do not fit together, or a length is below 1 or beyond the waveform.
         """
-        if waveforms.ndim != 2 or lengths.shape != waveforms.shape[:1]:
-            raise ExpertError(
-                "waveforms and lengths do not fit", field="shape", value=(waveforms.shape, lengths.shape), allowed="[B, N] and [B]"
-            )
-        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= waveforms.shape[1]:
-            raise ExpertError(
-                "a clip's length is impossible", field="lengths", value=lengths.tolist(), allowed=f"1 to {waveforms.shape[1]}"
-            )
+        check_batch(waveforms, lengths)
         frames = [frame_count(int(n)) for n in lengths]
         features = np.zeros((len(frames), max(frames, default=0), self.spec.dim), dtype=np.float32)
         mask = np.zeros(features.shape[:2], dtype=np.bool_)

@@ -11,7 +11,7 @@ import pytest
 from coat_core.corpus.audio import decode, write_flac
 from coat_core.corpus.examples import Example, Split
 from coat_core.errors import AudioError, ExpertError
-from coat_core.experts import extract
+from coat_core.experts import extract, shard_job, waveforms
 from coat_core.experts.catalogue import load_expert
 from coat_core.experts.extract import extract_features
 from coat_core.experts.store import ExpertStore
@@ -43,6 +43,11 @@ def _extract(examples: list[Example], tmp_path: Path, name: str = "features", wo
 
 def _bytes(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def _patch_writes(monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None]) -> None:
+    for module in (extract, shard_job):
+        monkeypatch.setattr(module, "write_bytes", write)
 
 
 def _inodes(folder: Path) -> dict[str, int]:
@@ -117,14 +122,14 @@ def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
         real(path, data)
 
     real = extract.write_bytes
-    monkeypatch.setattr(extract, "write_bytes", dying)
+    _patch_writes(monkeypatch, dying)
     with pytest.raises(Killed):
         _extract(examples, tmp_path)
     with pytest.raises(ExpertError, match="missing or unfinished"):
         ExpertStore.open(tmp_path / "features")
     described: list[str] = []
-    monkeypatch.setattr(extract, "write_bytes", real)
-    monkeypatch.setattr(extract, "decode", lambda path, **k: described.append(path.name) or decode(path, **k))
+    _patch_writes(monkeypatch, real)
+    monkeypatch.setattr(waveforms, "decode", lambda path, **k: described.append(path.name) or decode(path, **k))
     _extract(examples, tmp_path)
     assert _bytes(tmp_path / "features") == _bytes(whole)
     shards = len([name for name in _bytes(whole) if name.startswith("shard-")])
@@ -140,7 +145,7 @@ def test_one_new_clip_costs_one_clip_and_one_shard(make: Make, tmp_path: Path, m
     folder = _extract(examples[:10], tmp_path)
     before = _inodes(folder)
     described: list[str] = []
-    monkeypatch.setattr(extract, "decode", lambda path, **k: described.append(path.name) or decode(path, **k))
+    monkeypatch.setattr(waveforms, "decode", lambda path, **k: described.append(path.name) or decode(path, **k))
     new = next(example for example in examples[10:] if example.sha256[0] in {prefix[0] for prefix in known})
     _extract([*examples[:10], new], tmp_path)
     assert described == [Path(new.audio).name]
@@ -157,7 +162,7 @@ def test_a_store_that_is_being_changed_cannot_be_opened(make: Make, tmp_path: Pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "write_bytes", dying)
+        _patch_writes(patch, dying)
         with pytest.raises(KeyboardInterrupt):
             _extract(examples, tmp_path)
     with pytest.raises(ExpertError, match="missing or unfinished"):
@@ -189,7 +194,7 @@ def test_a_broken_shard_and_a_changed_expert_are_computed_again(make: Make, tmp_
     # The version stays, the behaviour does not: what lies there must not count.
     expert = load_expert("log_mel")
     changed = type(expert)(expert.spec, lambda waveform: expert.describe(waveform) + 1.0)  # type: ignore[attr-defined,call-arg]
-    monkeypatch.setattr(extract, "load_expert", lambda name: changed)
+    monkeypatch.setattr(extract, "load_expert", lambda *_: changed)
     _extract(examples, tmp_path)
     now = _bytes(folder)
     assert {name for name in whole if now[name] == whole[name]} == {"index.json"}
@@ -208,7 +213,7 @@ def test_values_that_are_not_finite_are_refused(
         return features
 
     broken = type(expert)(expert.spec, describe)  # type: ignore[call-arg]
-    monkeypatch.setattr(extract, "load_expert", lambda name: broken)
+    monkeypatch.setattr(extract, "load_expert", lambda *_: broken)
     bad = make(2)
     with pytest.raises(ExpertError) as caught:
         _extract([make(1), bad, make(3)], tmp_path)

@@ -1,0 +1,86 @@
+"""Which checkpoint an expert takes, and under which licence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coat_core.errors import ExpertError
+from coat_core.settings import ExpertSettings
+
+FREE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", "CC-BY-3.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
+"""Licences that allow commercial use."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published checkpoint that we know."""
+
+    checkpoint: str
+    """Hub id."""
+    revision: str | None
+    """Commit; None: we know of none that two sources agree on."""
+    licence: str
+    fitted_on: str
+    """Audio and labels that it was fitted on."""
+    source: str
+    """Paper."""
+
+    @property
+    def commercial_use(self) -> bool:
+        """Whether the licence allows commercial use."""
+        return self.licence in FREE
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint that params chose."""
+
+    checkpoint: str
+    revision: str | None
+    licence: str
+    commercial_use: bool
+    fitted_on: str
+    source: str
+
+
+def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
+    """Return the checkpoint that params name, or the first known one, if its licence was accepted where it must be.
+
+    Args:
+        settings: the expert's section of params.
+        known: the implementation's table, its default first.
+
+    Raises:
+        ExpertError: the default's commit is not known and none is given, the licence forbids commercial use and was not
+            accepted word for word, or the checkpoint is not in the table and its licence was not named.
+    """
+    name = settings.checkpoint or known[0].checkpoint
+    found = next((entry for entry in known if entry.checkpoint == name), None)
+    if found is None:
+        return _unknown(settings, name, known)
+    if settings.revision is None and found.revision is None:
+        raise ExpertError(
+            f"no commit of {name} is known here", field="experts.*.revision", allowed="40 hexadecimal digits",
+            next_step=f"take the commit from the history of {name} (Files and versions on its page) and write it to revision",
+        )  # fmt: skip
+    if not found.commercial_use and settings.accept_licence != found.licence:
+        raise ExpertError(
+            f"the licence of {name} forbids commercial use and has not been accepted", field="experts.*.accept_licence",
+            value=settings.accept_licence, allowed=[found.licence],
+            next_step=f"if your use is allowed, write accept_licence: {found.licence}; else take "
+            + " or ".join(entry.checkpoint for entry in known if entry.commercial_use),
+        )  # fmt: skip
+    return Choice(
+        name, settings.revision or found.revision, found.licence, found.commercial_use, found.fitted_on, found.source
+    )  # fmt: skip
+
+
+def _unknown(settings: ExpertSettings, name: str, known: tuple[Known, ...]) -> Choice:
+    if not settings.accept_licence:
+        raise ExpertError(
+            f"the licence of {name} is not known here", field="experts.*.accept_licence", allowed="the licence, as its model card names it",
+            next_step="read the model card and write its licence, or take " + " or ".join(entry.checkpoint for entry in known),
+        )  # fmt: skip
+    free = {licence.lower(): licence for licence in FREE}
+    licence = free.get(settings.accept_licence.lower(), settings.accept_licence)
+    return Choice(name, settings.revision, licence, licence in FREE, "not known here: see the model card", name)

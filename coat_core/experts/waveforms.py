@@ -1,0 +1,165 @@
+"""Decoded waveforms, kept on disk between experts: stages are one process per expert, and each clip should be decoded once.
+
+An entry is named by decoder, sample rate and the audio's SHA-256, and remembers size and modification time of the file that was
+hashed: as long as both are the same, the file counts as the one that the manifest names and is not hashed again; once either differs,
+it is decoded and hashed anew. (A file that was exchanged within the same nanosecond and for one of the same size would pass.)
+Entries carry a checksum of their samples, so they need no flush to disk: what a power cut spoils is decoded anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import zlib
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coat_core.corpus import audio
+from coat_core.corpus.audio import decode
+from coat_core.errors import ExpertError
+from coat_core.hub import HEADROOM_BYTES, free_bytes
+from coat_core.storage import sha256_file, sha256_json
+
+CACHE_BYTES = 8 << 30
+"""How much a workspace keeps, about (each process counts again after a 64th of it that is its own): 37 hours at 16 kHz."""
+_UNUSED_S = 24 * 3600.0
+_HEADER = "waveform"
+
+
+class Waveforms:
+    """Reads clips at one sample rate, through the cache where there is one. Several processes may share a folder.
+
+    A full cache lets go of what another decoder made and of what nobody has read for a day, and then keeps nothing more: every expert
+    walks through the corpus in the same order, so that letting go of the oldest would leave nothing for the next.
+
+    Args:
+        sample_rate_hz: of the waveforms.
+        folder: of the cache; None: every read decodes.
+        limit_bytes: what the folder may hold.
+    """
+
+    def __init__(self, sample_rate_hz: int, folder: Path | None = None, limit_bytes: int = CACHE_BYTES) -> None:
+        self.sample_rate_hz, self.folder, self.limit_bytes = sample_rate_hz, folder, limit_bytes
+        self._room: int | None = None
+        self._written = 0
+
+    def read(self, sha256: str, path: Path) -> NDArray[np.float32]:
+        """Return a clip as mono float32 `[N]`, bitwise what `decode` returns.
+
+        Raises:
+            AudioError: the file is missing or cannot be decoded.
+            ExpertError: the file is not the one that its hash names.
+        """
+        found = _state(path)
+        if self.folder is not None and found is not None:
+            kept = _load(self._entry(sha256), found)
+            if kept is not None:
+                return kept
+        waveform = decode(path, sample_rate_hz=self.sample_rate_hz)
+        if sha256_file(path) != sha256:
+            raise ExpertError(f"{path}: the audio is not the one that the manifest names", field="sha256", value=sha256,
+                              next_step="run the corpus and contract stages again")  # fmt: skip
+        if self.folder is not None and found is not None and found == _state(path):
+            self._keep(self._entry(sha256), waveform, found)
+        return waveform
+
+    def _entry(self, sha256: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{_decoder()}-{self.sample_rate_hz}" / sha256[:2] / f"{sha256}.safetensors"
+
+    def _keep(self, entry: Path, waveform: NDArray[np.float32], found: tuple[int, int]) -> None:
+        """Write an entry whole, if there is room; a cache that cannot be written is no reason to stop."""
+        from safetensors.numpy import save
+
+        header = {"size": found[0], "mtime_ns": found[1], "crc32": zlib.crc32(waveform.tobytes())}
+        data = save({_HEADER: waveform}, metadata={_HEADER: json.dumps(header)})
+        temporary: Path | None = None
+        try:
+            if not self._has_room(len(data)):
+                return
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=entry.parent, prefix=f".{entry.name}.")
+            temporary = Path(name)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            temporary.replace(entry)
+        except BaseException as error:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
+
+    def _has_room(self, size: int) -> bool:
+        if self._room is None or self._written > self.limit_bytes // 64:
+            assert self.folder is not None
+            kept = self._count(max(size, self.limit_bytes // 64))
+            # The disk is needed for features more than for this.
+            self._room, self._written = min(self.limit_bytes - kept, free_bytes(self.folder) - HEADROOM_BYTES), 0
+        if size > self._room:
+            return False
+        self._room -= size
+        self._written += size
+        return True
+
+    def _count(self, wanted: int) -> int:
+        """Return the bytes that are kept, after letting go of what may go, until so many bytes have room."""
+        assert self.folder is not None
+        entries = []
+        for place, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(place) / name
+                try:
+                    state = path.stat()
+                except FileNotFoundError:
+                    continue  # another process let it go
+                entries.append((path.parent.parent.name.startswith(_decoder()), state.st_mtime, state.st_size, path))
+        total = sum(entry[2] for entry in entries)
+        now = time.time()
+        for ours, read_at, size, path in sorted(entries):
+            dead = path.name.startswith(".") and now - read_at > 3600
+            if dead or (total + wanted > self.limit_bytes and (not ours or now - read_at > _UNUSED_S)):
+                path.unlink(missing_ok=True)
+                total -= size
+        return total
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return size and modification time in ns of a file, None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
+def _load(entry: Path, found: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Return the samples of an entry, None if there is none, it is broken, or it was made from another state of the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(entry, framework="numpy") as reader:
+            header = json.loads(reader.metadata()[_HEADER])
+            if (header["size"], header["mtime_ns"]) != found:
+                return None
+            waveform = np.array(reader.get_tensor(_HEADER))
+        if waveform.dtype != np.float32 or waveform.ndim != 1 or zlib.crc32(waveform.tobytes()) != header["crc32"]:
+            return None
+        os.utime(entry)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    return waveform
+
+
+@cache
+def _decoder() -> str:
+    """Return what names the decoder: the code and the libraries that turn a file into samples."""
+    import soundfile
+    import soxr
+
+    versions = [soundfile.__version__, soundfile.__libsndfile_version__, soxr.__version__, soxr.__libsoxr_version__, np.__version__]
+    return sha256_json([sha256_file(Path(audio.__file__)), *versions])[:12]
