@@ -66,15 +66,17 @@ def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max
 def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> None:
     import numpy as np
 
+    from coat_core.corpus.audio import decode
     from coat_core.corpus.examples import Example
     from coat_core.evaluation.figures import draw_heard
     from coat_core.evaluation.heard import listen
-    from coat_core.experts.catalogue import load_expert
+    from coat_core.experts.catalogue import expert_of
 
     stores = {}
     for key, spec in release.info.experts.items():
-        expert = load_expert(spec.implementation)
-        features, mask = expert(query.waveform[None], np.array([len(query.waveform)]))
+        expert = expert_of(spec)
+        waveform = decode(audio, sample_rate_hz=spec.sample_rate_hz)
+        features, mask = expert(waveform[None], np.array([len(waveform)]))
         stores[key] = _Measured(expert.spec, features[0], mask[0])
     example = Example(
         id=audio.name,

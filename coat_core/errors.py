@@ -62,6 +62,20 @@ class ExpertError(CoatError):
     """An expert's features or its store cannot be used."""
 
 
+class CheckpointError(CoatError):
+    """A checkpoint's files cannot be had: no such repository or revision, no consent, no disk."""
+
+
+class HubUnreachableError(CheckpointError):
+    """The hub does not answer and the checkpoint is not cached; later it may."""
+
+    retryable = True
+
+
+class OutOfMemoryError(CoatError):
+    """The device has too little memory for what params ask of it."""
+
+
 class BackboneError(CoatError):
     """A base checkpoint, its tokenizer or a batch made for it cannot be used."""
 

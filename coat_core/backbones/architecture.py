@@ -18,6 +18,8 @@ class Architecture(Protocol):
     """The placeholder of audio in a prompt."""
     template: str
     """The published chat template, for a checkpoint that comes without one."""
+    tensor_prefix: str
+    """What the names of the model's tensors begin with in a checkpoint that holds several models; empty: it holds one."""
 
     def model_class(self) -> Any:
         """Return the stock transformers class."""
@@ -29,7 +31,10 @@ class Architecture(Protocol):
         """Return the samples of the audio tower's window; None when it takes any length."""
 
     def limit_samples(self, config: Any, extractor: Any) -> int:
-        """Return the samples of the longest clip that the tower takes."""
+        """Return the samples of the longest clip that the model was published for."""
+
+    def long_limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return the samples of the longest clip where `long_audio: windows` is chosen; `limit_samples` where there is no choice."""
 
     def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
         """Run tower and projector; return per clip `[A, D]`."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coat_core.backbones.base import Mel
-from coat_core.backbones.mel import HOP, token_count
+from coat_core.backbones.mel import HOP, split_windows, token_count
 from coat_core.backbones.template import qwen_template
 
 MAX_WINDOWS = 20
@@ -23,6 +23,7 @@ class AudioFlamingo3:
     key = "audio_flamingo_3"
     audio_token = "<sound>"
     template = qwen_template("<sound>")
+    tensor_prefix = ""
 
     def model_class(self) -> Any:
         """Return the stock class."""
@@ -42,6 +43,10 @@ class AudioFlamingo3:
         """Return 20 windows (600 s as published)."""
         return MAX_WINDOWS * int(config.audio_config.max_source_positions) * 2 * HOP
 
+    def long_limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return the same: it hears in windows anyway."""
+        return self.limit_samples(config, extractor)
+
     def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
         """Run the tower window by window and join a clip's windows."""
         states = model.model.get_audio_features(**self.audio_inputs(model, mel), return_dict=True).pooler_output
@@ -49,13 +54,6 @@ class AudioFlamingo3:
 
     def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
         """Return one row a window, clip after clip."""
-        window = 2 * int(model.config.audio_config.max_source_positions)
-        features, valid = [], []
-        for row, count in zip(mel.features, mel.frames.tolist(), strict=True):
-            for start in range(0, count, window):
-                features.append(row[:, start : start + window])
-                valid.append(torch.arange(start, start + window) < count)
-        return {
-            "input_features": torch.stack(features).to(model.device, model.dtype),
-            "input_features_mask": torch.stack(valid).long().to(model.device),
-        }
+        features, valid, _ = split_windows(mel, 2 * int(model.config.audio_config.max_source_positions))
+        mask = (torch.arange(features.shape[-1])[None] < valid[:, None]).long()
+        return {"input_features": features.to(model.device, model.dtype), "input_features_mask": mask.to(model.device)}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from coat_core.backbones.architecture import Architecture
 from coat_core.backbones.base import Backbone
-from coat_core.errors import BackboneError
+from coat_core.errors import BackboneError, OutOfMemoryError
+from coat_core.hub import checkpoint_folder
 
 MINIMUM_TRANSFORMERS = "5.14"
 """Older ones leak audio between the samples of an Audio Flamingo 3 batch, or give it wrong labels."""
@@ -54,18 +54,33 @@ def load_architecture(key: str) -> Architecture:
     return _ARCHITECTURES[key]()
 
 
-def load_backbone(key: str, id_or_path: str, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> Backbone:
+def load_backbone(
+    key: str,
+    id_or_path: str,
+    *,
+    revision: str | None = None,
+    allow_moving_revision: bool = False,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "sdpa",
+    long_audio: str = "refuse",
+) -> Backbone:
     """Load a checkpoint, published or tiny, from a folder or the hub.
 
     Args:
         key: one of `BACKBONES`.
         id_or_path: a folder in the published layout, or a hub id.
-        revision: of the hub repository.
+        revision: commit of the hub repository; a hub id needs one.
+        allow_moving_revision: whether the revision may be a branch or tag.
         dtype: `float32`, `bfloat16` or `float16`.
         device: where the weights go.
+        attention: which attention the model computes with: `sdpa`, `eager` or `flash_attention_2`.
+        long_audio: `refuse` clips beyond the tower's one window, or hear them in `windows` (Qwen2-Audio).
 
     Raises:
-        BackboneError: transformers is too old, the key unknown, the checkpoint missing, incomplete or of another LALM.
+        BackboneError: transformers is too old, the key unknown, the checkpoint incomplete or of another LALM.
+        CheckpointError: the checkpoint is not there and cannot be fetched.
+        OutOfMemoryError: the device is too small for the weights.
     """
     import torch
     from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor
@@ -75,33 +90,37 @@ def load_backbone(key: str, id_or_path: str, *, revision: str | None = None, dty
 
     check_transformers()
     architecture = load_architecture(key)
-    where: dict[str, Any] = {"revision": revision or "main", "local_files_only": Path(id_or_path).is_dir()}
+    field = f"backbones.{key}.base"
+    folder = checkpoint_folder(id_or_path, revision, field=field, allow_moving=allow_moving_revision)
     try:
         with _quiet_config():
-            found = AutoConfig.from_pretrained(id_or_path, **where)
+            found = AutoConfig.from_pretrained(folder, local_files_only=True)
         config = architecture.model_config(found)
         if config is None:
-            raise BackboneError(
-                "the checkpoint is of another model", field=f"backbones.{key}.base", value=f"{id_or_path} ({found.model_type})", allowed=key
-            )
-        tokenizer = AutoTokenizer.from_pretrained(id_or_path, **where)
-        extractor = WhisperFeatureExtractor.from_pretrained(id_or_path, **where)
+            raise BackboneError("the checkpoint is of another model", field=field, value=f"{id_or_path} ({found.model_type})", allowed=key)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         model, report = architecture.model_class().from_pretrained(
-            id_or_path, config=config, dtype=getattr(torch, dtype), output_loading_info=True, **where
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            output_loading_info=True,
+            local_files_only=True,
         )
-    except (OSError, KeyError) as error:
+    except BackboneError:
+        raise
+    except (OSError, KeyError, ValueError, ImportError) as error:
         raise BackboneError(
-            f"cannot load the base of {key}: {error}",
-            field=f"backbones.{key}.base",
+            f"cannot load the base of {key}: {str(error).strip().splitlines()[0]}",
+            field=field,
             value=id_or_path,
-            next_step="name a folder in the published layout (`coat bases` makes tiny ones) or a hub id that can be reached",
+            next_step="name a folder in the published layout (`coat bases` makes tiny ones) or a hub id with its commit",
         ) from error
     broken = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if broken:
-        raise BackboneError(
-            f"the checkpoint lacks {len(broken)} of the model's weights, first {broken[0]}", field=f"backbones.{key}.base", value=id_or_path
-        )
-    tokenizer.chat_template = published_template(id_or_path, tokenizer, architecture.audio_token, architecture.template, **where)
+        raise BackboneError(f"the checkpoint lacks {len(broken)} of the model's weights, first {broken[0]}", field=field, value=id_or_path)
+    tokenizer.chat_template = published_template(folder, tokenizer, architecture.audio_token, architecture.template)
     if tokenizer.convert_tokens_to_ids(architecture.audio_token) != config.audio_token_id:
         raise BackboneError(
             "tokenizer and configuration disagree on the audio placeholder",
@@ -109,7 +128,28 @@ def load_backbone(key: str, id_or_path: str, *, revision: str | None = None, dty
             value=config.audio_token_id,
             allowed=f"the id of {architecture.audio_token}",
         )
-    return Lalm(architecture, model.to(device).eval(), tokenizer, extractor)
+    return Lalm(architecture, _placed(model, device, field).eval(), tokenizer, extractor, long_audio=long_audio)
+
+
+def _placed(model: Any, device: str, field: str) -> Any:
+    """Move a model to its device.
+
+    Raises:
+        OutOfMemoryError: the device is too small for the weights.
+    """
+    import torch
+
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        needed = sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
+        raise OutOfMemoryError(
+            f"the weights alone need {needed / 1e9:.1f} GB and do not fit on the device: {error}",
+            field=field.replace(".base", ".dtype"),
+            value=str(model.dtype).removeprefix("torch."),
+            allowed="bfloat16 halves what float32 takes",
+            next_step="set dtype: bfloat16, stop what else runs on the device, or take a larger one",
+        ) from error
 
 
 @contextmanager

@@ -24,14 +24,23 @@ class Lalm:
     """A stock transformers model, its tokenizer and its front end; see `Backbone` for what each member means.
 
     It reads modules from `model` at every call, so it goes on working once PEFT has injected LoRA or merged it.
+
+    Args:
+        architecture: what sets the LALM apart.
+        model: the stock model.
+        tokenizer: with the one template.
+        extractor: a `WhisperFeatureExtractor`.
+        long_audio: `refuse` a clip longer than a tower of one window, or hear it in `windows`, whose embeddings stand end to
+            end in one span of placeholders.
     """
 
-    def __init__(self, architecture: Architecture, model: Any, tokenizer: Any, extractor: Any) -> None:
+    def __init__(self, architecture: Architecture, model: Any, tokenizer: Any, extractor: Any, *, long_audio: str = "refuse") -> None:
         self.architecture = architecture
         self.key = architecture.key
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.extractor: Any = extractor
+        self.long_audio = long_audio
 
     @property
     def hidden_size(self) -> int:
@@ -115,15 +124,23 @@ class Lalm:
         )
 
     def _audio_tokens(self, query: Query) -> int:
-        samples, limit = len(query.waveform), self.architecture.limit_samples(self.model.config, self.extractor)
+        samples, config = len(query.waveform), self.model.config
+        limit, longest = (of(config, self.extractor) for of in (self.architecture.limit_samples, self.architecture.long_limit_samples))
+        allowed = longest if self.long_audio == "windows" else limit
         count = self.audio_token_count(samples)
-        if query.waveform.ndim != 1 or samples > limit or count < 1:
+        if query.waveform.ndim != 1 or samples > allowed or count < 1:
+            seconds = samples / SAMPLE_RATE_HZ
+            way_out = (
+                f"set backbones.{self.key}.long_audio: windows to hear up to {longest / SAMPLE_RATE_HZ:g} s window by window, or "
+                if allowed < samples <= longest
+                else ""
+            )
             raise BackboneError(
                 f"{query.name or query.key[:12]}: the clip does not fit the audio tower of {self.key}",
                 field="waveform",
-                value=f"{query.waveform.shape} samples, {samples / SAMPLE_RATE_HZ:.2f} s",
-                allowed=f"mono, 0.03 s to {limit / SAMPLE_RATE_HZ:g} s",
-                next_step="cut the clip, or set it aside in the contract; nothing is truncated",
+                value=f"{query.waveform.shape} samples, {seconds:.2f} s",
+                allowed=f"mono, 0.03 s to {allowed / SAMPLE_RATE_HZ:g} s",
+                next_step=f"{way_out}cut the clip, or set it aside in the contract; nothing is truncated",
             )
         return count
 

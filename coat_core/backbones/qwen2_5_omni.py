@@ -21,6 +21,7 @@ class Qwen25Omni:
     key = "qwen2_5_omni"
     audio_token = "<|AUDIO|>"
     template = qwen_template("<|audio_bos|><|AUDIO|><|audio_eos|>")
+    tensor_prefix = "thinker."
 
     def model_class(self) -> Any:
         """Return the stock class."""
@@ -39,8 +40,12 @@ class Qwen25Omni:
         return None
 
     def limit_samples(self, config: Any, extractor: Any) -> int:
-        """Return what the published front end allows (300 s)."""
+        """Return what the published front end allows (300 s); the stock processor cuts off what is longer, without a word."""
         return int(extractor.n_samples)
+
+    def long_limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return the same: the tower takes any length up to it."""
+        return self.limit_samples(config, extractor)
 
     def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
         """Run the tower over the valid frames of all clips, end to end."""

@@ -11,16 +11,20 @@ import torch
 from torch import Tensor
 
 from coat_core.backbones.base import Mel
-from coat_core.backbones.mel import HOP, token_count
+from coat_core.backbones.mel import HOP, split_windows, token_count
 from coat_core.backbones.template import qwen_template
+
+TEXT_POSITIONS = 512
+"""Positions kept for template, question, thinking block and answer when a long clip is heard in windows."""
 
 
 class Qwen2Audio:
-    """`Qwen2AudioForConditionalGeneration`."""
+    """`Qwen2AudioForConditionalGeneration`: trained on one window of 30 s; several, end to end, are the user's choice."""
 
     key = "qwen2_audio"
     audio_token = "<|AUDIO|>"
     template = qwen_template("Audio {{ audios.count }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n")
+    tensor_prefix = ""
 
     def model_class(self) -> Any:
         """Return the stock class."""
@@ -33,27 +37,35 @@ class Qwen2Audio:
         return config if config.model_type == "qwen2_audio" else None
 
     def window_samples(self, config: Any, extractor: Any) -> int | None:
-        """Return the one window that the tower insists on: two mel frames a position."""
-        return int(config.audio_config.max_source_positions) * 2 * HOP
+        """Return the window that the tower insists on: two mel frames a position."""
+        return self.limit_samples(config, extractor)
 
     def limit_samples(self, config: Any, extractor: Any) -> int:
         """Return the one window."""
         return int(config.audio_config.max_source_positions) * 2 * HOP
 
+    def long_limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return the windows whose tokens fit the language model's positions beside `TEXT_POSITIONS` (published: 10, 300 s)."""
+        window = self.limit_samples(config, extractor)
+        windows = (int(config.text_config.max_position_embeddings) - TEXT_POSITIONS) // token_count(window // HOP)
+        return max(1, windows) * window
+
     def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
-        """Run the tower as the stock forward does, which has no method of its own for it."""
+        """Run the tower as the stock forward does, which has no method of its own for it, and join a clip's windows."""
         from transformers.masking_utils import create_bidirectional_mask
 
         tower, weight = model.model.audio_tower, model.model.audio_tower.conv1.weight
-        features, frames = mel.features.to(weight.device, weight.dtype), mel.frames.to(weight.device)
-        lengths = (frames - 1) // 2 + 1
+        windows, frames, counts = split_windows(mel, 2 * int(model.config.audio_config.max_source_positions))
+        features, lengths = windows.to(weight.device, weight.dtype), ((frames - 1) // 2 + 1).to(weight.device)
         valid = torch.arange((features.shape[-1] - 2) // 2 + 1, device=weight.device)[None] < lengths[:, None]
         like = torch.zeros(*valid.shape, 1, dtype=weight.dtype, device=weight.device)
         mask = create_bidirectional_mask(config=tower.config, inputs_embeds=like, attention_mask=valid.long())
         states = model.model.multi_modal_projector(tower(features, attention_mask=mask).last_hidden_state)
-        return [row[: token_count(count)] for row, count in zip(states, mel.frames.tolist(), strict=True)]
+        pieces = iter([row[: token_count(count)] for row, count in zip(states, frames.tolist(), strict=True)])
+        return [torch.cat([next(pieces) for _ in range(count)]) if count > 1 else next(pieces) for count in counts]
 
     def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
-        """Return one row a clip."""
-        mask = (torch.arange(mel.features.shape[-1])[None] < mel.frames[:, None]).long()
-        return {"input_features": mel.features.to(model.device, model.dtype), "feature_attention_mask": mask.to(model.device)}
+        """Return one row a window, clip after clip: the stock forward fills the placeholders in this order."""
+        features, valid, _ = split_windows(mel, 2 * int(model.config.audio_config.max_source_positions))
+        mask = (torch.arange(features.shape[-1])[None] < valid[:, None]).long()
+        return {"input_features": features.to(model.device, model.dtype), "feature_attention_mask": mask.to(model.device)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -28,29 +29,21 @@ def qwen_template(audio: str) -> str:
     )
 
 
-def published_template(source: str, tokenizer: Any, audio_token: str, default: str, **where: Any) -> str:
+def published_template(folder: Path, tokenizer: Any, audio_token: str, default: str) -> str:
     """Return the template that a checkpoint publishes for prompts with audio.
 
     The processor's file goes before the tokenizer's own: some checkpoints keep a text-only template in the tokenizer.
 
     Args:
-        source: hub id or folder.
+        folder: of the checkpoint.
         tokenizer: its tokenizer.
         audio_token: a template without it cannot write a prompt with audio.
         default: what to use when no published template holds the audio token.
-        where: `revision` and `local_files_only`.
     """
-    from pathlib import Path
-
-    from transformers.utils import cached_file
-
     found: list[Any] = []
     for name in ("chat_template.jinja", "chat_template.json"):
-        path = cached_file(
-            source, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False, **where
-        )
-        if path is not None:
-            text = Path(path).read_text(encoding="utf-8")
+        if (folder / name).is_file():
+            text = (folder / name).read_text(encoding="utf-8")
             found.append(json.loads(text).get("chat_template") if name.endswith(".json") else text)
     found.append(tokenizer.chat_template)
     return next((template for template in found if isinstance(template, str) and audio_token in template), default)

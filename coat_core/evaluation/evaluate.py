@@ -19,7 +19,15 @@ RESPONSES, SCORES, METRICS = "responses.jsonl", "scores.jsonl", "metrics.json"
 
 
 def evaluate_release(
-    release: Path, examples: Sequence[Example], corpus: Path, settings: EvaluationSettings, target: Path, *, device: str = "cpu"
+    release: Path,
+    examples: Sequence[Example],
+    corpus: Path,
+    settings: EvaluationSettings,
+    target: Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    attention: str = "sdpa",
 ) -> dict[str, Any]:
     """Ask a release the examples of `settings.split` and score what it says.
 
@@ -33,6 +41,8 @@ def evaluate_release(
         settings: the evaluation section.
         target: folder to write; an older one is removed.
         device: `cpu` or `cuda`.
+        dtype: of the base's weights; None: what the release was trained on.
+        attention: which attention the model computes with.
 
     Returns:
         What `metrics.json` holds.
@@ -45,7 +55,7 @@ def evaluate_release(
     from coat_core.thinking.release import load_release
 
     chosen = _nonempty(select(examples, settings), settings)
-    loaded = load_release(release, merge=True, device=device)
+    loaded = load_release(release, merge=True, device=device, dtype=dtype, attention=attention)
     if target.exists():
         shutil.rmtree(target)
     write_responses(target / RESPONSES, generate_responses(loaded.backbone, chosen, corpus, settings))

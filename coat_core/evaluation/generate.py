@@ -14,9 +14,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from coat_core.backbones.base import Backbone, Query
+from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone, Query
+from coat_core.backbones.capacity import inference_error, memory_watch
+from coat_core.backbones.loads import InferenceLoad
+from coat_core.backbones.meta import shape_of
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
+from coat_core.errors import OutOfMemoryError
 from coat_core.evaluation.responses import Audio, Response
 from coat_core.settings import EvaluationSettings
 
@@ -92,6 +96,7 @@ def generate_responses(
     Raises:
         AudioError: a clip cannot be decoded.
         BackboneError: an example does not fit the model; it is named.
+        OutOfMemoryError: the device is too small for a batch; one that would fit is named.
     """
     others = other_clips(examples, settings.seed)
     questions = [_Question(example, example, "own") for example in examples]
@@ -101,10 +106,26 @@ def generate_responses(
     with tqdm(total=len(questions), desc="answering", unit="question", disable=None if progress else True) as bar:
         for rows in length_batches([question.clip.duration_s for question in questions], settings.batch_size):
             queries = [query_of(questions[i].example, clips, questions[i].clip) for i in rows]
-            for i, text in zip(rows, generate_texts(backbone, queries, settings.max_new_tokens), strict=True):
+            with memory_watch(_device(backbone), lambda budget, queries=queries: _too_large(backbone, queries, settings, budget)):  # type: ignore[misc]
+                answers = generate_texts(backbone, queries, settings.max_new_tokens)
+            for i, text in zip(rows, answers, strict=True):
                 texts[i] = text
             bar.update(len(rows))
     return [Response(id=q.example.id, response=text, audio=q.audio) for q, text in zip(questions, texts, strict=True)]
+
+
+def _device(backbone: Backbone) -> torch.device:
+    return backbone.embedding.weight.device
+
+
+def _too_large(backbone: Backbone, queries: Sequence[Query], settings: EvaluationSettings, budget: int) -> OutOfMemoryError:
+    lalm: Any = backbone
+    prompts = backbone.encode(queries, generation=True).input_ids.shape[1]
+    audio_s = max(len(query.waveform) for query in queries) / SAMPLE_RATE_HZ
+    dtype = str(lalm.model.dtype).removeprefix("torch.")
+    text = max(prompts - round(audio_s * backbone.audio_token_rate_hz), 0)
+    load = InferenceLoad(len(queries), audio_s, text, settings.max_new_tokens, dtype)
+    return inference_error(shape_of(lalm), load, budget, field="evaluation.batch_size")
 
 
 def length_batches(durations_s: Sequence[float], size: int) -> Iterator[list[int]]:

@@ -39,7 +39,15 @@ class _Clock:
 
 
 def measure_latency(
-    releases: Mapping[str, Path], examples: Sequence[Example], corpus: Path, settings: LatencySettings, target: Path, *, device: str = "cpu"
+    releases: Mapping[str, Path],
+    examples: Sequence[Example],
+    corpus: Path,
+    settings: LatencySettings,
+    target: Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    attention: str = "sdpa",
 ) -> dict[str, Any]:
     """Time two releases of one backbone and write the result to `target` (JSON).
 
@@ -50,6 +58,8 @@ def measure_latency(
         settings: the latency section.
         target: file to write.
         device: `cpu` or `cuda`.
+        dtype: of the base's weights; None: what the release was trained on.
+        attention: which attention the model computes with.
 
     Raises:
         EvaluationError: a trial is missing, or there is no example.
@@ -61,7 +71,7 @@ def measure_latency(
     missing = [trial for trial in trials if trial not in releases]
     if missing:
         raise EvaluationError("a trial to time is missing", field="latency", value=missing, allowed=sorted(releases), next_step="train it")
-    loaded = {trial: load_release(releases[trial], merge=True, device=device) for trial in trials}
+    loaded = {trial: load_release(releases[trial], merge=True, device=device, dtype=dtype, attention=attention) for trial in trials}
     clips = clips_of(corpus)
     queries = [query_of(example, clips) for example in spread(examples, settings.clips)]
     timings = time_in_turn({trial: release.backbone for trial, release in loaded.items()}, queries, settings)

@@ -97,8 +97,9 @@ def draw_thoughts(workspace: Path, settings: Settings, backbone: BackboneKey, ex
     chosen = settings.backbones[backbone]
     base = workspace / chosen.base
     release = load_release(
-        workspace / "models" / name, device=settings.runtime.device, dtype=chosen.dtype, base=str(base) if base.is_dir() else None
-    )
+        workspace / "models" / name, device=settings.runtime.device, dtype=chosen.dtype, attention=chosen.attention,
+        base=str(base) if base.is_dir() else None,
+    )  # fmt: skip
     stores = stores_of(workspace, list(settings.experts))
     for example in sample(examples, settings.evaluation.split):
         waveform = decode(workspace / "data/corpus" / example.audio)

@@ -61,7 +61,11 @@ def _name_processor(folder: Path, backbone: Backbone) -> None:
 
 
 def _generation_config(backbone: Backbone, block: ThinkingBlock | None) -> Any:
-    """Return greedy decoding that never writes the block's ids."""
+    """Return greedy decoding that never writes the block's ids.
+
+    What a base may set to change decoding is set to have no effect, not left out: `generate` takes what a config that it is
+    given leaves out from the config of the base's folder (Qwen2-Audio publishes a repetition penalty).
+    """
     from transformers import GenerationConfig
 
     base = cast(Any, backbone.model).generation_config
@@ -71,6 +75,10 @@ def _generation_config(backbone: Backbone, block: ThinkingBlock | None) -> Any:
     pad = base.pad_token_id if base.pad_token_id is not None else tokenizer.pad_token_id
     return GenerationConfig(
         do_sample=False,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
         bos_token_id=base.bos_token_id,
         eos_token_id=sorted({end, *(int(stop) for stop in stops if stop is not None)}),
         pad_token_id=end if pad is None else pad,

@@ -93,6 +93,11 @@ class ExpertHead(nn.Module):
 
     def target(self, features: Tensor, mask: Tensor, duration_s: float) -> Target:
         """Return what to predict for one clip: pooled to the target rate, and standardised where the kind asks, `[T, d]`, `[T]`."""
+        pooled, valid = self._pool(features, mask, duration_s)
+        return self._standardise(pooled, valid), valid
+
+    def _pool(self, features: Tensor, mask: Tensor, duration_s: float) -> Target:
+        """Return a clip's target before it is standardised, on the device of the features."""
         frames = frame_count(duration_s, self.rate_hz, self.max_frames)
         width = frame_width_s(duration_s, self.rate_hz, self.max_frames)
         features = features.float()
@@ -106,12 +111,19 @@ class ExpertHead(nn.Module):
                 total > 0, pooled[:, :-1] / torch.where(total > 0, total, torch.ones_like(total)), torch.zeros_like(pooled[:, :-1])
             )
             pooled = torch.cat([bins, pooled[:, -1:]], dim=1)
+        return pooled, valid
+
+    def _standardise(self, pooled: Tensor, valid: Tensor) -> Tensor:
+        """Return pooled frames `[…, T, d]` as the head predicts them, zero where they are not valid `[…, T]`."""
         if self.standardised:
             pooled = (pooled - self.mean) / self.std
-        return torch.where(valid[:, None], pooled, torch.zeros_like(pooled)), valid
+        return torch.where(valid[..., None], pooled, torch.zeros_like(pooled))
 
     def loss(self, states: Tensor, durations_s: Sequence[float], targets: Sequence[Target | None], losses: LossSettings) -> Tensor:
         """Return the sum of clip losses (float32 scalar); clips without a target or a valid frame add an exact zero.
+
+        Nothing here waits for a GPU: targets are pooled where they are (on the processor, if they were left there, while the GPU
+        is still busy with the decoder), and copied once for all clips.
 
         Args:
             states: think states `[B, K, D]`.
@@ -119,17 +131,17 @@ class ExpertHead(nn.Module):
             targets: features `[T, d]` and mask `[T]` at the native rate, or None.
             losses: the losses section.
         """
-        rows = [row for row, target in enumerate(targets) if target is not None and bool(target[1].any())]
+        rows = [row for row, target in enumerate(targets) if target is not None]
         if not rows:
             return states[:0].float().sum()
         durations = [durations_s[row] for row in rows]
-        prediction, mask = self(states[rows], durations)
-        wanted, valid = torch.zeros_like(prediction, dtype=torch.float32), torch.zeros_like(mask)
-        for place, (row, duration) in enumerate(zip(rows, durations, strict=True)):
-            features, native_mask = cast(Target, targets[row])
-            clip, clip_valid = self.target(features.to(prediction.device), native_mask.to(prediction.device), duration)
-            wanted[place, : clip.shape[0]], valid[place, : clip.shape[0]] = clip, clip_valid
-        return expert_loss(self.spec.target, prediction, wanted, valid & mask, losses)
+        prediction, mask = self(states if len(rows) == len(targets) else states[rows], durations)
+        clips = [self._pool(*cast(Target, targets[row]), duration) for row, duration in zip(rows, durations, strict=True)]
+        wanted, valid = (
+            nn.utils.rnn.pad_sequence(parts, batch_first=True).to(prediction.device, non_blocking=True)
+            for parts in ([pooled for pooled, _ in clips], [frames for _, frames in clips])
+        )
+        return expert_loss(self.spec.target, prediction, self._standardise(wanted, valid), valid & mask, losses)
 
     @torch.no_grad()
     def predict(self, states: Tensor, durations_s: Sequence[float]) -> list[Tensor]:

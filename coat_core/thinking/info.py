@@ -22,11 +22,17 @@ class BaseInfo:
         id: hub id, or a path relative to the workspace.
         revision: of the hub repository.
         licence: of the weights, as far as known.
+        allow_moving_revision: whether the revision may be a branch or tag.
+        dtype: of the weights it was trained on.
+        long_audio: what happens to a clip longer than the tower's one window: `refuse` or `windows`.
     """
 
     id: str
     revision: str | None = None
     licence: str | None = None
+    allow_moving_revision: bool = False
+    dtype: str = "float32"
+    long_audio: str = "refuse"
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ def load_release(
     *,
     merge: bool = True,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: str | None = None,
+    attention: str = "sdpa",
     base: str | None = None,
     fingerprint: str | None = None,
 ) -> Release:
@@ -108,7 +109,8 @@ def load_release(
         folder: the release.
         merge: merge LoRA and rows into the stock model (what is served and timed); else keep the wrapper.
         device: where the weights go.
-        dtype: of the base's weights.
+        dtype: of the base's weights; None: what the release was trained on.
+        attention: which attention the model computes with.
         base: path or hub id of the base, where it is not (or not relative to the working folder) what the release says.
         fingerprint: the stage key that the release must carry, if one is asked for.
 
@@ -128,8 +130,10 @@ def load_release(
         )
     try:
         backbone = load_backbone(
-            info.backbone, base or info.base.id, revision=None if base else info.base.revision, dtype=dtype, device=device
-        )
+            info.backbone, base or info.base.id, revision=None if base else info.base.revision,
+            allow_moving_revision=info.base.allow_moving_revision, dtype=dtype or info.base.dtype, device=device, attention=attention,
+            long_audio=info.base.long_audio,
+        )  # fmt: skip
         take_front_end(folder, backbone, info.block)
         model = None if info.arm == "base" else _load_model(folder, info, backbone)
     except ReleaseError:

@@ -38,10 +38,10 @@ def pool_frames(features: Tensor, mask: Tensor, native_rate_hz: float, frames: i
     native = torch.arange(features.shape[0], device=features.device, dtype=torch.float64)
     # The small shift keeps a frame that stands on a border from falling below it by rounding.
     bins = torch.floor(native / (native_rate_hz * width_s) + 1e-6).long()
-    keep = mask & (bins <= frames)
-    bins = bins.clamp_max(frames - 1)[keep]
-    total = features.new_zeros((frames, features.shape[1])).index_add_(0, bins, features[keep])
-    count = features.new_zeros(frames).index_add_(0, bins, torch.ones_like(bins, dtype=torch.float32))
+    # What is left out goes to a bin of its own, which is dropped: picking frames by a mask would make a GPU wait for each clip.
+    bins = torch.where(mask & (bins <= frames), bins.clamp_max(frames - 1), frames)
+    total = features.new_zeros((frames + 1, features.shape[1])).index_add_(0, bins, features)[:frames]
+    count = features.new_zeros(frames + 1).index_add_(0, bins, torch.ones_like(bins, dtype=torch.float32))[:frames]
     return total / count.clamp_min(1.0)[:, None], count > 0
 
 
@@ -59,7 +59,7 @@ def stretch(tokens: Tensor, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
     """
     K = tokens.shape[1]
     counts = torch.tensor(list(frames), device=tokens.device)
-    t = torch.arange(int(counts.max()), device=tokens.device)
+    t = torch.arange(max(frames), device=tokens.device)
     mask = t[None, :] < counts[:, None]
     place = ((t[None, :] + 0.5) * K / counts[:, None] - 0.5).clamp(0, K - 1)
     low = place.floor().long()

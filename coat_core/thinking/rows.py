@@ -56,6 +56,7 @@ class RowsHook:
 
     def __init__(self, row_ids: Sequence[int], rows: Callable[[], Tensor]) -> None:
         self.row_ids, self.rows, self.enabled = tuple(row_ids), rows, True
+        self._ids: dict[torch.device, Tensor] = {}
         self._handle: Any = None
 
     def attach(self, embedding: nn.Embedding) -> None:
@@ -73,7 +74,10 @@ class RowsHook:
         if not self.enabled:
             return output
         ids = inputs[0]
-        row_ids = torch.tensor(self.row_ids, device=ids.device)
+        # Kept for each device: a copy from the processor at every decoded token would make a GPU wait.
+        row_ids = self._ids.get(ids.device)
+        if row_ids is None:
+            row_ids = self._ids[ids.device] = torch.tensor(self.row_ids, device=ids.device)
         index = torch.searchsorted(row_ids, ids).clamp_max(len(self.row_ids) - 1)
         held = row_ids[index] == ids
         return torch.where(held[..., None], self.rows().to(output)[index], output)

@@ -87,6 +87,26 @@ def _epoch(lengths: tuple[int, ...], batch_size: int, groups: int, seed: int, st
     return tuple(batches[i] for i in shuffled)
 
 
+def cut_by_seconds(indices: Sequence[int], durations_s: Sequence[float], limit_s: float | None) -> list[tuple[int, ...]]:
+    """Cut one batch into forwards of at most `limit_s` seconds, padding to the longest clip included; a longer clip stands alone.
+
+    Args:
+        indices: examples of the batch, in order.
+        durations_s: duration of every example of the training split.
+        limit_s: None leaves the batch whole.
+    """
+    if limit_s is None:
+        return [tuple(indices)]
+    parts: list[list[int]] = []
+    for index in indices:
+        longest = max((durations_s[i] for i in [*parts[-1], index]), default=0.0) if parts else 0.0
+        if parts and (len(parts[-1]) + 1) * longest <= limit_s:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return [tuple(part) for part in parts]
+
+
 def derangement(keys: Sequence[str], seed: int) -> dict[str, str]:
     """Return another clip for each clip: a fixed rotation of a seeded permutation, so no clip maps to itself.
 

@@ -130,7 +130,11 @@ def _train(
 def _build(run: _Run, stores: Mapping[str, ExpertStore], device: str) -> tuple[Backbone, ThinkingModel | None]:
     """Load the base and put in what the arm has."""
     settings = run.settings
-    backbone = load_backbone(run.key, run.base.base, revision=run.base.revision, dtype=run.base.dtype, device=device)
+    base = run.base
+    backbone = load_backbone(
+        run.key, base.base, revision=base.revision, allow_moving_revision=base.allow_moving_revision, dtype=base.dtype, device=device,
+        attention=base.attention, long_audio=base.long_audio,
+    )  # fmt: skip
     if run.arm == "base":
         return backbone, None
     block = None if run.arm == "sft" else ThinkingBlock.install(backbone, settings.thinking, run.seed)
@@ -165,7 +169,9 @@ def _finish(run: _Run, backbone: Backbone, model: ThinkingModel | None, stores: 
     trained = model is not None
     info = ReleaseInfo(
         backbone=run.key, arm=run.arm, seed=run.seed, fingerprint=run.fingerprint,
-        base=BaseInfo(run.base.base, run.base.revision, run.base.licence),
+        base=BaseInfo(
+            run.base.base, run.base.revision, run.base.licence, run.base.allow_moving_revision, run.base.dtype, run.base.long_audio
+        ),
         block=model.block if model is not None else None, experts={key: store.spec for key, store in stores.items()},
         heads=run.settings.heads if stores else None, lora=run.settings.lora if trained else None,
         losses=run.settings.losses if trained else None,
@@ -183,13 +189,19 @@ def _is_finished(run: _Run) -> bool:
 
 
 def _open_stores(settings: Settings, features: Mapping[str, Path]) -> dict[str, ExpertStore]:
-    missing = sorted(set(settings.experts) - set(features))
+    """Open the stores of the experts that have a weight; one with the weight 0 is left out: no store is read, no head is built."""
+    weights = settings.losses.expert_weights
+    wanted = sorted(key for key in settings.experts if weights.get(key, 1.0) > 0)
+    if not wanted:
+        raise TrainingError("every expert has the weight 0", field="losses.expert_weights", value=dict(weights),
+                            next_step="give one a weight, or train arm block, which distils nothing")  # fmt: skip
+    missing = sorted(set(wanted) - set(features))
     if missing:
         raise ExpertError(
             "the arm distils from experts whose features were not given", field="features", value=missing,
             next_step="run stage " + ", ".join(f"features@{key}" for key in missing),
         )  # fmt: skip
-    return {key: ExpertStore.open(features[key]) for key in sorted(settings.experts)}
+    return {key: ExpertStore.open(features[key]) for key in wanted}
 
 
 def _accelerator(settings: Settings) -> Accelerator:

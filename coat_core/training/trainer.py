@@ -15,7 +15,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,12 +24,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from coat_core.backbones.base import Batch
-from coat_core.errors import Interrupted, NonFiniteError, TrainingError
+from coat_core.backbones.capacity import memory_watch
+from coat_core.errors import Interrupted, NonFiniteError, OutOfMemoryError, TrainingError
 from coat_core.settings import Arm, LossSettings, TrainingSettings
 from coat_core.thinking.losses import StageWeights, Target, Totals
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.trainable import Stage
-from coat_core.training.batches import BatchOrder
+from coat_core.training.batches import BatchOrder, cut_by_seconds
+from coat_core.training.capacity import step_error
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
 from coat_core.training.history import History
 from coat_core.training.questions import Questions
@@ -90,6 +92,7 @@ class Trainer:
         self.accelerator, self.checkpoints, self.history = accelerator, checkpoints, history
         self.stop, self.progress = stop, progress
         self.schedule = Schedule(trial.training)
+        self._durations_s = [example.duration_s for example in questions.examples]
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.thinking = model
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, trial.training))
@@ -119,6 +122,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: a loss or the gradient's norm is not finite; the optimizer step was not taken.
+            OutOfMemoryError: the device is too small for a forward; the settings that would fit are named.
         """
         began = time.perf_counter()
         stage, number = self.schedule.position(step)
@@ -126,11 +130,12 @@ class Trainer:
         rates = self.schedule.rates(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]]
-        window = [self._read(stage, number, micro) for micro in range(self.trial.training.accumulation)]
+        window = [part for micro in range(self.trial.training.accumulation) for part in self._read(stage, number, micro)]
         totals = self._totals(window)
         sums: Tensor | None = None
         for micro_step, micro in enumerate(window):
-            part = self._forward_backward(micro, weights, totals, step, micro_step)
+            with self._memory(micro):
+                part = self._forward_backward(micro, weights, totals, step, micro_step, last=micro_step + 1 == len(window))
             sums = part if sums is None else sums + part
         assert sums is not None
         losses = self._losses(sums, weights, totals)
@@ -154,8 +159,12 @@ class Trainer:
             "audio_s_per_s": audio_s * self.order.world / seconds,
         }
 
-    def _read(self, stage: Stage, number: int, micro_step: int) -> _Micro:
+    def _read(self, stage: Stage, number: int, micro_step: int) -> list[_Micro]:
+        """Return one batch, in as many forwards as `batch_seconds` makes of it."""
         indices = self.order.batch_indices(stage, number, micro_step, self.accelerator.process_index)
+        return [self._micro(part) for part in cut_by_seconds(indices, self._durations_s, self.trial.training.batch_seconds)]
+
+    def _micro(self, indices: tuple[int, ...]) -> _Micro:
         device = self.accelerator.device
         clips = [self.questions.examples[index].sha256 for index in indices]
         batch, audio = self.questions.batch(indices, device), self.questions.audio(indices, device)
@@ -169,16 +178,21 @@ class Trainer:
         answer, *clips = self._summed(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
         return Totals(answer_tokens=answer, clips=dict(zip(experts, clips, strict=True)))
 
-    def _forward_backward(self, micro: _Micro, weights: StageWeights, totals: Totals, step: int, micro_step: int) -> Tensor:
+    def _forward_backward(self, micro: _Micro, weights: StageWeights, totals: Totals, step: int, micro_step: int, *, last: bool) -> Tensor:
         """Return the sums of answer loss and of each expert's loss `[1 + experts]` of one forward."""
         torch.manual_seed(_dropout_seed(self.trial.seed, step, micro_step, self.accelerator.process_index))
-        last = micro_step == self.trial.training.accumulation - 1
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             out = self.model(batch=micro.batch, audio=micro.audio, targets=micro.targets, weights=weights, totals=totals)
             # DDP averages gradients over ranks, and the totals are already those of all ranks.
             self.accelerator.backward(out.loss * self.order.world)
         parts = [out.answer_sum, *(out.experts[key] for key in self.targets.experts)]
         return torch.stack([part.detach().double() for part in parts])
+
+    def _memory(self, micro: _Micro) -> AbstractContextManager[None]:
+        def explain(budget: int) -> OutOfMemoryError:
+            return step_error(self.thinking, micro.batch, micro.audio, self.trial.training, budget)
+
+        return memory_watch(self.accelerator.device, explain)
 
     def _losses(self, sums: Tensor, weights: StageWeights, totals: Totals) -> dict[str, float]:
         """Return the window's losses by name, over all ranks."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from coat_core.backbones.base import Backbone, Query
 from coat_core.backbones.catalogue import BACKBONES, check_transformers, load_backbone
-from coat_core.errors import BackboneError
+from coat_core.errors import BackboneError, CheckpointError, HubUnreachableError
 
 
 def logits(folder: Path, key: str, query: Query) -> torch.Tensor:
@@ -32,7 +32,9 @@ def test_a_checkpoint_of_another_lalm_is_refused(backbone_key: str, other: str, 
 
 
 def test_a_base_that_cannot_be_reached_says_what_to_do(backbone_key: str) -> None:
-    with pytest.raises(BackboneError, match="next step"):
+    with pytest.raises(HubUnreachableError, match=r"cannot be reached.*next step: hf download no-such-owner/no-such-model"):
+        load_backbone(backbone_key, "no-such-owner/no-such-model", revision="0" * 40)
+    with pytest.raises(CheckpointError, match=rf"a hub id needs a commit; field: backbones\.{backbone_key}\.revision"):
         load_backbone(backbone_key, "no-such-owner/no-such-model")
 
 

@@ -3,9 +3,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coat_core.errors import TrainingError
-from coat_core.training.batches import BatchOrder, derangement
+from coat_core.training.batches import BatchOrder, cut_by_seconds, derangement
 
 LENGTHS = tuple((7 * i) % 101 for i in range(53))
 
@@ -80,3 +82,21 @@ def test_derangement_is_a_permutation_without_fixed_points(count: int) -> None:
 def test_derangement_of_one_clip_is_refused() -> None:
     with pytest.raises(TrainingError, match="two clips"):
         derangement(["a", "a"], seed=0)
+
+
+@given(
+    durations=st.lists(st.floats(0.1, 30.0), min_size=1, max_size=20),
+    limit=st.floats(0.5, 200.0),
+)
+def test_a_batch_is_cut_whole_and_within_the_limit(durations: list[float], limit: float) -> None:
+    parts = cut_by_seconds(range(len(durations)), durations, limit)
+    assert [index for part in parts for index in part] == list(range(len(durations)))
+    for part in parts:
+        assert len(part) == 1 or len(part) * max(durations[index] for index in part) <= limit
+    for first, second in pairwise(parts):
+        together = [*first, second[0]]
+        assert len(together) * max(durations[index] for index in together) > limit, "no cut where there was room"
+
+
+def test_a_batch_without_a_limit_stays_whole() -> None:
+    assert cut_by_seconds([3, 1], [1.0] * 4, None) == [(3, 1)]

@@ -22,11 +22,11 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, micro_step: int) -> Call
     forward = Trainer._forward_backward
     armed = [True]
 
-    def killing(self: Trainer, micro: object, weights: object, totals: object, at: int, micro_at: int) -> torch.Tensor:
+    def killing(self: Trainer, micro: object, weights: object, totals: object, at: int, micro_at: int, *, last: bool) -> torch.Tensor:
         if armed[0] and (at, micro_at) == (step, micro_step):
             armed[0] = False
             raise Killed
-        return forward(self, micro, weights, totals, at, micro_at)
+        return forward(self, micro, weights, totals, at, micro_at, last=last)
 
     monkeypatch.setattr(Trainer, "_forward_backward", killing)
     return lambda: armed.__setitem__(0, False)

@@ -67,7 +67,7 @@ def seen(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     """What each arm's training read and began with, and its folder."""
     found: dict[str, dict[str, Any]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        read, built = Trainer._read, Trainer.__init__
+        read, built = Trainer._micro, Trainer.__init__
         now: list[dict[str, Any]] = []
 
         def reading(self: Trainer, *arguments: Any) -> Any:
@@ -83,7 +83,7 @@ def seen(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
             now[-1]["model"] = model
             built(self, model, *arguments, **more)
 
-        patch.setattr(Trainer, "_read", reading)
+        patch.setattr(Trainer, "_micro", reading)
         patch.setattr(Trainer, "__init__", building)
         for arm in ARMS:
             now.append({"batches": [], "clips": [], "targets": [], "where": tmp_path_factory.mktemp(arm)})
@@ -228,8 +228,8 @@ def test_what_is_not_finite_stops_before_the_optimizer_step(
     forward, steps = Trainer._forward_backward, []
     step = torch.optim.AdamW.step
 
-    def poisoned(self: Trainer, micro: Any, weights: Any, totals: Any, at: int, micro_at: int) -> torch.Tensor:
-        sums = forward(self, micro, weights, totals, at, micro_at)
+    def poisoned(self: Trainer, micro: Any, weights: Any, totals: Any, at: int, micro_at: int, *, last: bool) -> torch.Tensor:
+        sums = forward(self, micro, weights, totals, at, micro_at, last=last)
         if at == 5:
             if where == "loss":
                 return sums * torch.tensor([1.0] + [float("nan")] * (len(sums) - 1), dtype=sums.dtype)

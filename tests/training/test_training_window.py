@@ -13,6 +13,8 @@ import pytest
 import torch
 from tiny_training import World, one_step
 
+from coat_core.training.trainer import Trainer
+
 BATCHES = [[0, 5, 7], [2, 9]]
 Step = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
@@ -40,6 +42,17 @@ def test_a_batch_without_a_valid_frame_weighs_nothing(world: World, tmp_path: Pa
     nothing = one_step(world.folder, world.examples, tmp_path, BATCHES, BATCHES[0] + BATCHES[1], accumulation=2)
     assert nothing[1]["loss/pitch"] == 0.0
     assert nothing[1]["loss"] == pytest.approx(0.5 * nothing[1]["loss/answer"])
+
+
+def test_a_batch_cut_by_seconds_is_the_same_step(world: World, tmp_path: Path) -> None:
+    whole = one_step(world.folder, world.examples, tmp_path, [BATCHES[0] + BATCHES[1]], accumulation=1)
+    seen: list[tuple[int, ...]] = []
+    usual = Trainer._micro
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_micro", lambda self, indices: seen.append(indices) or usual(self, indices))
+        cut = one_step(world.folder, world.examples, tmp_path, [BATCHES[0] + BATCHES[1]], accumulation=1, batch_seconds=2.3)
+    assert seen == [(0, 5), (7, 2), (9,)]
+    assert_same_step(cut, whole)
 
 
 def test_recomputing_activations_changes_no_gradient(world: World, tmp_path: Path) -> None:
