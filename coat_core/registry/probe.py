@@ -38,6 +38,7 @@ def probe(
     question: str = QUESTION,
     timeout_s: float = 600.0,
     again: bool = False,
+    device: str | None = None,
 ) -> Probe:
     """Load a version in a process of its own, ask one question, and write the answer beside the version (tags `probe…`).
 
@@ -51,25 +52,27 @@ def probe(
         question: what to ask.
         timeout_s: after this the load counts as failed.
         again: ask although it has passed before.
+        device: `cpu` or `cuda`; None: as the served model chooses.
     """
     client = connect(workspace)
     tags = client.get_model_version(name, version).tags
     if tags.get("probe") == "passed" and not again:
         return Probe(tags.get("probe_answer"))
     folder = model_folder(f"models:/{name}/{version}", workspace)
-    result = _ask_cold(folder, str(audio.resolve()) if audio else "", question, timeout_s)
+    result = _ask_cold(folder, str(audio.resolve()) if audio else "", question, timeout_s, device)
     client.set_model_version_tag(name, version, "probe", "passed" if result.passed else "failed")
     client.set_model_version_tag(name, version, "probe_answer", (result.answer if result.passed else result.error) or "no answer")
     return result
 
 
-def _ask_cold(folder: Path, audio: str, question: str, timeout_s: float) -> Probe:
+def _ask_cold(folder: Path, audio: str, question: str, timeout_s: float, device: str | None) -> Probe:
     root = str(Path(__file__).resolve().parents[2])
     # The child ends with the flow that owns us, or else with us.
     environment = {
         **os.environ,
         watchdog.OWNER: os.environ.get(watchdog.OWNER) or watchdog.owner_mark(),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+        **({"COAT_DEVICE": device} if device else {}),
     }
     command = [sys.executable, "-m", "coat_core.registry.probe", str(folder), audio, question]
     try:

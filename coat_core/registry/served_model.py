@@ -20,6 +20,7 @@ from coat_core.errors import CoatError, RegistryError
 
 _BATCH = 8
 _MAX_NEW_TOKENS = 64
+_DTYPES = ("float32", "bfloat16", "float16")
 _WAV = "UklGR"
 """What the base64 form of `RIFF` begins with; no sensible path does."""
 
@@ -28,14 +29,20 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
     """Answers questions about audio."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the release and merge its adapter."""
+        """Load the release and merge its adapter, on `COAT_DEVICE` (cpu) in `COAT_DTYPE` (float32).
+
+        Raises:
+            RegistryError: `COAT_DTYPE` is no number format.
+        """
         import os
 
         from coat_core.thinking.release import load_release
 
-        artifacts = context.artifacts
+        artifacts, dtype = context.artifacts, os.environ.get("COAT_DTYPE", "float32")
+        if dtype not in _DTYPES:
+            raise RegistryError("no such number format", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
         self._release = load_release(
-            Path(artifacts["release"]), merge=True, device=os.environ.get("COAT_DEVICE", "cpu"), base=artifacts.get("base")
+            Path(artifacts["release"]), merge=True, device=os.environ.get("COAT_DEVICE", "cpu"), dtype=dtype, base=artifacts.get("base")
         )
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:

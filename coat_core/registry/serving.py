@@ -37,10 +37,8 @@ def model_folder(uri: str, workspace: Path = Path()) -> Path:
     return folder
 
 
-def unpack(uri: str, target: Path, workspace: Path = Path()) -> Path:
-    """Copy the release of a version to `target/release`, its base (where it was packed) to `target/base`; return the release.
-
-    The copy's `coat.json` names the copied base, so that it loads although the workspace may hold another base by now.
+def packed_release(uri: str, workspace: Path = Path()) -> tuple[Path, Path | None]:
+    """Return the folders of a version's release and of its base (None where it is on the hub), as the registry holds them: to read.
 
     Raises:
         RegistryError: there is no such version, or its files are gone.
@@ -49,10 +47,22 @@ def unpack(uri: str, target: Path, workspace: Path = Path()) -> Path:
 
     folder = model_folder(uri, workspace)
     packed = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]["python_function"]["artifacts"]
+    return folder / packed["release"]["path"], folder / packed["base"]["path"] if "base" in packed else None
+
+
+def unpack(uri: str, target: Path, workspace: Path = Path()) -> Path:
+    """Copy the release of a version to `target/release`, its base (where it was packed) to `target/base`; return the release.
+
+    The copy's `coat.json` names the copied base, so that it loads although the workspace may hold another base by now.
+
+    Raises:
+        RegistryError: there is no such version, or its files are gone.
+    """
+    packed, base = packed_release(uri, workspace)
     release = target / "release"
-    copy_tree(folder / packed["release"]["path"], release)
-    if "base" in packed:
-        copy_tree(folder / packed["base"]["path"], target / "base")
+    copy_tree(packed, release)
+    if base is not None:
+        copy_tree(base, target / "base")
         info = read_info(release)
         write_json(release / "coat.json", {**info, "base": {**info["base"], "id": str((target / "base").resolve())}})
     return release

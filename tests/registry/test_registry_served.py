@@ -33,7 +33,7 @@ NAME, TRIAL = "coat-qwen2-audio", "qwen2_audio-coat-0"
 QUESTION = "What sound is this? Choices: dog bark, siren, rain."
 
 
-def write_true_release(workspace: Path, bases: dict[str, Path], key: str) -> Path:
+def write_true_release(workspace: Path, bases: dict[str, Path], key: str, *, scale: float = 0.3) -> Path:
     """Write a release of the arm coat on a tiny base that is copied into the workspace."""
     import shutil
 
@@ -59,7 +59,7 @@ def write_true_release(workspace: Path, bases: dict[str, Path], key: str) -> Pat
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "lora" in name:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
     info = ReleaseInfo(key, "coat", 0, BaseInfo(f"bases/{key}", None, "Apache-2.0"), "f" * 64, block, specs, heads, lora, losses)
     target = workspace / "models" / f"{key}-coat-0"
     write_release(target, info, backbone, model)
@@ -95,7 +95,7 @@ def served(
     add_trial(TRIAL)
     shutil.rmtree(workspace / "models")
     shutil.rmtree(workspace / "bases")
-    release = write_true_release(workspace, tiny_bases, "qwen2_audio")
+    release = write_true_release(workspace, tiny_bases, "qwen2_audio", scale=0.1)
     register_trial(workspace, NAME, TRIAL)
     connect(workspace).set_registered_model_alias(NAME, "champion", "1")
     monkeypatch.chdir(workspace)
@@ -174,6 +174,53 @@ def test_an_unpacked_release_loads_on_the_base_it_came_with(served: Served, tmp_
     release = serving.unpack(f"models:/{NAME}/1", tmp_path / "back", served.workspace)
     assert read_info(release)["base"]["id"] == str(tmp_path / "back" / "base")
     assert direct_answer(release, wav) == served.answer
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_registered_version_is_exported_with_the_base_it_came_with(served: Served, tmp_path: Path, merge: bool) -> None:
+    import shutil
+
+    from coat_core.exporting import export
+
+    shutil.rmtree(served.workspace / "bases")
+    done = export(f"models:/{NAME}@champion", tmp_path / "out", merge=merge, dtype="float32" if merge else None, say=str)
+    base = json.loads((done.folder / "export.json").read_text())["base"]
+    assert base == {"id": "bases/qwen2_audio", "revision": None, "licence": "Apache-2.0"}
+    names = {path.name for path in done.folder.iterdir()}
+    assert ("base" in names, "model.safetensors" in names) == (not merge, merge)
+    scope: dict[str, Any] = {}
+    exec(compile(done.usage, "usage", "exec"), scope)
+    with pytest.raises(RegistryError, match="coat-unknown"):
+        export("models:/coat-unknown/1", tmp_path / "other", merge=merge, say=str)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_number_format_of_a_served_model_is_named_by_the_environment(
+    workspace: Path, tiny_bases: dict[str, Path], wav: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    seen: list[Any] = []
+    stock = transformers.Qwen2AudioForConditionalGeneration
+    load = stock.from_pretrained
+    monkeypatch.setattr(stock, "from_pretrained", lambda *args, **kwargs: seen.append(kwargs["dtype"]) or load(*args, **kwargs))
+    folder = tmp_path / "model"
+    save_served(folder, write_true_release(workspace, tiny_bases, "qwen2_audio"), workspace)
+    for asked, dtype in ((None, torch_float("float32")), ("bfloat16", torch_float("bfloat16"))):
+        if asked is not None:
+            monkeypatch.setenv("COAT_DTYPE", asked)
+        seen.clear()
+        assert serving.predict(serving.load_folder(folder), str(wav), QUESTION).strip()
+        assert seen == [dtype]
+    monkeypatch.setenv("COAT_DTYPE", "int4")
+    with pytest.raises(RegistryError, match="COAT_DTYPE"):
+        serving.load_folder(folder)
+
+
+def torch_float(name: str) -> Any:
+    import torch
+
+    return getattr(torch, name)
 
 
 @pytest.mark.slow

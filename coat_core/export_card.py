@@ -1,0 +1,75 @@
+"""What an export says of itself to people: the model card, and the stock code that loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+RECORD, CARD = "export.json", "README.md"
+_KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
+"""Those that model cards name by themselves; any other is `other` with its name."""
+
+
+def usage(model_class: Any, folder: Path, *, merge: bool) -> str:
+    """Return stock code that loads an export."""
+    name = model_class.__name__
+    pictures = {"image", "video"} & {*model_class.input_modalities}
+    front = "AutoTokenizer, WhisperFeatureExtractor" if pictures else "AutoProcessor"
+    where = f'"{folder}"'
+    lines = [f"from transformers import {front}, {name}"]
+    if merge:
+        lines.append(f"model = {name}.from_pretrained({where})")
+    else:
+        lines.insert(0, "from peft import PeftConfig, PeftModel")
+        lines.append(f"config = PeftConfig.from_pretrained({where})")
+        lines.append(f"base = {name}.from_pretrained(config.base_model_name_or_path, revision=config.revision)")
+        lines.append(f"model = PeftModel.from_pretrained(base, {where})")
+    lines += [f"{_variable(loader)} = {loader}.from_pretrained({where})" for loader in front.split(", ")]
+    return "\n".join(lines)
+
+
+def card(record: Mapping[str, Any], code: str) -> str:
+    """Return the model card: licence, base, how to load, what the gate found."""
+    base, block, parity = record["base"], record["block"], record["parity"]
+    licence = base["licence"] or "unknown"
+    named = licence.lower() if licence.lower() in _KNOWN_LICENCES else f"other\nlicense_name: {licence}"
+    at = f" at revision `{base['revision']}`" if base["revision"] else ""
+    thinks = (
+        "It has no thinking block."
+        if block is None
+        else f"Every prompt holds a block of {block['tokens']} think tokens, written by the chat template: always make prompts with it. "
+        f"The ids {', '.join(map(str, block['ids']))} are never to be generated; `generation_config.json` suppresses them."
+    )
+    pairs = "\n".join(
+        f"| {pair['first']} / {pair['second']} | {pair['largest']:.2e} | {pair['answers']} of {pair['probes']} | {pair['ties']} |"
+        for pair in parity["pairs"]
+    )
+    return f"""---
+license: {named}
+base_model: {base["id"]}
+library_name: {"transformers" if record["kind"] == "merged" else "peft"}
+pipeline_tag: audio-text-to-text
+---
+
+# {record["class"]}, {record["kind"]}
+
+Made from `{base["id"]}`{at} (licence of its weights: {licence}), trial `{record["arm"]}-{record["seed"]}`.
+{thinks} Answers are greedy by default; one audio a prompt.
+
+```python
+{code}
+```
+
+With Qwen2.5-Omni, `AutoProcessor` does the work of tokenizer and feature extractor where torchvision is installed.
+
+| parity on {parity["device"]}, {parity["dtype"]} | largest difference of a logit | equal greedy answers | parted at a tie |
+|:--|--:|--:|--:|
+{pairs}
+
+`export.json` holds the same figures and the key of the release.
+"""
+
+
+def _variable(loader: str) -> str:
+    return {"AutoProcessor": "processor", "AutoTokenizer": "tokenizer", "WhisperFeatureExtractor": "extractor"}[loader]
