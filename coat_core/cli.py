@@ -163,9 +163,46 @@ def ask(
     typer.echo(ask_model(model, audio, question, show=show))
 
 
+@app.command(rich_help_panel="Models")
+def export(
+    model: Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")],
+    to: Annotated[Path, typer.Option(help="folder to make; an earlier export there is replaced once the new one has passed")],
+    merge: Annotated[bool, typer.Option("--merge", help="a plain checkpoint of the stock class; without: the PEFT adapter")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: what the base has on disk")] = None,
+    device: Annotated[str, typer.Option(help="where the parity gate runs")] = "cpu",
+    max_shard_size: Annotated[str, typer.Option(help="largest weight file of a merged export")] = "5GB",
+    speakers: Annotated[bool, typer.Option("--speakers", help="Qwen2.5-Omni: copy its voices too (spk_dict.pt, a pickle)")] = False,
+) -> None:
+    """Export a model for stock transformers and peft; the folder appears once the parity gate has passed."""
+    from coat_core.exporting import export as export_model
+
+    done = export_model(
+        model, to, merge=merge, dtype=dtype, device=device, max_shard_size=max_shard_size, speakers=speakers, say=typer.echo
+    )
+    typer.echo(f"{done.folder}  {done.size_bytes / 1e6:,.1f} MB\n\n{done.usage}")
+
+
 @app.command()
-def doctor() -> None:
-    """Look at versions, disk, device and endpoints, and say what to do."""
+def doctor(
+    published: Annotated[
+        str | None,
+        typer.Option(help="work out a full-size model, without its weights: qwen2_audio, qwen2_5_omni, audio_flamingo_3 or all"),
+    ] = None,
+    params: Annotated[Path | None, typer.Option(help="params file; default: ./params.yaml if there is one")] = None,
+    base: Annotated[str | None, typer.Option(help="folder or cached hub id whose configuration is read, not the built-in one")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="examples of one forward; default: params")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="audio of each example, s; default: contract.max_duration_s")] = None,
+    answer_tokens: Annotated[int | None, typer.Option(min=1, help="tokens of an answer; default: 64, or evaluation.max_new_tokens")] = None,
+    gpu_memory: Annotated[float, typer.Option(min=1.0, help="of the GPU, GB")] = 80.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Look at versions, disk, device and endpoints, and say what to do; or (--published) at what a full-size model needs."""
+    if published is not None:
+        from coat_core.published_doctor import Question
+        from coat_core.published_page import print_published
+
+        print_published(published, params, Question(batch, seconds, answer_tokens, gpu_memory, base), as_json=as_json)
+        return
     from coat_core.doctor import examine
 
     findings = examine(Path())

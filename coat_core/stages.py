@@ -146,8 +146,14 @@ def features(run: StageRun) -> None:
     from coat_core.experts.extract import extract_features
 
     key = run.stage.name.split("@")[1]
-    implementation = run.settings.experts[key].implementation
-    extract_features(key, implementation, _examples(run), run.path("data/corpus"), run.path(f"features/{key}"))
+    extract_features(
+        key,
+        run.settings.experts[key],
+        _examples(run),
+        run.path("data/corpus"),
+        run.path(f"features/{key}"),
+        waveforms=run.workspace / SCRATCH / "waveforms",
+    )
 
 
 def train(run: StageRun) -> None:
@@ -177,6 +183,7 @@ def evaluate(run: StageRun) -> None:
     from coat_core.evaluation.evaluate import evaluate_release
 
     trial = run.stage.name.split("@")[1]
+    backbone = run.settings.backbones[trial.split("-")[0]]  # type: ignore[index]
     evaluate_release(
         run.path(f"models/{trial}"),
         _examples(run),
@@ -184,6 +191,8 @@ def evaluate(run: StageRun) -> None:
         run.settings.evaluation,
         run.out(f"evaluation/{trial}"),
         device=run.settings.runtime.device,
+        dtype=backbone.dtype,
+        attention=backbone.attention,
     )
 
 
@@ -191,10 +200,18 @@ def latency(run: StageRun) -> None:
     """Time two releases of one backbone in turn, in this process alone."""
     from coat_core.evaluation.latency import measure_latency
 
-    backbone, settings = run.stage.name.split("@")[1], run.settings.latency
-    releases = {trial: run.path(f"models/{backbone}-{trial}") for trial in (settings.baseline, settings.candidate)}
+    key, settings = run.stage.name.split("@")[1], run.settings.latency
+    backbone = run.settings.backbones[key]  # type: ignore[index]
+    releases = {trial: run.path(f"models/{key}-{trial}") for trial in (settings.baseline, settings.candidate)}
     measure_latency(
-        releases, _examples(run), run.path("data/corpus"), settings, run.out(f"latency/{backbone}.json"), device=run.settings.runtime.device
+        releases,
+        _examples(run),
+        run.path("data/corpus"),
+        settings,
+        run.out(f"latency/{key}.json"),
+        device=run.settings.runtime.device,
+        dtype=backbone.dtype,
+        attention=backbone.attention,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from coat_core import storage
@@ -31,7 +33,7 @@ def make_workspace(folder: Path, params: Path) -> Path:
         SettingsError: the params do not hold.
         CoatError: the folder is the repository itself, or holds something else.
     """
-    load_settings(params)
+    settings = load_settings(params)
     root = repository_root()
     if folder.resolve() == root:
         raise CoatError(
@@ -48,13 +50,24 @@ def make_workspace(folder: Path, params: Path) -> Path:
         if not link.is_symlink() and not link.exists() and (root / name).exists():
             link.symlink_to(os.path.relpath(root / name, folder.resolve()), target_is_directory=True)
     storage.write_text(folder / ".dvcignore", (root / ".dvcignore").read_text())
-    storage.write_text(folder / "dvc.yaml", (root / "dvc.yaml").read_text())
+    storage.write_text(folder / "dvc.yaml", graph_for((root / "dvc.yaml").read_text(), list(settings.experts)))
     storage.write_text(folder / "params.yaml", params.read_text())
     if not (folder / ".dvc" / "config").exists():
         _dvc(folder, "init", "--no-scm", "--quiet", "--force")
         for key, value in (("core.analytics", "false"), ("core.check_update", "false"), ("cache.dir", str(root / ".dvc" / "cache"))):
             _dvc(folder, "config", "--local", key, value)
     return folder
+
+
+def graph_for(graph: str, experts: Sequence[str]) -> str:
+    """Return the text of `dvc.yaml` whose `train` depends on the stores of these experts.
+
+    DVC takes no list from params there, so the default graph names its five; a workspace has as many as its params.
+    """
+    stores = "".join(f"      - features/{key}\n" for key in experts)
+    written, found = re.subn(r"(?:      - features/[a-z0-9_]+\n)+", stores, graph)
+    assert found == 1, "dvc.yaml names the stores in one place"
+    return written
 
 
 def _dvc(folder: Path, *arguments: str) -> None:

@@ -16,13 +16,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from coat_core import storage
 from coat_core.errors import StageError
 from coat_core.registry.housekeeping import close_dead_runs
+from coat_core.settings import Settings, load_settings
 from coat_core.stages import OUTCOMES
 from flows import dvc
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses
 from flows.promotion import promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results
-from flows.schedule import blocked_stages, ready_stages
+from flows.schedule import accelerated, blocked_stages, ready_stages
 
 LOGS = Path(".scratch/logs")
 _POLL_S = 0.2
@@ -85,7 +86,7 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         try:
             close_dead_flow_runs()
             close_dead_runs(place)
-            stages = _run_stale(place, jobs or os.cpu_count() or 1)
+            stages = _run_stale(place, jobs or os.cpu_count() or 1, load_settings(place / "params.yaml"))
             publish_contract(place)
             decisions = promote_backbones(place)
             publish_results(place, decisions)
@@ -96,15 +97,16 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
     return {"stages": stages, "decisions": decisions}
 
 
-def _run_stale(workspace: Path, jobs: int) -> dict[str, float]:
+def _run_stale(workspace: Path, jobs: int, settings: Settings) -> dict[str, float]:
     """Run the stale stages and what waits for them, side by side where the graph allows it."""
     logger = get_run_logger()
     graph = dvc.read_graph(workspace)
+    shared = accelerated(graph, settings)
     todo = set(dvc.with_descendants(dvc.read_stale(workspace), graph))
     total, running, seconds, failures = len(todo), dict[str, PrefectFuture[float]](), dict[str, float](), dict[str, str]()
     logger.info("%d of %d stages to run", total, len(graph))
     while todo or running:
-        for name in ready_stages(graph, todo=todo, running=running, failed=failures, jobs=jobs):
+        for name in ready_stages(graph, todo=todo, running=running, failed=failures, jobs=jobs, accelerated=shared):
             todo.discard(name)
             running[name] = run_stage.with_options(name=name, task_run_name=name).submit(name, str(workspace))
             logger.info("start %s", name)

@@ -34,13 +34,14 @@ def promote_backbone(backbone: str, workspace: str, settings: Settings) -> dict[
     name = settings.registry.names[backbone]  # type: ignore[index]
     registered = register_trial(place, name, f"{backbone}-{settings.latency.candidate}")
     clip = of_split(read_manifest(place / "data/accepted.jsonl"), "validation")[0]
-    probe(name, registered.version, place, audio=place / "data/corpus" / clip.audio, question=clip.prompt)
+    audio = place / "data/corpus" / clip.audio
+    probe(name, registered.version, place, audio=audio, question=clip.prompt, device=settings.runtime.device)
     case = compare(
         name,
         registered.version,
         place,
         bootstrap=bootstrap_of(settings.evaluation),
-        evaluate=lambda release, target: _evaluate(release, target, place, settings),
+        evaluate=lambda release, target: _evaluate(release, target, place, settings, backbone),
     )
     decision = case.decide(settings.registry)
     apply(name, registered.version, decision, place)
@@ -54,10 +55,14 @@ def promote_backbone(backbone: str, workspace: str, settings: Settings) -> dict[
     }
 
 
-def _evaluate(release: Path, target: Path, workspace: Path, settings: Settings) -> None:
+def _evaluate(release: Path, target: Path, workspace: Path, settings: Settings, backbone: str) -> None:
     """Score an old champion on today's evaluation set."""
     from coat_core.corpus.examples import read_manifest
     from coat_core.evaluation.evaluate import evaluate_release
 
     examples = read_manifest(workspace / "data/accepted.jsonl")
-    evaluate_release(release, examples, workspace / "data/corpus", settings.evaluation, target, device=settings.runtime.device)
+    base = settings.backbones[backbone]  # type: ignore[index]
+    evaluate_release(
+        release, examples, workspace / "data/corpus", settings.evaluation, target, device=settings.runtime.device, dtype=base.dtype,
+        attention=base.attention,
+    )  # fmt: skip

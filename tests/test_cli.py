@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from coat_core.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "doctor"]
+COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "export", "doctor"]
 COMMANDS += ["corpus", "contract", "features", "train", "evaluate", "latency", "report"]
 HEAVY = {"torch", "transformers", "peft", "mlflow", "prefect", "great_expectations", "librosa", "sklearn", "matplotlib", "pandas", "dvc"}
 
@@ -45,6 +45,8 @@ def test_every_command_says_what_it_does(command: str) -> None:
         (["rollback", "qwen2_audio", "--why", "", "--who", "me"], "a rollback says who and why"),
         (["ask", "models/nothing", "none.wav", "What?"], "none.wav"),
         (["ask", "models/nothing", "none.wav", "What?", "--show", "x.jpg"], "ends in .png"),
+        (["export", "models/nothing", "--to", "out"], "not a release"),
+        (["export", "models/nothing", "--to", "out", "--dtype", "int4"], "no such number format"),
         (["workspace", ".", "--params", "params.yaml"], "itself a workspace"),
         (["workspace", "w", "--params", "nothing.yaml"], "cannot read params"),
     ],

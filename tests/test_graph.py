@@ -13,6 +13,7 @@ from coat_core import stages
 from coat_core.errors import StageError
 from coat_core.graph import Stage, find_stage, read_graph, stage_key
 from coat_core.settings import Settings
+from coat_core.workspace import graph_for
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -80,9 +81,7 @@ def test_declared_code_is_imported_code(name: str, graph: dict[str, Stage], impo
     uncovered = {file for file in files if not any(file == dep.removesuffix(".py") or file.startswith(dep + "/") for dep in stage.code)}
     assert not uncovered, f"{name} imports code that dvc.yaml does not declare"
     idle = {dep for dep in stage.code if not any(file == dep.removesuffix(".py") or file.startswith(dep + "/") for file in files)}
-    assert not idle - {"coat_core/settings", "coat_core/errors.py", "coat_core/storage.py"}, (
-        f"{name} declares code that it does not import"
-    )
+    assert not idle - {"coat_core/settings", "coat_core/errors.py", "coat_core/storage.py"}, f"{name} declares code that it does not import"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -132,3 +131,12 @@ def test_dvc_sees_the_same_stages(graph: dict[str, Stage]) -> None:
     assert set(seen) == set(graph)
     assert seen["evaluate@qwen2_audio-coat-0"] >= {"train@qwen2_audio-coat-0", "contract"}
     assert "features@pitch" in seen["train@qwen2_audio-coat-0"]
+
+
+def test_a_workspace_trains_on_the_experts_of_its_params(values: dict) -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    assert graph_for(text, list(values["experts"])) == text, "the default graph is that of the default params"
+    graph = yaml.safe_load(graph_for(text, ["pitch", "speech_hubert"]))
+    stores = [dep for dep in graph["stages"]["train"]["deps"] if dep.startswith("features/")]
+    assert stores == ["features/pitch", "features/speech_hubert"]
+    assert yaml.safe_load(text)["stages"].keys() == graph["stages"].keys()

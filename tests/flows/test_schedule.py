@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coat_core.settings import parse_settings
 from flows.dvc import with_descendants
-from flows.schedule import blocked_stages, ready_stages
+from flows.schedule import accelerated, blocked_stages, ready_stages
 
 GRAPH = {
     "corpus": frozenset(),
@@ -37,6 +41,25 @@ GRAPH = {
 )
 def test_ready(todo: set[str], running: set[str], failed: set[str], jobs: int, expected: list[str]) -> None:
     assert ready_stages(GRAPH, todo=todo, running=running, failed=failed, jobs=jobs) == expected
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"), [(set(), ["train@x", "corpus"]), ({"train@x"}, ["corpus"]), ({"features@a"}, ["train@x"])]
+)
+def test_the_accelerator_takes_one_stage_at_a_time(running: set[str], expected: list[str]) -> None:
+    graph: dict[str, frozenset[str]] = {name: frozenset() for name in ("train@x", "train@y", "features@a", "corpus")}
+    todo = set(graph) - running - {"features@a"}
+    assert ready_stages(graph, todo=todo, running=running, failed=set(), jobs=2, accelerated={"train@x", "train@y"}) == expected
+
+
+def test_which_stages_compute_on_the_accelerator() -> None:
+    values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    names = {*GRAPH, "contract", "features@speech", "features@pitch"}
+    assert accelerated(names, parse_settings(values)) == set()
+    values["experts"]["speech"]["device"] = "cuda"
+    assert accelerated(names, parse_settings(values)) == {"features@speech"}
+    values["runtime"]["device"] = "cuda"
+    assert accelerated(names, parse_settings(values)) == {"features@speech", "train@x", "evaluate@x", "latency@x", "report"}
 
 
 def test_what_waits_for_a_failure_is_left_out() -> None:
