@@ -59,7 +59,7 @@ bench: $(READY)  ## The benchmarks, each with both sides in one run
 lock:  ## Resolve the newest versions that work together (see the traps in pyproject.toml) and write requirements.lock
 	@rm -rf .scratch/lock && $(PYTHON) -m venv .scratch/lock
 	@.scratch/lock/bin/python -m pip install -qq --no-compile torch==2.13.0
-	@.scratch/lock/bin/python -m pip install -qq --no-compile ".[speech,dev]"
+	@.scratch/lock/bin/python -m pip install -qq --no-compile ".[speech,pitch,dev]"
 	@.scratch/lock/bin/python -m pip freeze --exclude coat --exclude pip | sed -E 's/\+cpu//' | sort -f > .scratch/requirements.new
 	@(head -2 requirements.lock; cat .scratch/requirements.new) > .scratch/requirements.lock && mv .scratch/requirements.lock requirements.lock
 

@@ -1,0 +1,90 @@
+"""A hub on the loopback: one repository's files behind the real client library's requests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class FakeHub:
+    """What the server serves, and what it was asked for."""
+
+    repository: str
+    commit: str
+    files: dict[str, bytes]
+    gated: bool = False
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes to claim in place of the true ones."""
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        known = f"/api/models/{self.repository}"
+        if self.repository not in path:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        if self.gated:
+            return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}, b"{}"
+        if self.commit not in path:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+        if path.startswith(f"{known}/revision/"):
+            rows = [{"rfilename": name} for name in self.files]
+            return 200, {}, json.dumps({"id": self.repository, "sha": self.commit, "siblings": rows}).encode()
+        if path.startswith(f"{known}/tree/"):
+            rows = [
+                {"type": "file", "path": name, "size": self.sizes.get(name, len(data)), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in self.files.items()
+            ]
+            return 200, {}, json.dumps(rows).encode()
+        name = path.partition(f"/resolve/{self.commit}/")[2]
+        if name not in self.files:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.commit}, b""
+        data = self.files[name]
+        hub_size = self.sizes.get(name, len(data))
+        headers = {"X-Repo-Commit": self.commit, "ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Linked-Size": str(hub_size)}
+        return 200, headers, data
+
+
+@contextmanager
+def serve(hub: FakeHub) -> Iterator[FakeHub]:
+    """Serve on a free port until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _answer(self, body: bool) -> None:
+            hub.asked.append(f"{self.command} {urlsplit(self.path).path}")
+            status, headers, data = hub.answer(unquote(urlsplit(self.path).path))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            if body:
+                self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self._answer(True)
+
+        def do_HEAD(self) -> None:
+            self._answer(False)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
