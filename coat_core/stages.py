@@ -152,6 +152,7 @@ def features(run: StageRun) -> None:
         _examples(run),
         run.path("data/corpus"),
         run.path(f"features/{key}"),
+        threads=run.settings.runtime.threads,
         waveforms=run.workspace / SCRATCH / "waveforms",
     )
 

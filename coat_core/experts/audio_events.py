@@ -87,4 +87,4 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     names = tuple(name if labels.count(name) == 1 else f"{name} ({label})" for label, name in enumerate(labels))
     encoder = AstWindows(model, extractor)
     spec = published.spec("events", "posteriors", rate_hz=1 / HOP_S, sample_rate_hz=encoder.rate, dim_names=names)
-    return NeuralExpert(spec, encoder, Windowing(frames=1, context=0), settings.batch_seconds)
+    return NeuralExpert(spec, encoder, Windowing(frames=1, context=0), settings.heard_seconds(encoder.rate), settings.device)

@@ -8,27 +8,35 @@ waveform, so its mean is w_c · E[x] and its variance w_c' Cov[x] w_c. Batched, 
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 _BLOCK = 1 << 18
 """Windows that are held at once."""
+_GIVEN = threading.local()
+"""Moments of a thread's next forward; a model has one such layer."""
 
 
 class ClipNorm(nn.Module):
-    """A `GroupNorm` with one channel a group whose mean and variance are given: `[B, C]` each, set before every forward."""
+    """A `GroupNorm` with one channel a group whose mean and variance are given before every forward, in each thread for itself."""
 
     def __init__(self, stock: nn.GroupNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = stock.weight, stock.bias, stock.eps
-        self.mean = self.variance = torch.zeros(0)
+
+    def give(self, mean: Tensor, variance: Tensor) -> None:
+        """Set mean and variance `[B, C]` of this thread's next forward."""
+        _GIVEN.moments = mean, variance
 
     def forward(self, states: Tensor) -> Tensor:
         """Return states `[B, C, T]`, normalised, scaled and shifted."""
-        scale = self.weight.float() / torch.sqrt(self.variance + self.eps)
-        shift = self.bias.float() - self.mean * scale
+        moments: tuple[Tensor, Tensor] = _GIVEN.moments
+        mean, variance = moments
+        scale = self.weight.float() / (variance + self.eps).sqrt()
+        shift = self.bias.float() - mean * scale
         return (states.float() * scale[..., None] + shift[..., None]).to(states.dtype)
 
 

@@ -69,7 +69,7 @@ def build(settings: ExpertSettings) -> NeuralExpert:
         "reconstruction", "representation", rate_hz=frames_a_second, sample_rate_hz=rate, dim_names=numbered("latent", width)
     )
     windowing = Windowing(round(_WINDOW_S * frames_a_second), round(_CONTEXT_S * frames_a_second))
-    return NeuralExpert(spec, encoder, windowing, settings.batch_seconds)
+    return NeuralExpert(spec, encoder, windowing, settings.heard_seconds(rate), settings.device)
 
 
 def _mimi(published: Published) -> tuple[CodecLatents, int, int]:

@@ -96,16 +96,18 @@ def _stored(expert: Expert, key: str, features: NDArray[np.float32], path: Path)
 
 @contextmanager
 def _memory(key: str, padded: Padded) -> Iterator[None]:
-    """Say which lever to pull when the device is full."""
+    """Say which lever to pull when the device, or the host, is full."""
     try:
         yield
-    except RuntimeError as error:
-        # torch.OutOfMemoryError, without importing torch for an expert that has none.
-        if type(error).__name__ != "OutOfMemoryError":
+    except (RuntimeError, MemoryError) as error:
+        # torch.OutOfMemoryError, without importing torch for an expert that has none. On a processor torch has no type for it.
+        host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not host and type(error).__name__ != "OutOfMemoryError":
             raise
         waveforms, lengths = padded
+        other = "lower runtime.threads (each hears a batch)" if host else "give dtype: bfloat16, or device: cpu"
         raise OutOfMemoryError(
             f"expert {key} ran out of memory on {len(lengths)} clips padded to {waveforms.shape[1]} samples: {error}",
             field=f"experts.{key}.batch_seconds",
-            next_step="halve batch_seconds (down to the longest clip), or give dtype: bfloat16, or device: cpu",
+            next_step=f"halve batch_seconds (down to the longest clip), or {other}",
         ) from error

@@ -5,7 +5,7 @@ of any other, the clips that the same expert described before are taken over. Wh
 the index, removed before anything changes, is written last, so the bytes never depend on how often a run was cut off.
 
 An acoustic expert describes clip by clip, in as many processes as asked for. A neural one hears batches of clips of like length, in
-this process, while a thread reads the next ones; see `batching` for what is heard together. A clip that is added to a finished store
+this process: see `batching` for what is heard together, and `batchwise` for what is done at once. A clip that is added to a finished store
 is computed in a batch of what is new, not in the one that it would have had from the start: its features may then differ from those of
 a store made afresh in the last bit of float16.
 """
@@ -38,7 +38,7 @@ from coat_core.storage import write_bytes
 
 def extract_features(
     key: str, expert: ExpertSettings | str, examples: Sequence[Example], corpus: Path, target: Path, *, workers: int = 1,
-    waveforms: Path | None = None,
+    threads: int = 1, waveforms: Path | None = None,
 ) -> None:  # fmt: skip
     """Bring the store at `target` up to date with the examples' audio.
 
@@ -49,6 +49,7 @@ def extract_features(
         corpus: the folder that the examples' paths are relative to.
         target: the store's folder, made or updated in place.
         workers: processes that share the shards of an acoustic expert; the result does not depend on it. A neural one computes here.
+        threads: batches that a neural expert computes at once on a processor; nor does the result depend on this.
         waveforms: folder of decoded waveforms that experts share; None: nothing is kept.
 
     Raises:
@@ -87,8 +88,8 @@ def extract_features(
         if neural:
             durations = {example.sha256: example.duration_s for example in ordered}
             missing = [sha256 for job in stale for sha256 in job.missing()]
-            plan = begin_plan(target, mark, durations, missing, settings.batch_seconds)
-            write_batchwise(model, plan, stale, audio, done)
+            plan = begin_plan(target, mark, durations, missing, settings.heard_seconds(model.spec.sample_rate_hz))
+            write_batchwise(model, plan, stale, audio, threads, done)
         else:
             write_clipwise(model, stale, workers, done)
     (target / PLAN).unlink(missing_ok=True)

@@ -1,8 +1,7 @@
 """What an expert *does*, as a hash: features kept from an earlier run count only if it has not changed.
 
-An acoustic expert is known by what it makes of a fixed sound. A neural one is not: its last bits change with the processor and with the
-number of threads, and a store that was begun on one machine must go on on the next. It is known by its weights and its spec, whose
-version is raised with its code.
+An acoustic expert is known by what it makes of a fixed sound. A neural one is not: its last bits change with the processor, and a store
+that was begun on one machine must go on on the next. It is known by its weights and its spec, whose version is raised with its code.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     rate = int(mel.extractor.sampling_rate)
     names = numbered("tower", int(tower.layer_norm.normalized_shape[0]))
     spec = published.spec("reconstruction", "representation", rate_hz=rate / mel.hop, sample_rate_hz=rate, dim_names=names)
-    return NeuralExpert(spec, TowerStates(tower, mel, run), mel.windowing, settings.batch_seconds)
+    return NeuralExpert(spec, TowerStates(tower, mel, run), mel.windowing, settings.heard_seconds(rate), settings.device)
 
 
 def _qwen(published: Published) -> tuple[Any, Callable[[Any, Tensor, Tensor], Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coat_core.experts.ahead import go_on
 from coat_core.experts.base import ExpertSpec, check_batch
 from coat_core.experts.windowing import Span, Windowing
 
@@ -56,6 +57,7 @@ class NeuralExpert:
     windowing: Windowing
     batch_seconds: float
     """Most seconds of audio, padding included, in one forward pass; one window always goes through."""
+    device: str = "cpu"
 
     def __call__(self, waveforms: Waveform, lengths: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return features `[B, T, d]` (float32) and mask `[B, T]`, T = ceil(longest / hop).
@@ -67,10 +69,11 @@ class NeuralExpert:
         frames = [-(-int(length) // self.encoder.hop) for length in lengths]
         features = np.zeros((len(frames), max(frames, default=0), self.spec.dim), dtype=np.float32)
         mask = np.arange(features.shape[1])[None] < np.array(frames, dtype=np.int64)[:, None]
-        with exact():
+        with exact(self.device):
             clips = [self.encoder.prepare(row[:length]) for row, length in zip(waveforms, lengths, strict=True)]
             cut = [(row, span) for row, total in enumerate(frames) for span in self.windowing.spans(total)]
             for batch in self._batches(cut):
+                go_on()
                 states = self.encoder.encode([Piece(clips[row], span.start, span.stop) for row, span in batch])
                 for (row, span), state in zip(batch, states, strict=True):
                     kept = state[span.keep_from - span.start : span.keep_to - span.start]
@@ -93,9 +96,13 @@ class NeuralExpert:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
-    """Compute without gradients, and convolve in the precision that was asked for (cuDNN's default is TF32)."""
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+def exact(device: str) -> Iterator[None]:
+    """Compute without gradients, and convolve in the precision that was asked for (cuDNN's default is TF32).
+
+    On a processor several threads may be inside; cuDNN's settings are the whole process's, and are left alone there.
+    """
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), nullcontext() if device == "cpu" else cudnn:
         yield
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from coat_core.device import check_device
 from coat_core.errors import ExpertError
 from coat_core.experts.base import ExpertSpec, Kind, Target
 from coat_core.experts.licences import Choice, Known, choose
@@ -94,9 +95,7 @@ class Published:
 
     def placed(self, model: nn.Module) -> Any:
         """Return a model ready to run: evaluation mode, no gradients, the device and precision of params."""
-        if self.settings.device == "cuda" and not torch.cuda.is_available():
-            raise ExpertError("this host has no CUDA device", field="experts.*.device", value="cuda", allowed=["cpu"],
-                              next_step="run on a host with a GPU, or write device: cpu")  # fmt: skip
+        check_device(self.settings.device, "experts.*.device")
         return model.eval().requires_grad_(False).to(device=self.settings.device, dtype=self.dtype)
 
     def front_end(self, extractor_class: Any) -> Any:

@@ -48,7 +48,7 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     names = tuple(str(labels[label]) for label in range(dim)) if len(labels) == dim else tuple(f"score {label}" for label in range(dim))
     rate = int(encoder.extractor.sampling_rate)
     spec = published.spec("affect", "regression", rate_hz=rate / encoder.hop, sample_rate_hz=rate, dim_names=names)
-    return NeuralExpert(spec, encoder, WINDOWING, settings.batch_seconds)
+    return NeuralExpert(spec, encoder, WINDOWING, settings.heard_seconds(rate), settings.device)
 
 
 def _head(published: Published) -> tuple[Callable[[States, Tensor], Tensor], int]:

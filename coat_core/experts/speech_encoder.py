@@ -16,7 +16,7 @@ from coat_core.experts.licences import Known
 from coat_core.experts.log_mel_windows import LogMelWindows
 from coat_core.experts.neural import NeuralExpert, Piece, Waveform
 from coat_core.experts.published import Published, numbered, open_published
-from coat_core.experts.wav2vec import MODEL_TYPES, layer_mean, load_wav2vec
+from coat_core.experts.wav2vec import MODEL_TYPES, drop_layers, layer_mean, load_wav2vec
 from coat_core.experts.windowing import Windowing
 from coat_core.settings import ExpertSettings
 
@@ -73,6 +73,7 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     count = int(published.config["num_hidden_layers"])
     layers = published.layers(count, max(1, round(0.75 * count)))
     encoder = load_wav2vec(published, layer_mean(layers))
+    drop_layers(encoder.model.encoder, layers)
     return _expert(published, encoder, encoder.extractor.sampling_rate, encoder.model.config.hidden_size, layers, WINDOWING)
 
 
@@ -84,6 +85,9 @@ def _whisper(published: Published) -> NeuralExpert:
     layers = published.layers(config.encoder_layers, max(1, round(0.75 * config.encoder_layers)))
     with torch.random.fork_rng(devices=[]):
         model = published.load_part(WhisperEncoder(config), r"(?:model\.)?encoder\.")
+    if drop_layers(model, layers):
+        # It stands behind the published last layer, not behind this one.
+        model.layer_norm = torch.nn.Identity()
     mel = LogMelWindows(published, config.max_source_positions, hop=320)
     return _expert(published, WhisperStates(model, mel, layers), mel.extractor.sampling_rate, config.d_model, layers, mel.windowing)
 
@@ -92,4 +96,4 @@ def _expert(published: Published, encoder: Any, rate: int, width: int, layers: t
     spec = published.spec(
         "speech", "representation", rate_hz=rate / encoder.hop, sample_rate_hz=rate, dim_names=numbered("state", width), layers=layers
     )
-    return NeuralExpert(spec, encoder, windowing, published.settings.batch_seconds)
+    return NeuralExpert(spec, encoder, windowing, published.settings.heard_seconds(rate), published.settings.device)

@@ -7,7 +7,6 @@ Sources: Baevski et al., arXiv:2006.11477; Hsu et al., arXiv:2106.07447; Chen et
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -21,10 +20,13 @@ from torch import Tensor
 from coat_core.experts.clip_norm import ClipNorm, convolution_moments
 from coat_core.experts.neural import Piece, Waveform, stack, stretch_of
 from coat_core.experts.published import Published
+from coat_core.experts.quiet import Quiet
 
 MODEL_TYPES = ("hubert", "wav2vec2", "wavlm")
 _UNUSED = ("masked_spec_embed",)
 """A weight of pre-training, which fine-tuned checkpoints may leave out."""
+_QUIET = Quiet("Support for mismatched key_padding_mask")
+"""WavLM hands torch a mask and a position bias of two types."""
 
 States = tuple[Tensor, ...]
 """Hidden states `[B, T, D]`: the input of the first layer, then the output of each."""
@@ -83,13 +85,12 @@ class Wav2VecEncoder:
         values = torch.from_numpy(stack(signals)).to(weight.device, weight.dtype)
         heard = torch.arange(values.shape[1])[None] < torch.tensor([len(signal) for signal in signals])[:, None]
         if self.norm is not None:
-            self.norm.mean, self.norm.variance = (
+            moments = (
                 torch.from_numpy(np.stack([getattr(piece.clip, moment) for piece in pieces]).astype(np.float32)).to(weight.device)
                 for moment in ("mean", "variance")
             )
-        with warnings.catch_warnings():
-            # WavLM hands torch a mask and a position bias of two types.
-            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
+            self.norm.give(*moments)
+        with _QUIET:
             output = self.model(values, attention_mask=heard.long().to(weight.device), output_hidden_states=True)
         features = self.read(output.hidden_states, output.last_hidden_state)
         return [row[: piece.stop - piece.start] for row, piece in zip(features, pieces, strict=True)]
@@ -125,6 +126,13 @@ def _model_class(model_type: str) -> Any:
     from transformers import Wav2Vec2Model
 
     return Wav2Vec2Model
+
+
+def drop_layers(stack: Any, layers: Sequence[int]) -> bool:
+    """Cut the layers of a stock stack behind the last that is read (1 = first); say whether there were any."""
+    unread = stack.layers[max(layers) :]
+    stack.layers = stack.layers[: max(layers)]
+    return len(unread) > 0
 
 
 def layer_mean(layers: Sequence[int]) -> Callable[[States, Tensor], Tensor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 import time
 import zlib
 from functools import cache
@@ -29,10 +30,11 @@ CACHE_BYTES = 8 << 30
 """How much a workspace keeps, about (each process counts again after a 64th of it that is its own): 37 hours at 16 kHz."""
 _UNUSED_S = 24 * 3600.0
 _HEADER = "waveform"
+_COUNTING = threading.Lock()
 
 
 class Waveforms:
-    """Reads clips at one sample rate, through the cache where there is one. Several processes may share a folder.
+    """Reads clips at one sample rate, through the cache where there is one. Several processes may share a folder, and threads a reader.
 
     A full cache lets go of what another decoder made and of what nobody has read for a day, and then keeps nothing more: every expert
     walks through the corpus in the same order, so that letting go of the oldest would leave nothing for the next.
@@ -80,8 +82,9 @@ class Waveforms:
         data = save({_HEADER: waveform}, metadata={_HEADER: json.dumps(header)})
         temporary: Path | None = None
         try:
-            if not self._has_room(len(data)):
-                return
+            with _COUNTING:
+                if not self._has_room(len(data)):
+                    return
             entry.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=entry.parent, prefix=f".{entry.name}.")
             temporary = Path(name)

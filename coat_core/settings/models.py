@@ -25,8 +25,13 @@ class ExpertSettings(Section):
     """The licence of a checkpoint that forbids commercial use, word for word: without it such an expert does not start."""
     device: Device = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_seconds: Positive = 120.0
-    """Most seconds of audio, padding included, that a neural expert hears at once."""
+    batch_seconds: Positive | None = None
+    """Most seconds of audio, padding included, in one batch of a neural expert; null: 120 on an accelerator, and 30 on a processor (20 at
+    24 kHz), where `runtime.threads` batches are heard at once."""
+
+    def heard_seconds(self, sample_rate_hz: int) -> float:
+        """Return the seconds of audio in one batch: on a processor more would leave its cache and be slower."""
+        return self.batch_seconds or (480_000 / sample_rate_hz if self.device == "cpu" else 120.0)
 
     @field_validator("layers", mode="before")
     @classmethod

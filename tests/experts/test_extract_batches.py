@@ -66,8 +66,8 @@ def _dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         monkeypatch.setattr(module, "write_bytes", write)
 
 
-def _readers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+def _ahead() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("work-ahead")]
 
 
 def test_batches_hold_clips_of_like_length_and_not_too_many_seconds() -> None:
@@ -124,7 +124,7 @@ def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
             _dying(patch, at)
             with pytest.raises(Killed):
                 _run(corpus, examples, tmp_path / str(at))
-        assert not _readers()
+        assert not _ahead()
         with pytest.raises(ExpertError, match="missing or unfinished"):
             ExpertStore.open(tmp_path / str(at))
         company.clear()
@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_named_and_nothing_hangs(clips: tuple[Path, list[
         with pytest.raises(error, match=said):
             _run(corpus, examples, tmp_path / "store")
         assert time.monotonic() - began < 10
-        assert not _readers()
+        assert not _ahead()
         assert not (tmp_path / "store" / "index.json").exists()
         assert not (tmp_path / "store" / shard_name(examples[11].sha256)).exists()
         assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
@@ -230,8 +230,9 @@ def _in_call(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> Non
     monkeypatch.setattr(company_expert.CompanyExpert, "__call__", acting)
 
 
-def test_ctrl_c_ends_the_reader_and_the_next_run_goes_on(
-    clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ctrl_c_ends_the_threads_and_the_next_run_goes_on(
+    device: str, clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, examples = clips
 
@@ -242,12 +243,13 @@ def test_ctrl_c_ends_the_reader_and_the_next_run_goes_on(
     with monkeypatch.context() as patch:
         _in_call(patch, interrupt)
         with pytest.raises(KeyboardInterrupt):
-            _run(corpus, examples, tmp_path / "store")
-    assert not _readers()
-    assert file_hashes(_run(corpus, examples, tmp_path / "store")) == file_hashes(_run(corpus, examples, tmp_path / "whole"))
+            _run(corpus, examples, tmp_path / "store", device=device)
+    assert not _ahead()
+    whole = file_hashes(_run(corpus, examples, tmp_path / "whole", device=device))
+    assert file_hashes(_run(corpus, examples, tmp_path / "store", device=device)) == whole
 
 
-def test_the_next_batch_is_read_while_one_is_heard_but_not_all_of_them(
+def test_on_an_accelerator_the_next_batch_is_read_while_one_is_heard_but_not_all_of_them(
     clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, examples = clips
@@ -279,7 +281,7 @@ def test_the_next_batch_is_read_while_one_is_heard_but_not_all_of_them(
 
     monkeypatch.setattr(waveforms, "decode", decoding)
     _in_call(monkeypatch, look)
-    _run(corpus, examples, tmp_path / "store", seconds=1.5)
+    _run(corpus, examples, tmp_path / "store", seconds=1.5, device="cuda")
     assert late == []
     assert len(at_call) == len(sizes)
     # Beside the batch that is heard, two are waiting, and the next is not begun.
@@ -293,7 +295,15 @@ def test_a_full_device_says_which_lever_to_pull(clips: tuple[Path, list[Example]
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     _in_call(monkeypatch, full)
-    with pytest.raises(OutOfMemoryError, match=r"clips padded to.*2\.00 GiB.*experts\.speech\.batch_seconds.*halve"):
+    with pytest.raises(OutOfMemoryError, match=r"clips padded to.*2\.00 GiB.*experts\.speech\.batch_seconds.*halve.*dtype: bfloat16"):
+        _run(clips[0], clips[1], tmp_path / "store", device="cuda")
+
+
+def test_a_full_host_says_which_lever_to_pull(clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    _in_call(monkeypatch, lambda call: torch.empty(1 << 50))
+    with pytest.raises(OutOfMemoryError, match=r"clips padded to.*can't allocate.*experts\.speech\.batch_seconds.*halve.*runtime\.threads"):
         _run(clips[0], clips[1], tmp_path / "store")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_published import IMPLEMENTATIONS
 
-from coat_core.errors import CheckpointError, ExpertError
+from coat_core.errors import CheckpointError, DeviceError, ExpertError
 from coat_core.experts.catalogue import NEURAL, PACKAGED, expert_of, load_expert
 from coat_core.experts.neural import NeuralExpert
 from coat_core.experts.store import spec_from_json
@@ -247,7 +247,7 @@ def test_a_gpu_that_is_not_there_is_said(checkpoints: dict[str, Path]) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this host has a GPU")
-    with pytest.raises(ExpertError, match="no CUDA device"):
+    with pytest.raises(DeviceError, match="no such device here"):
         load_expert("codec", settings("codec", checkpoints["mimi"], device="cuda"))
 
 

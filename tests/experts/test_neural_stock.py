@@ -89,15 +89,20 @@ def test_the_dimensional_head_answers_every_frame(checkpoints: dict[str, Path], 
     assert tiny_expert("dimensions").spec.dim_names == ("arousal", "dominance", "valence")
 
 
-def test_whispers_encoder_on_its_own_front_end(checkpoints: dict[str, Path], tiny_expert: TinyExpert) -> None:
+@pytest.mark.parametrize("layer", [1, 2])
+def test_whispers_encoder_on_its_own_front_end(layer: int, checkpoints: dict[str, Path]) -> None:
     from transformers import WhisperFeatureExtractor, WhisperModel
 
     extractor = WhisperFeatureExtractor.from_pretrained(checkpoints["whisper"])
     stock = WhisperModel.from_pretrained(checkpoints["whisper"]).eval()
+    settings = ExpertSettings(
+        implementation="speech_encoder", checkpoint=str(checkpoints["whisper"]), accept_licence="MIT", layers=(layer,)
+    )
     rows, lengths, clips = batch(LENGTHS)
-    features, mask = tiny_expert("whisper")(rows, lengths)
+    features, mask = load_expert("speech_encoder", settings)(rows, lengths)
     for row, clip in enumerate(clips):
-        states = stock.encoder(extractor(clip, sampling_rate=16000, return_tensors="pt")["input_features"]).last_hidden_state
+        mel = extractor(clip, sampling_rate=16000, return_tensors="pt")["input_features"]
+        states = stock.encoder(mel, output_hidden_states=True).hidden_states[layer]
         same(features[row, mask[row]], states[0, : -(-len(clip) // 320)])
 
 
