@@ -15,6 +15,7 @@ from coat_core.settings import load_settings
 
 LINKED = ("coat_core", "bases", ".venv")
 """What a workspace shares with the repository, by symbolic link, so that every path in dvc.yaml holds in both."""
+_STORES = re.compile(r"      - features/([a-z0-9_]+)\n")
 
 
 def repository_root() -> Path:
@@ -59,13 +60,38 @@ def make_workspace(folder: Path, params: Path) -> Path:
     return folder
 
 
+def match_graph(workspace: Path, experts: Sequence[str]) -> None:
+    """Let `train` wait for the stores of the experts that params name now: of a workspace, its graph is written anew.
+
+    Raises:
+        CoatError: the repository's own graph, which is under version control, names others.
+    """
+    path = workspace / "dvc.yaml"
+    if not path.is_file():
+        return
+    graph = path.read_text()
+    named = _STORES.findall(graph)
+    if set(named) == set(experts):
+        return
+    if workspace.resolve() == repository_root():
+        raise CoatError(
+            "dvc.yaml and params.yaml name different experts",
+            field="experts",
+            value=sorted(experts),
+            allowed=sorted(named),
+            next_step="run other experts in a workspace (coat workspace DIR --params FILE), or leave one out with "
+            "losses.expert_weights: {NAME: 0}; see docs/extending.md for one more in the default graph",
+        )
+    storage.write_text(path, graph_for(graph, experts))
+
+
 def graph_for(graph: str, experts: Sequence[str]) -> str:
     """Return the text of `dvc.yaml` whose `train` depends on the stores of these experts.
 
     DVC takes no list from params there, so the default graph names its five; a workspace has as many as its params.
     """
     stores = "".join(f"      - features/{key}\n" for key in experts)
-    written, found = re.subn(r"(?:      - features/[a-z0-9_]+\n)+", stores, graph)
+    written, found = re.subn(rf"(?:{_STORES.pattern})+", stores, graph)
     assert found == 1, "dvc.yaml names the stores in one place"
     return written
 

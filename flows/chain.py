@@ -18,6 +18,7 @@ from coat_core.errors import StageError
 from coat_core.registry.housekeeping import close_dead_runs
 from coat_core.settings import Settings, load_settings
 from coat_core.stages import OUTCOMES
+from coat_core.workspace import match_graph
 from flows import dvc
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses
@@ -79,6 +80,7 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
     Raises:
         StageError: a stage failed, after everything that does not wait for it has ended.
         BusyError: another run holds the workspace.
+        CoatError: the default graph names other experts than params.
     """
     place = Path(workspace)
     with hold_workspace(place):
@@ -86,7 +88,9 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         try:
             close_dead_flow_runs()
             close_dead_runs(place)
-            stages = _run_stale(place, jobs or os.cpu_count() or 1, load_settings(place / "params.yaml"))
+            settings = load_settings(place / "params.yaml")
+            match_graph(place, list(settings.experts))
+            stages = _run_stale(place, jobs or os.cpu_count() or 1, settings)
             publish_contract(place)
             decisions = promote_backbones(place)
             publish_results(place, decisions)

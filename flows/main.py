@@ -26,6 +26,7 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
 
     Raises:
         SettingsError: params do not hold; nothing was started.
+        CoatError: the default graph names other experts than params.
         BusyError: another run holds the workspace.
         StageError: a stage failed.
     """

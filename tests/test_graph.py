@@ -9,11 +9,11 @@ import grimp
 import pytest
 import yaml
 
-from coat_core import stages
-from coat_core.errors import StageError
+from coat_core import stages, workspace
+from coat_core.errors import CoatError, StageError
 from coat_core.graph import Stage, find_stage, read_graph, stage_key
 from coat_core.settings import Settings
-from coat_core.workspace import graph_for
+from coat_core.workspace import graph_for, match_graph
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = {
@@ -140,3 +140,16 @@ def test_a_workspace_trains_on_the_experts_of_its_params(values: dict) -> None:
     stores = [dep for dep in graph["stages"]["train"]["deps"] if dep.startswith("features/")]
     assert stores == ["features/pitch", "features/speech_hubert"]
     assert yaml.safe_load(text)["stages"].keys() == graph["stages"].keys()
+
+
+def test_an_expert_is_left_out_by_one_line_of_a_workspaces_params(values: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, others = (ROOT / "dvc.yaml").read_text(), [key for key in values["experts"] if key != "affect"]
+    (tmp_path / "dvc.yaml").write_text(text)
+    match_graph(tmp_path, list(reversed(values["experts"])))
+    assert (tmp_path / "dvc.yaml").read_text() == text, "the order of params is nothing to DVC"
+    match_graph(tmp_path, others)
+    assert (tmp_path / "dvc.yaml").read_text() == graph_for(text, others) != text
+    monkeypatch.setattr(workspace, "repository_root", lambda: tmp_path)
+    with pytest.raises(CoatError, match=r"name different experts.*coat workspace"):
+        match_graph(tmp_path, ["pitch"])
+    assert (tmp_path / "dvc.yaml").read_text() == graph_for(text, others)
