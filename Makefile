@@ -24,6 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "setting up .venv from requirements.lock (about 270 packages, a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -qq --no-compile --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock torch  # the libraries of a CUDA build, where it is one
 	@$(BIN)/python -m pip install -qq --no-compile --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -28,7 +28,7 @@ class _Measured:
         return self.features, self.mask
 
 
-def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max_new_tokens: int = 24) -> str:
+def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max_new_tokens: int = 24, device: str = "cpu") -> str:
     """Ask a model about a clip and return its answer.
 
     Args:
@@ -37,6 +37,7 @@ def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max
         question: what to ask; choices may be written behind it, as in `… Choices: rain, wind.`
         show: also draw the waveform, the spectrogram and the read-out of the thinking block to this PNG.
         max_new_tokens: longest answer.
+        device: where the model computes.
 
     Raises:
         CoatError: the model, the audio or (with `show`) the heads are not there.
@@ -55,7 +56,7 @@ def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max
     waveform = decode(audio)
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(model, Path(temporary)) if model.startswith(MODEL_PREFIX) else Path(model)
-        release = load_release(folder)
+        release = load_release(folder, device=device)
         query = Query(key=sha256_file(audio), waveform=waveform, text=question, name=audio.name)
         answer = generate_texts(release.backbone, [query], max_new_tokens)[0]
         if show is not None:

@@ -156,11 +156,12 @@ def ask(
     audio: Annotated[Path, typer.Argument(help="an audio file")],
     question: Annotated[str, typer.Argument(help="what to ask about it")],
     show: Annotated[Path | None, typer.Option(help="also write the picture of what it heard, as PNG")] = None,
+    device: Annotated[str, typer.Option(help="where the model computes: cpu or cuda")] = "cpu",
 ) -> None:
     """Ask a model about a clip and print its answer."""
     from coat_core.asking import ask as ask_model
 
-    typer.echo(ask_model(model, audio, question, show=show))
+    typer.echo(ask_model(model, audio, question, show=show, device=device))
 
 
 @app.command(rich_help_panel="Models")

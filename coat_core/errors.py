@@ -72,6 +72,10 @@ class HubUnreachableError(CheckpointError):
     retryable = True
 
 
+class DeviceError(CoatError):
+    """Params name a device that is not here."""
+
+
 class OutOfMemoryError(CoatError):
     """The device has too little memory for what params ask of it."""
 

@@ -17,7 +17,7 @@ def usage(model_class: Any, folder: Path, *, merge: bool) -> str:
     pictures = {"image", "video"} & {*model_class.input_modalities}
     front = "AutoTokenizer, WhisperFeatureExtractor" if pictures else "AutoProcessor"
     where = f'"{folder}"'
-    lines = [f"from transformers import {front}, {name}"]
+    lines = [f"from transformers import {front}, {'' if merge else 'GenerationConfig, '}{name}"]
     if merge:
         lines.append(f"model = {name}.from_pretrained({where})")
     else:
@@ -25,6 +25,7 @@ def usage(model_class: Any, folder: Path, *, merge: bool) -> str:
         lines.append(f"config = PeftConfig.from_pretrained({where})")
         lines.append(f"base = {name}.from_pretrained(config.base_model_name_or_path, revision=config.revision)")
         lines.append(f"model = PeftModel.from_pretrained(base, {where})")
+        lines.append(f"base.generation_config = GenerationConfig.from_pretrained({where})  # the base's own samples, and knows no block")
     lines += [f"{_variable(loader)} = {loader}.from_pretrained({where})" for loader in front.split(", ")]
     return "\n".join(lines)
 
@@ -39,7 +40,7 @@ def card(record: Mapping[str, Any], code: str) -> str:
         "It has no thinking block."
         if block is None
         else f"Every prompt holds a block of {block['tokens']} think tokens, written by the chat template: always make prompts with it. "
-        f"The ids {', '.join(map(str, block['ids']))} are never to be generated; `generation_config.json` suppresses them."
+        f"The ids {', '.join(map(str, block['ids']))} are never to be generated: this folder's `generation_config.json` suppresses them."
     )
     pairs = "\n".join(
         f"| {pair['first']} / {pair['second']} | {pair['largest']:.2e} | {pair['answers']} of {pair['probes']} | {pair['ties']} |"
@@ -55,7 +56,7 @@ pipeline_tag: audio-text-to-text
 # {record["class"]}, {record["kind"]}
 
 Made from `{base["id"]}`{at} (licence of its weights: {licence}), trial `{record["arm"]}-{record["seed"]}`.
-{thinks} Answers are greedy by default; one audio a prompt.
+{thinks} With that file answers are greedy; one audio a prompt.
 
 ```python
 {code}

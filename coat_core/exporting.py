@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coat_core.device import check_device
 from coat_core.errors import CoatError, OutOfMemoryError
 from coat_core.export_card import CARD, RECORD, card, usage
 from coat_core.export_source import ExportSource, find_source
@@ -74,7 +75,7 @@ def export(
 
     if dtype is not None and dtype not in DTYPES:
         raise CoatError("no such number format", field="--dtype", value=dtype, allowed=DTYPES)
-    _check_device(device)
+    check_device(device, "--device")
     shard_bytes = _shard_bytes(max_shard_size)
     target = target.absolute()
     _check_target(target)
@@ -119,18 +120,6 @@ def _shard_bytes(text: str) -> int:
     return size
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CoatError(
-            f"no such device here: {str(error).splitlines()[0]}", field="--device", value=device, allowed="cpu, cuda, cuda:1 …",
-            next_step="leave the option out: the gate then runs on the CPU",
-        ) from error  # fmt: skip
-
-
 @contextmanager
 def _memory(dtype: str, device: str) -> Iterator[None]:
     """Say which lever to pull when the device is too small for one model."""
@@ -138,7 +127,7 @@ def _memory(dtype: str, device: str) -> Iterator[None]:
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, OutOfMemoryError) as error:
         raise OutOfMemoryError(
             f"the parity gate needs one whole model in memory: {error}", field="--device", value=f"{device}, {dtype}",
             next_step="give --dtype bfloat16 (half of float32), or --device cpu",
@@ -205,13 +194,14 @@ def _read(folder: Path, source: ExportSource, merge: bool, dtype: str, device: s
     """Return the readings of the live model, of its adapter under stock PEFT and of the merged checkpoint: one in memory at a time."""
     from transformers import GenerationConfig
 
+    from coat_core.backbones.capacity import release_memory
     from coat_core.evaluation import parity
     from coat_core.evaluation.stock import load_front_end, load_stock
 
     probes = parity.probe_queries()
     say(f"parity gate, {len(probes)} probes in {dtype} on {device}: the live model")
     live = _read_live(source, dtype, device)
-    parity.release_memory()
+    release_memory()
     stock, readings = source.model_class, {"live": live}
     front = load_front_end(folder, stock, source.architecture.audio_token)
     generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -222,7 +212,7 @@ def _read(folder: Path, source: ExportSource, merge: bool, dtype: str, device: s
         model = load_stock(stock, checkpoint, dtype=dtype, device=device, adapter=adapter)
         readings[name] = parity.read_probes(model, generation, front.inputs, probes, dtype=dtype, live=live)
         del model
-        parity.release_memory()
+        release_memory()
     return readings
 
 

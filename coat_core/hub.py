@@ -18,8 +18,8 @@ from typing import Any
 from coat_core.errors import CheckpointError, HubUnreachableError
 from coat_core.settings.base import is_commit
 
-SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
-"""Configuration, vocabulary, template and front end."""
+SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "LICENSE*", "NOTICE*")
+"""Configuration, vocabulary, template, front end, and the terms that an export hands on."""
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 _BIN_INDEX, _BIN = "pytorch_model.bin.index.json", "pytorch_model.bin"
 HEADROOM_BYTES = 1 << 30
@@ -135,11 +135,12 @@ class _Place:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn what the hub's library raises into what a user can mend."""
-        from huggingface_hub.errors import DryRunError
+        from huggingface_hub.errors import DryRunError, HTTPError, XetDownloadError  # type: ignore[attr-defined]
 
         try:
             yield
-        except OSError as error:
+        # A connection that breaks is an HTTPError; what the hub's storage client, written in Rust, meets is a RuntimeError.
+        except (OSError, HTTPError, XetDownloadError, RuntimeError) as error:
             # A dry run names its own failure only as the cause.
             cause = error.__cause__ if isinstance(error, DryRunError) and isinstance(error.__cause__, Exception) else error
             raise self._explained(cause) from error
@@ -163,7 +164,7 @@ class _Place:
                 "the repository has no such revision", field=f"{self.field.rpartition('.')[0]}.revision", value=shown,
                 next_step="take the commit from the repository's history page (Files and versions)",
             )  # fmt: skip
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
             return self._full(str(error))
         return self._unreachable(error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from coat_core.backbones.levers import Advice, advise_training
@@ -125,6 +126,9 @@ def diagnose(key: str, params: Params, question: Question) -> Diagnosis:
     assumed = [expert for expert, spec in specs.items() if spec.version == ASSUMED]
     if assumed:
         notes.append(f"the widths of {', '.join(assumed)} are those of the default checkpoints; they are read once the features are there")
+    if not rows.exact and backbone.tokenizer is None:
+        notes.append("how many rows are spare is known once the tokenizer is at hand: --base, or training itself, which then needs "
+                     "reserved tokens if the block does not fit")  # fmt: skip
     if rows.taken and backbone.tokenizer is None:
         notes.append("that the tokenizer holds the reserved tokens is checked when it is at hand: --base, or training itself")
     return Diagnosis(
@@ -141,7 +145,7 @@ def diagnose(key: str, params: Params, question: Question) -> Diagnosis:
         training=advise_training(shape, load, budget, base=f"backbones.{key}"),
         inference_load=inference_load,
         inference=inference_memory(shape, inference_load),
-        disk=disk_lines(checkpoint if folder is None else None, shape, load, lora, specs),
+        disk=disk_lines(weights_line(checkpoint, folder), shape, load, lora, specs),
         notes=tuple(notes),
         gpu_bytes=budget,
     )
@@ -189,19 +193,15 @@ def head_parameters(specs: Mapping[str, Any], hidden: int, settings: HeadSetting
     return {key: sum(parameter.numel() for parameter in heads[key].parameters()) for key in heads}
 
 
-def disk_lines(
-    checkpoint: Published | None, shape: ModelShape, load: TrainingLoad, lora: int, specs: Mapping[str, Any]
-) -> tuple[Line, ...]:
+def disk_lines(weights: Line, shape: ModelShape, load: TrainingLoad, lora: int, specs: Mapping[str, Any]) -> tuple[Line, ...]:
     """Return what the disk must hold: the checkpoint, a release, a merged export, resume state, and stores for each hour of audio."""
     size = DTYPE_BYTES[load.dtype]
     adapter = lora + load.rows
     lines = [
-        Line("checkpoint", checkpoint.file_bytes, "all weights of the repository")
-        if checkpoint is not None
-        else Line("checkpoint", shape.parameters * size, f"{shape.parameters:,} x {size} B"),
+        weights,
         Line("release: adapter", adapter * 4, f"({lora:,} LoRA + {load.rows:,} rows) x 4 B"),
         Line("release: heads", load.heads * 4, f"{load.heads:,} x 4 B"),
-        Line("merged export", shape.parameters * size, f"{shape.parameters:,} x {size} B"),
+        Line("merged export", weights.bytes, "the base's tensors in the base's formats, other parts passed through; --dtype changes them"),
         Line("resume state", (adapter + load.heads) * 12, f"{adapter + load.heads:,} x (4 + 8) B, weights and AdamW; two are kept"),
         Line("tower cache, an hour of audio", 90_000 * shape.hidden * size, f"90,000 tokens x {shape.hidden} x {size} B, in memory"),
     ]
@@ -209,6 +209,14 @@ def disk_lines(
         frames = round(spec.native_rate_hz * 3600)
         lines.append(Line(f"features {key}, an hour of audio", frames * spec.dim * 2, f"{frames:,} frames x {spec.dim} x 2 B"))
     return tuple(lines)
+
+
+def weights_line(checkpoint: Published, folder: Path | None) -> Line:
+    """Return what the weights take: those of a folder, else what the published repository is known to hold, other parts included."""
+    found = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder is not None else 0
+    if found:
+        return Line("checkpoint", found, f"the weights in {folder}")
+    return Line("checkpoint", checkpoint.file_bytes, "all weights of the repository")
 
 
 def expand(key: str) -> Sequence[str]:

@@ -13,10 +13,10 @@ import yaml
 
 from coat_core.backbones.lalm import Lalm
 from coat_core.backbones.memory import training_memory
-from coat_core.backbones.published import PUBLISHED
+from coat_core.backbones.published import PUBLISHED, published
 from coat_core.errors import BackboneError, CheckpointError, SettingsError
 from coat_core.published_block import block_rows
-from coat_core.published_doctor import Diagnosis, Question, diagnose
+from coat_core.published_doctor import Diagnosis, Question, diagnose, weights_line
 from coat_core.published_page import show, to_json
 from coat_core.published_params import Params
 from coat_core.settings import BackboneSettings, ExpertSettings, LoraSettings, ThinkingSettings, TrainingSettings
@@ -134,6 +134,21 @@ def test_inference_memory_by_hand(diagnoses):
     lines = {line.name: line.bytes for line in diagnoses["qwen2_audio"].inference.lines}
     assert lines["prefill, at its largest in the logits"] == 8 * 873 * 156032 * 2 + 8 * 156032 * 4
     assert "prefill, at its largest in the MLP" in {line.name for line in diagnoses["audio_flamingo_3"].inference.lines}
+
+
+def test_an_export_is_as_large_as_its_base_is_stored(diagnoses):
+    """Omni: 21,327 MiB with talker and token-to-wave, which pass through; Audio Flamingo 3: float32, 4 x 8,267,215,360."""
+    for key, expected in (("qwen2_5_omni", 22_362_980_352), ("audio_flamingo_3", 33_068_861_440)):
+        lines = {line.name: line.bytes for line in diagnoses[key].disk}
+        assert lines["checkpoint"] == lines["merged export"] == expected
+
+
+def test_the_weights_of_a_folder_are_measured(tmp_path):
+    checkpoint = published("qwen2_5_omni")
+    assert weights_line(checkpoint, tmp_path).bytes == checkpoint.file_bytes
+    for number in (1, 2):
+        (tmp_path / f"model-{number}.safetensors").write_bytes(b"x" * number)
+    assert weights_line(checkpoint, tmp_path).bytes == 3
 
 
 def test_disk(diagnoses):

@@ -9,6 +9,7 @@ from typing import Any
 
 from coat_core.backbones.architecture import Architecture
 from coat_core.backbones.base import Backbone
+from coat_core.device import check_device
 from coat_core.errors import BackboneError, OutOfMemoryError
 from coat_core.hub import checkpoint_folder
 
@@ -80,15 +81,18 @@ def load_backbone(
     Raises:
         BackboneError: transformers is too old, the key unknown, the checkpoint incomplete or of another LALM.
         CheckpointError: the checkpoint is not there and cannot be fetched.
+        DeviceError: this host has no such device.
         OutOfMemoryError: the device is too small for the weights.
     """
     import torch
     from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor
 
+    from coat_core.backbones.capacity import release_memory
     from coat_core.backbones.lalm import Lalm
     from coat_core.backbones.template import published_template
 
     check_transformers()
+    check_device(device, "device")
     architecture = load_architecture(key)
     field = f"backbones.{key}.base"
     folder = checkpoint_folder(id_or_path, revision, field=field, allow_moving=allow_moving_revision)
@@ -128,6 +132,9 @@ def load_backbone(
             value=config.audio_token_id,
             allowed=f"the id of {architecture.audio_token}",
         )
+    if device != "cpu":
+        # Models refer to themselves in circles: one that nobody holds any more makes room now, not at Python's next collection.
+        release_memory()
     return Lalm(architecture, _placed(model, device, field).eval(), tokenizer, extractor, long_audio=long_audio)
 
 

@@ -7,7 +7,6 @@ the prompt, and one for each token of the live model's greedy answer (all three 
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +156,9 @@ def check(pairs: Sequence[Pair], dtype: str) -> None:
         raise ReleaseError(
             "the parity gate failed, nothing was written: " + "; ".join(wrong), field="parity", value=dtype,
             allowed=f"logits within {LARGEST_FLOAT32:g} and equal answers" if dtype == "float32" else "equal greedy answers",
-            next_step="export again; if it fails again, export with --dtype float32 and report it",
+            next_step="export with --dtype bfloat16, which is judged by answers, and report the figures above"
+            if dtype == "float32"
+            else "export with --dtype float32, which rounds least, and report the figures above",
         )  # fmt: skip
 
 
@@ -168,13 +169,6 @@ def describe(pair: Pair) -> str:
         f"{pair.first} and {pair.second}: largest difference {pair.largest:.2e} ({pair.share:.1e} of the spread), "
         f"{pair.answers} of {pair.probes} answers equal{ties}"
     )
-
-
-def release_memory() -> None:
-    """Give back what a model that nobody holds any more took."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _pair(one: str, two: str, readings: Mapping[str, Sequence[Reading]], dtype: str) -> Pair:

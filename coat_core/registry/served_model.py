@@ -29,7 +29,7 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
     """Answers questions about audio."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the release and merge its adapter, on `COAT_DEVICE` (cpu) in `COAT_DTYPE` (float32).
+        """Load the release and merge its adapter, on `COAT_DEVICE` (cpu) in `COAT_DTYPE` (what the release was trained on).
 
         Raises:
             RegistryError: `COAT_DTYPE` is no number format.
@@ -38,8 +38,8 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
 
         from coat_core.thinking.release import load_release
 
-        artifacts, dtype = context.artifacts, os.environ.get("COAT_DTYPE", "float32")
-        if dtype not in _DTYPES:
+        artifacts, dtype = context.artifacts, os.environ.get("COAT_DTYPE")
+        if dtype is not None and dtype not in _DTYPES:
             raise RegistryError("no such number format", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
         self._release = load_release(
             Path(artifacts["release"]), merge=True, device=os.environ.get("COAT_DEVICE", "cpu"), dtype=dtype, base=artifacts.get("base")

@@ -175,6 +175,8 @@ class ThinkingModel(nn.Module):
         merged = self.peft.merge_and_unload()
         if self.block is not None and self._rows_hook is not None:
             self._rows_hook.detach()
+            # It holds this wrapper in a circle: left alone, the device's memory would wait for Python's collector.
+            self._rows_hook = None
             weight = self.backbone.embedding.weight
             weight[list(self.block.row_ids)] = self.rows.to(weight)
         return cast(nn.Module, merged)

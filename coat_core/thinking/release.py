@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coat_core.backbones.base import Backbone, Query
 from coat_core.backbones.catalogue import load_backbone
-from coat_core.errors import ReleaseError
+from coat_core.errors import CheckpointError, DeviceError, OutOfMemoryError, ReleaseError
 from coat_core.storage import new_folder, read_json, sha256_file, write_json
 from coat_core.thinking.adapter import adapter_names, standard_config
 from coat_core.thinking.block import ThinkingBlock
@@ -136,7 +136,7 @@ def load_release(
         )  # fmt: skip
         take_front_end(folder, backbone, info.block)
         model = None if info.arm == "base" else _load_model(folder, info, backbone)
-    except ReleaseError:
+    except (ReleaseError, CheckpointError, DeviceError, OutOfMemoryError, torch.OutOfMemoryError):
         raise
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         raise ReleaseError(

@@ -49,3 +49,17 @@ def step_error(model: ThinkingModel, batch: Batch, audio: Sequence[Tensor], trai
     """Return the error of a forward that did not fit into `budget` bytes, with the settings that would."""
     backbone: Any = model.backbone
     return training_error(shape_of(backbone), forward_load(model, batch, audio, training), budget, key=backbone.key)
+
+
+def tower_error(durations_s: Sequence[float], budget: int) -> OutOfMemoryError:
+    """Return the error of an audio tower that could not hear the clips of one forward."""
+    heard = max(durations_s) * len(durations_s)
+    return OutOfMemoryError(
+        "the audio tower ran out of the device's memory",
+        field="training.batch_seconds",
+        value=f"{len(durations_s)} clips of up to {max(durations_s):.1f} s in one forward",
+        allowed=f"{budget / 1e9:.1f} GB on this device",
+        next_step=f"set training.batch_seconds: {heard / 2:.1f}"
+        if len(durations_s) > 1
+        else "cut the clip shorter, or take a larger device",
+    )

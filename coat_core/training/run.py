@@ -16,6 +16,7 @@ from torch import nn
 from coat_core.backbones.base import Backbone
 from coat_core.backbones.catalogue import load_backbone
 from coat_core.corpus.examples import Example, of_split
+from coat_core.device import check_device
 from coat_core.errors import ExpertError, Interrupted, TrainingError
 from coat_core.experts.store import ExpertStore
 from coat_core.settings import Arm, BackboneSettings, Settings, parse_trial
@@ -209,7 +210,9 @@ def _accelerator(settings: Settings) -> Accelerator:
 
     Raises:
         TrainingError: the launcher asks for sharded parameters.
+        DeviceError: this host has no such device; accelerate would compute on the processor and say nothing.
     """
+    check_device(settings.runtime.device, "runtime.device")
     accelerator = Accelerator(
         cpu=settings.runtime.device == "cpu", mixed_precision=settings.training.precision, gradient_accumulation_steps=1,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],

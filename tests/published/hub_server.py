@@ -22,6 +22,8 @@ class FakeHub:
     gated: bool = False
     sizes: dict[str, int] = field(default_factory=dict)
     """Sizes to claim in place of the true ones."""
+    broken: str | None = None
+    """A file whose connection ends half-way."""
     url: str = ""
     asked: list[str] = field(default_factory=list)
 
@@ -66,7 +68,10 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            if body:
+            if body and hub.broken is not None and self.path.endswith(hub.broken):
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+            elif body:
                 self.wfile.write(data)
 
         def do_GET(self) -> None:

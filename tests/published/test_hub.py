@@ -22,6 +22,7 @@ INDEX = {"weight_map": {"thinker.a": "model-00001-of-00003.safetensors", "thinke
 FILES = {
     "config.json": b'{"model_type": "x"}',
     "tokenizer.json": b"{}",
+    "LICENSE": b"terms",
     "README.md": b"no",
     "spk_dict.pt": b"no",
     "model.safetensors.index.json": json.dumps(INDEX).encode(),
@@ -68,7 +69,10 @@ def test_what_loading_needs_is_fetched_once(remote: FakeHub) -> None:
 
 def test_only_the_shards_of_one_part(remote: FakeHub) -> None:
     folder = checkpoint_folder("owner/name", COMMIT, field=FIELD, prefix="thinker.")
-    assert {name for name in _names(folder) if name.endswith(".safetensors")} == set(list(FILES)[5:7])
+    assert {name for name in _names(folder) if name.endswith(".safetensors")} == {
+        "model-00001-of-00003.safetensors",
+        "model-00002-of-00003.safetensors",
+    }
     whole = checkpoint_folder("owner/name", COMMIT, field=FIELD)
     assert "model-00003-of-00003.safetensors" in _names(whole), "what was left out is fetched when it is asked for"
 
@@ -150,16 +154,39 @@ def test_a_full_disk_is_seen_before(remote: FakeHub, monkeypatch: pytest.MonkeyP
     assert not [path for path in remote.asked if path.startswith("GET") and path.endswith(".safetensors")]
 
 
-def test_a_disk_that_fills_meanwhile(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("met", "kind", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), CheckpointError, "disk is too small.*No space left"),
+        (RuntimeError("Data processing error: No space left on device (os error 28)"), CheckpointError, "disk is too small.*No space left"),
+        (RuntimeError("Network error: connection reset"), HubUnreachableError, "cannot be reached.*hf download"),
+    ],
+)
+def test_what_the_hubs_clients_meet_during_a_download(
+    remote: FakeHub, monkeypatch: pytest.MonkeyPatch, met: Exception, kind: type[CheckpointError], message: str
+) -> None:
     import huggingface_hub
 
-    def full(*arguments: Any, **options: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise met
 
     monkeypatch.setattr(hub._Place, "cached", lambda self, prefix: None)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", full)
-    with pytest.raises(CheckpointError, match=r"disk is too small.*No space left"):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match=message) as caught:
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
+    assert type(caught.value) is kind
+
+
+def test_a_connection_that_breaks_in_the_middle_of_a_file(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    remote.broken = "model-00002-of-00003.safetensors"
+    with pytest.raises(HubUnreachableError, match="cannot be reached") as caught:
+        checkpoint_folder("owner/name", COMMIT, field=FIELD)
+    assert caught.value.retryable
+    remote.broken = None
+    folder = checkpoint_folder("owner/name", COMMIT, field=FIELD)
+    assert (folder / "model-00002-of-00003.safetensors").read_bytes() == FILES["model-00002-of-00003.safetensors"]
 
 
 def test_a_moving_revision_moves_only_if_asked_for(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from exported import our_answer, save_whole_omni, stock_answers, write_trained
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2AudioForConditionalGeneration
 
 from coat_core import exporting
 from coat_core.errors import CoatError, OutOfMemoryError, ReleaseError
@@ -161,6 +162,10 @@ def test_the_adapters_usage_finds_the_base_from_anywhere(
     monkeypatch.chdir(tmp_path.parent)
     exec(compile(done.usage, "usage", "exec"), scope := {})
     assert type(scope["model"]).__name__ == "PeftModel"
+    block = json.loads((release / "coat.json").read_text())["block"]
+    greedy = scope["model"].generation_config
+    assert not greedy.do_sample
+    assert greedy.suppress_tokens == sorted({block["start_id"], *block["think_ids"], block["end_id"]})
     assert done.folder == tmp_path / "out"
     assert {path.name for path in done.folder.iterdir()} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "export.json", "generation_config.json",
@@ -324,9 +329,12 @@ def test_a_device_that_is_too_small_says_which_lever_to_pull(
     def exhausted(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
-    monkeypatch.setattr(exporting, "_read_live", exhausted)
-    with pytest.raises(OutOfMemoryError, match=r"tried to allocate 2 GiB.*--dtype bfloat16"):
-        export(str(trained()), tmp_path / "out", merge=True, say=quiet)
+    release = str(trained())
+    for place, name in ((exporting, "_read_live"), (Qwen2AudioForConditionalGeneration, "to")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, exhausted)
+            with pytest.raises(OutOfMemoryError, match=r"tried to allocate 2 GiB.*--dtype bfloat16.*--device cpu"):
+                export(release, tmp_path / "out", merge=True, say=quiet)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import pytest
 import torch
 from conftest_release import info_of
 from safetensors.torch import load_file, save_file
+from transformers import Qwen2AudioForConditionalGeneration
 
+from coat_core import hub
 from coat_core.backbones.base import Query
-from coat_core.errors import ReleaseError
+from coat_core.errors import CheckpointError, DeviceError, HubUnreachableError, OutOfMemoryError, ReleaseError
 from coat_core.storage import sha256_tree, write_json
 from coat_core.thinking.info import ReleaseInfo
 from coat_core.thinking.model import ThinkingModel
@@ -191,8 +195,38 @@ def test_another_base_is_refused(release: Path, tiny_bases: dict[str, Path], oth
 
 
 def test_a_missing_base_is_refused(release: Path, tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match="does not load on its base"):
+    with pytest.raises(CheckpointError, match=r"no such folder.*qwen2_audio\.base.*nowhere"):
         load_release(release, base=str(tmp_path / "nowhere"))
+
+
+def test_an_error_that_says_what_to_do_is_passed_on(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any, *arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Qwen2AudioForConditionalGeneration, "to", full)
+        with pytest.raises(OutOfMemoryError, match="set dtype: bfloat16"):
+            load_release(release)
+    with pytest.raises(DeviceError, match="no such device here"):
+        load_release(release, device="cuda:99")
+    base = json.loads((release / "coat.json").read_text())["base"]
+    _rewrite(release, base={**base, "id": "owner/name", "revision": "0" * 40})
+    monkeypatch.setattr(hub._Place, "cached", lambda self, prefix: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubUnreachableError) as caught:
+        load_release(release)
+    assert caught.value.retryable
+
+
+def test_a_merged_release_leaves_memory_with_its_last_holder(release: Path) -> None:
+    gc.disable()
+    try:
+        loaded = load_release(release, merge=True)
+        weight = weakref.ref(loaded.backbone.embedding.weight)
+        del loaded
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def _rewrite(release: Path, **fields: Any) -> None:

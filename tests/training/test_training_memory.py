@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +16,12 @@ from coat_core.backbones import capacity
 from coat_core.backbones.catalogue import load_backbone
 from coat_core.backbones.loads import InferenceLoad, ModelShape, TrainingLoad
 from coat_core.backbones.memory import inference_memory, training_memory
-from coat_core.errors import OutOfMemoryError
+from coat_core.errors import DeviceError, OutOfMemoryError
 from coat_core.evaluation.generate import generate_responses
-from coat_core.settings import EvaluationSettings
+from coat_core.settings import EvaluationSettings, RuntimeSettings, TrainingSettings
+from coat_core.training.capacity import tower_error
+from coat_core.training.questions import Questions
+from coat_core.training.run import _accelerator
 from coat_core.training.trainer import Trainer
 
 SHAPE = ModelShape(8_000_000_000, 3584, 28, 28, 4, 128, 18944, 152064, 1280, 5120, 30.0, False)
@@ -71,6 +75,21 @@ def test_a_training_step_that_does_not_fit(world: World, tmp_path: Path, monkeyp
         one_step(world.folder, world.examples, tmp_path, [[0, 5, 7]], accumulation=1)
     assert not caught.value.retryable
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_a_tower_that_does_not_fit(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Questions, "audio", full)
+    with pytest.raises(OutOfMemoryError, match=r"audio tower ran out.*3 clips of up to 1\.\d s.*set training\.batch_seconds: \d"):
+        one_step(world.folder, world.examples, tmp_path, [[0, 5, 7]], accumulation=1)
+    assert "cut the clip shorter" in str(tower_error([600.0], 10**9))
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this host has a GPU")
+    settings = SimpleNamespace(runtime=RuntimeSettings(device="cuda"), training=TrainingSettings())
+    with pytest.raises(DeviceError, match=r"no such device here.*runtime\.device.*cuda.*CUDA build"):
+        _accelerator(settings)  # accelerate alone would compute on the processor
 
 
 def test_answering_that_does_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
