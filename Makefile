@@ -55,7 +55,7 @@ format: $(READY)  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## The benchmarks, each with both sides in one run
-	@for file in benchmarks/experts.py benchmarks/training_step.py; do test ! -f $$file || $(BIN)/python $$file; done
+	@for file in benchmarks/experts.py benchmarks/training_step.py benchmarks/frontend.py benchmarks/extract.py; do test ! -f $$file || $(BIN)/python $$file; done
 
 lock:  ## Resolve the newest versions that work together (see the traps in pyproject.toml) and write requirements.lock
 	@rm -rf .scratch/lock && $(PYTHON) -m venv .scratch/lock
