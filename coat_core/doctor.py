@@ -82,17 +82,17 @@ def _params(workspace: Path) -> Iterator[Finding]:
             f"{backbone.base} ({'here' if local else 'a hub id'})",
             "name its revision in params, or build the tiny one: coat bases",
         )
-    if settings.runtime.device == "cuda":
-        import torch
+    import torch
 
-        yield Finding(
-            "device",
-            torch.cuda.is_available(),
-            "cuda",
-            "no GPU is seen by torch: set runtime.device to cpu, or install a CUDA build of torch",
-        )
-    else:
-        yield Finding("device", True, "cpu")
+    seen = torch.cuda.is_available()
+    named = [f"experts.{key}.device" for key, expert in settings.experts.items() if expert.device == "cuda"]
+    named = ["runtime.device"] * (settings.runtime.device == "cuda") + named
+    yield Finding(
+        "device",
+        seen or not named,
+        f"{', '.join(named)}: cuda" if named else f"cpu; torch {torch.__version__} sees {'a' if seen else 'no'} GPU",
+        "torch sees no GPU: set these to cpu, or install a CUDA build of torch (README, With published checkpoints)",
+    )
 
 
 def _endpoints(workspace: Path) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,18 @@ def read_graph(workspace: Path, values: Mapping[str, Any]) -> dict[str, Stage]:
         )
     stages = (stage for name, body in yaml.safe_load(path.read_text())["stages"].items() for stage in _expand(name, body, values))
     return {stage.name: stage for stage in stages}
+
+
+def other_experts(named: Sequence[str], experts: Sequence[str]) -> StageError:
+    """Return the error of a graph whose `train` waits for other stores than those of the experts that params name."""
+    return StageError(
+        "train waits for other stores in dvc.yaml than those of the experts in params.yaml",
+        field="experts",
+        value=sorted(experts),
+        allowed=sorted(named),
+        next_step="in a workspace: coat workspace . --params params.yaml. In the repository: leave an expert out with "
+        "losses.expert_weights: {NAME: 0}, add one as docs/extending.md says, or make a workspace",
+    )
 
 
 def find_stage(name: str, workspace: Path, values: Mapping[str, Any]) -> Stage:

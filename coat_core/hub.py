@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ def checkpoint_folder(
         return cached
     try:
         small = where.fetch([*patterns, INDEX, _BIN_INDEX])
-        return where.fetch([*patterns, *_weights(small, prefix, where.files)])
+        return where.fetch([*patterns, *weight_files(small, prefix, where.files)])
     except HubUnreachableError:
         if cached is None:
             raise
@@ -84,8 +85,14 @@ def _checked_revision(source: str, revision: str | None, field: str, allow_movin
     return revision
 
 
-def _weights(folder: Path, prefix: str, listed: Callable[[], list[str]]) -> list[str]:
-    """Return the names of the files with weights: those of an index, a single file, or the older format."""
+def weight_files(folder: Path, prefix: str = "", listed: Callable[[], list[str]] = list) -> list[str]:
+    """Return the names of the files with weights: those of an index, a single file, or the older format.
+
+    Args:
+        folder: with the index, if there is one; the files themselves may be missing.
+        prefix: only files with tensors whose names begin so.
+        listed: names of files that count as if they were there.
+    """
     for index, single in ((INDEX, WHOLE), (_BIN_INDEX, _BIN)):
         if (folder / index).is_file():
             names: dict[str, str] = json.loads((folder / index).read_text())["weight_map"]
@@ -110,7 +117,7 @@ class _Place:
             folder = Path(snapshot_download(self.source, revision=self.revision, local_files_only=True, allow_patterns=["config.json"]))
         except (LocalEntryNotFoundError, OSError):
             return None
-        weights = _weights(folder, prefix, list)
+        weights = weight_files(folder, prefix)
         return folder if weights and all((folder / name).is_file() for name in ("config.json", *weights)) else None
 
     def files(self) -> list[str]:
@@ -164,16 +171,23 @@ class _Place:
                 "the repository has no such revision", field=f"{self.field.rpartition('.')[0]}.revision", value=shown,
                 next_step="take the commit from the repository's history page (Files and versions)",
             )  # fmt: skip
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
-            return self._full(str(error))
-        return self._unreachable(error)
+        said, number = str(error).strip().partition("\n")[0], getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or re.search(r"no space left|quota exceeded", said, re.IGNORECASE):
+            return self._full(said)
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS) or re.search(r"permission denied|read-only file", said, re.IGNORECASE):
+            return CheckpointError(
+                f"the hub's cache cannot be written: {said}", field="HF_HOME", value=shown,
+                next_step="give this user the folder, or set HF_HOME to one of their own",
+            )  # fmt: skip
+        return self._unreachable(error, said)
 
-    def _unreachable(self, error: Exception) -> HubUnreachableError:
+    def _unreachable(self, error: Exception, said: str) -> HubUnreachableError:
         from huggingface_hub import constants
 
         offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
         return HubUnreachableError(
-            f"the hub cannot be reached{offline}, and the checkpoint is not whole in {constants.HF_HUB_CACHE}: {type(error).__name__}",
+            f"the hub cannot be reached{offline}, and the checkpoint is not whole in {constants.HF_HUB_CACHE}: "
+            f"{type(error).__name__}: {said}",
             field=self.field, value=f"{self.source} at {self.revision}",
             next_step=f"hf download {self.source} --revision {self.revision} where there is a network, then copy that cache here",
         )  # fmt: skip

@@ -12,6 +12,7 @@ from coat_core.backbones.loads import DTYPE_BYTES, InferenceLoad, ModelShape, Tr
 from coat_core.backbones.memory import Estimate, Line, head_values, inference_memory, lora_parameters
 from coat_core.backbones.published import Published, published
 from coat_core.errors import BackboneError
+from coat_core.hub import weight_files
 from coat_core.published_block import Rows, block_rows
 from coat_core.published_params import ASSUMED, Params
 from coat_core.settings import HeadSettings, LoraSettings
@@ -212,10 +213,10 @@ def disk_lines(weights: Line, shape: ModelShape, load: TrainingLoad, lora: int, 
 
 
 def weights_line(checkpoint: Published, folder: Path | None) -> Line:
-    """Return what the weights take: those of a folder, else what the published repository is known to hold, other parts included."""
-    found = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder is not None else 0
-    if found:
-        return Line("checkpoint", found, f"the weights in {folder}")
+    """Return what the weights take: those of a folder that has them all, else what the published repository is known to hold."""
+    files = [] if folder is None else [folder / name for name in weight_files(folder)]
+    if files and all(file.is_file() for file in files):
+        return Line("checkpoint", sum(file.stat().st_size for file in files), f"the weights in {folder}")
     return Line("checkpoint", checkpoint.file_bytes, "all weights of the repository")
 
 

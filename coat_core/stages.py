@@ -18,7 +18,7 @@ import yaml
 
 from coat_core import storage, watchdog
 from coat_core.errors import CoatError
-from coat_core.graph import Stage, find_stage, stage_key
+from coat_core.graph import Stage, find_stage, other_experts, stage_key
 from coat_core.settings import Settings, load_settings
 
 SCRATCH = Path(".scratch")
@@ -162,6 +162,7 @@ def train(run: StageRun) -> None:
     from coat_core.registry.tracking import open_tracker
     from coat_core.training.run import train as train_trial
 
+    _check_stores(run)
     backbone, trial = run.stage.name.split("@")[1].split("-", 1)
     with open_tracker(run.workspace, experiment="coat", run_name=f"{backbone}-{trial}", stage_key=run.key) as tracker:
         train_trial(
@@ -177,6 +178,13 @@ def train(run: StageRun) -> None:
             fingerprint=run.key,
             tracker=tracker,
         )
+
+
+def _check_stores(run: StageRun) -> None:
+    """Refuse a graph and params that name different experts: the stores might not be there yet, and the key would not know them."""
+    named = [dep.removeprefix("features/") for dep in run.stage.inputs if dep.startswith("features/")]
+    if set(named) != set(run.settings.experts):
+        raise other_experts(named, list(run.settings.experts))
 
 
 def evaluate(run: StageRun) -> None:

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from coat_core import storage
 from coat_core.errors import CoatError
+from coat_core.graph import other_experts
 from coat_core.settings import load_settings
 
 LINKED = ("coat_core", "bases", ".venv")
 """What a workspace shares with the repository, by symbolic link, so that every path in dvc.yaml holds in both."""
-_STORES = re.compile(r"      - features/([a-z0-9_]+)\n")
 
 
 def repository_root() -> Path:
@@ -64,24 +66,16 @@ def match_graph(workspace: Path, experts: Sequence[str]) -> None:
     """Let `train` wait for the stores of the experts that params name now: of a workspace, its graph is written anew.
 
     Raises:
-        CoatError: the repository's own graph, which is under version control, names others.
+        CoatError: the graph names others, and is the repository's own or was changed by hand.
     """
     path = workspace / "dvc.yaml"
     if not path.is_file():
         return
     graph = path.read_text()
-    named = _STORES.findall(graph)
-    if set(named) == set(experts):
+    if set(_stores(graph)) == set(experts):
         return
     if workspace.resolve() == repository_root():
-        raise CoatError(
-            "dvc.yaml and params.yaml name different experts",
-            field="experts",
-            value=sorted(experts),
-            allowed=sorted(named),
-            next_step="run other experts in a workspace (coat workspace DIR --params FILE), or leave one out with "
-            "losses.expert_weights: {NAME: 0}; see docs/extending.md for one more in the default graph",
-        )
+        raise other_experts(_stores(graph), experts)
     storage.write_text(path, graph_for(graph, experts))
 
 
@@ -89,11 +83,29 @@ def graph_for(graph: str, experts: Sequence[str]) -> str:
     """Return the text of `dvc.yaml` whose `train` depends on the stores of these experts.
 
     DVC takes no list from params there, so the default graph names its five; a workspace has as many as its params.
+
+    Raises:
+        CoatError: the graph does not name the stores line by line in one place, as the default one does.
     """
+    section = re.search(r"^  train:\n(?:^(?:   .*)?\n)+", graph, re.MULTILINE)
     stores = "".join(f"      - features/{key}\n" for key in experts)
-    written, found = re.subn(rf"(?:{_STORES.pattern})+", stores, graph)
-    assert found == 1, "dvc.yaml names the stores in one place"
+    text = section[0] if section is not None else ""
+    written = graph.replace(text, re.sub(r"(?:^      - features/.*\n)+", stores, text, count=1, flags=re.MULTILINE)) if text else graph
+    if _stores(written) != list(experts):
+        raise CoatError(
+            "dvc.yaml was changed by hand, and its stores cannot be rewritten",
+            field="stages.train.deps",
+            value=_stores(graph),
+            allowed=[f"features/{key}" for key in experts],
+            next_step="write these stores, one a line and together, into the deps of train",
+        )
     return written
+
+
+def _stores(graph: str) -> list[str]:
+    """Return the experts whose stores `train` waits for."""
+    deps = yaml.safe_load(graph)["stages"]["train"]["deps"]
+    return [dep.removeprefix("features/") for dep in deps if isinstance(dep, str) and dep.startswith("features/")]
 
 
 def _dvc(folder: Path, *arguments: str) -> None:

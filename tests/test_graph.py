@@ -150,6 +150,28 @@ def test_an_expert_is_left_out_by_one_line_of_a_workspaces_params(values: dict, 
     match_graph(tmp_path, others)
     assert (tmp_path / "dvc.yaml").read_text() == graph_for(text, others) != text
     monkeypatch.setattr(workspace, "repository_root", lambda: tmp_path)
-    with pytest.raises(CoatError, match=r"name different experts.*coat workspace"):
+    with pytest.raises(StageError, match=r"train waits for other stores.*coat workspace \. --params params\.yaml"):
         match_graph(tmp_path, ["pitch"])
     assert (tmp_path / "dvc.yaml").read_text() == graph_for(text, others)
+
+
+def test_a_graph_that_was_changed_by_hand_is_rewritten_where_it_can_be(values: dict, tmp_path: Path) -> None:
+    text, experts = (ROOT / "dvc.yaml").read_text(), list(values["experts"])
+    own = text + "\n  mine:\n    cmd: exec true\n    deps:\n      - features/speech\n"
+    (tmp_path / "dvc.yaml").write_text(own)
+    match_graph(tmp_path, ["pitch"])
+    graph = yaml.safe_load((tmp_path / "dvc.yaml").read_text())
+    assert [dep for dep in graph["stages"]["train"]["deps"] if dep.startswith("features/")] == ["features/pitch"]
+    assert graph["stages"]["mine"]["deps"] == ["features/speech"]
+    for line, instead in (
+        ("- features/events\n", "- features/events  # mine\n"),
+        ("      - features/events\n", "      # and\n      - features/events\n"),
+    ):
+        commented = text.replace(line, instead)
+        assert commented != text
+        (tmp_path / "dvc.yaml").write_text(commented)
+        match_graph(tmp_path, experts)
+        assert (tmp_path / "dvc.yaml").read_text() == commented, "it names them all: nothing to write"
+    with pytest.raises(CoatError, match=r"changed by hand.*one a line and together"):
+        match_graph(tmp_path, ["pitch"])
+    assert (tmp_path / "dvc.yaml").read_text() == commented

@@ -146,8 +146,11 @@ def test_an_export_is_as_large_as_its_base_is_stored(diagnoses):
 def test_the_weights_of_a_folder_are_measured(tmp_path):
     checkpoint = published("qwen2_5_omni")
     assert weights_line(checkpoint, tmp_path).bytes == checkpoint.file_bytes
-    for number in (1, 2):
-        (tmp_path / f"model-{number}.safetensors").write_bytes(b"x" * number)
+    index = {"weight_map": {"thinker.a": "model-1.safetensors", "talker.a": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-1.safetensors").write_bytes(b"x")
+    assert weights_line(checkpoint, tmp_path).bytes == checkpoint.file_bytes, "half a download"
+    (tmp_path / "model-2.safetensors").write_bytes(b"xx")
     assert weights_line(checkpoint, tmp_path).bytes == 3
 
 

@@ -49,7 +49,8 @@ def evaluate_release(
 
     Raises:
         EvaluationError: the split is empty.
-        ReleaseError: the release cannot be loaded.
+        ReleaseError: the release cannot be loaded; see `load_release` for what else stops it.
+        OutOfMemoryError: the device is too small for the answers of one batch.
     """
     from coat_core.evaluation.generate import generate_responses, select
     from coat_core.thinking.release import load_release

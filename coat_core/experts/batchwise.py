@@ -68,7 +68,7 @@ def _described(expert: Expert, job: ShardJob, todo: Sequence[Batch], audio: Mapp
     with closing(work_ahead(read, todo, threads=threads)) as heard:
         batches = zip(todo, heard, strict=True)
         if job.settings.device == "cpu":
-            with one_thread(), _kept_threads(), closing(work_ahead(describe, batches, threads=threads, start=_alone)) as described:
+            with _kept_threads(), one_thread(), closing(work_ahead(describe, batches, threads=threads, start=_alone)) as described:
                 yield from described
         else:
             yield from map(describe, batches)

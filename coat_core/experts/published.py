@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from coat_core.device import check_device
-from coat_core.errors import ExpertError
+from coat_core.errors import ExpertError, OutOfMemoryError
 from coat_core.experts.base import ExpertSpec, Kind, Target
 from coat_core.experts.licences import Choice, Known, choose
 from coat_core.hub import checkpoint_folder
@@ -94,9 +94,18 @@ class Published:
         return found
 
     def placed(self, model: nn.Module) -> Any:
-        """Return a model ready to run: evaluation mode, no gradients, the device and precision of params."""
-        check_device(self.settings.device, "experts.*.device")
-        return model.eval().requires_grad_(False).to(device=self.settings.device, dtype=self.dtype)
+        """Return a model ready to run: evaluation mode, no gradients, the device and precision of params.
+
+        Raises:
+            OutOfMemoryError: the device is too small for the weights.
+        """
+        try:
+            return model.eval().requires_grad_(False).to(device=self.settings.device, dtype=self.dtype)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(
+                f"the weights of {self.implementation} do not fit on the device: {error}", field="experts.*.device",
+                value=self.settings.device, next_step="stop what else runs on the device, give dtype: bfloat16, or device: cpu",
+            ) from error  # fmt: skip
 
     def front_end(self, extractor_class: Any) -> Any:
         """Return the checkpoint's own feature extractor.
@@ -155,9 +164,11 @@ def open_published(
 
     Raises:
         ExpertError: the licence is not accepted, the folder holds another architecture or none, or layers are not to be chosen.
+        DeviceError: this host has no such device.
         CheckpointError: the files are not on this disk and cannot be fetched.
     """
     choice = choose(settings, known)
+    check_device(settings.device, "experts.*.device")
     if settings.layers is not None and not layers:
         raise ExpertError(f"{implementation} has one output; hidden layers are not chosen", field="experts.*.layers",
                           value=list(settings.layers), next_step="remove layers, or use speech_encoder")  # fmt: skip

@@ -117,6 +117,9 @@ def load_release(
     Raises:
         ReleaseError: a file is missing or not the one that was written, the fingerprint is another, or the base is not the
             one that the release was trained on.
+        CheckpointError: the base is not on this disk and cannot be fetched.
+        DeviceError: this host has no such device.
+        OutOfMemoryError: the device is too small.
     """
     info = read_info(folder)
     _check_files(folder, info)
@@ -136,8 +139,16 @@ def load_release(
         )  # fmt: skip
         take_front_end(folder, backbone, info.block)
         model = None if info.arm == "base" else _load_model(folder, info, backbone)
-    except (ReleaseError, CheckpointError, DeviceError, OutOfMemoryError, torch.OutOfMemoryError):
+        heads = model.heads.eval() if model is not None and len(model.heads) else None
+        if model is not None and merge:
+            model.eval().merge()
+    except (ReleaseError, CheckpointError, DeviceError, OutOfMemoryError):
         raise
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"the device is too small for the release: {error}", field="device", value=f"{device}, {dtype or info.base.dtype}",
+            next_step="load it in bfloat16, stop what else runs on the device, or take a larger one",
+        ) from error  # fmt: skip
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         raise ReleaseError(
             f"the release does not load on its base: {error}",
@@ -145,14 +156,9 @@ def load_release(
             value=base or info.base.id,
             next_step="give the base that the release was trained on",
         ) from error
-    heads = model.heads.eval() if model is not None and len(model.heads) else None
     if model is None:
         return Release(info, backbone, None, None, None)
-    model.eval()
-    if merge:
-        model.merge()
-        return Release(info, backbone, info.block, heads, None)
-    return Release(info, backbone, info.block, heads, model)
+    return Release(info, backbone, info.block, heads, None if merge else model.eval())
 
 
 def read_info(folder: Path) -> ReleaseInfo:

@@ -12,6 +12,7 @@ from coat_core.backbones.capacity import training_error
 from coat_core.backbones.loads import TrainingLoad
 from coat_core.backbones.memory import head_values
 from coat_core.backbones.meta import shape_of
+from coat_core.corpus.examples import Example
 from coat_core.errors import OutOfMemoryError
 from coat_core.settings import TrainingSettings
 from coat_core.thinking.heads import ExpertHead
@@ -51,15 +52,12 @@ def step_error(model: ThinkingModel, batch: Batch, audio: Sequence[Tensor], trai
     return training_error(shape_of(backbone), forward_load(model, batch, audio, training), budget, key=backbone.key)
 
 
-def tower_error(durations_s: Sequence[float], budget: int) -> OutOfMemoryError:
-    """Return the error of an audio tower that could not hear the clips of one forward."""
-    heard = max(durations_s) * len(durations_s)
+def tower_error(example: Example, budget: int) -> OutOfMemoryError:
+    """Return the error of an audio tower that could not hear a clip; it hears one at a time, so that no batch setting helps."""
     return OutOfMemoryError(
-        "the audio tower ran out of the device's memory",
-        field="training.batch_seconds",
-        value=f"{len(durations_s)} clips of up to {max(durations_s):.1f} s in one forward",
+        f"the audio tower ran out of the device's memory on one clip ({example.id})",
+        field="contract.max_duration_s",
+        value=f"a clip of {example.duration_s:.1f} s",
         allowed=f"{budget / 1e9:.1f} GB on this device",
-        next_step=f"set training.batch_seconds: {heard / 2:.1f}"
-        if len(durations_s) > 1
-        else "cut the clip shorter, or take a larger device",
+        next_step="stop what else runs on the device, set contract.max_duration_s below this clip's duration, or take a larger device",
     )

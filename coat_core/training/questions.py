@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone, Batch, Query
+from coat_core.backbones.capacity import memory_watch
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
+from coat_core.training.capacity import tower_error
 from coat_core.training.tower_cache import TowerCache
 
 _WAVEFORMS = 32
@@ -63,9 +65,16 @@ class Questions:
         return Batch(input_ids=ids.to(device), attention_mask=attention.to(device), answer_mask=answer.to(device), queries=queries)
 
     def audio(self, indices: Sequence[int], device: torch.device) -> list[Tensor]:
-        """Return the audio embeddings `[A, D]` of those examples' clips."""
-        examples = [self.examples[index] for index in indices]
-        return [self._tower.get(example.sha256, lambda e=example: self._waveform(e)).to(device) for example in examples]  # type: ignore[misc]
+        """Return the audio embeddings `[A, D]` of those examples' clips.
+
+        Raises:
+            OutOfMemoryError: the device is too small for the tower on one of them, which is named.
+        """
+        return [self._heard(self.examples[index], device) for index in indices]
+
+    def _heard(self, example: Example, device: torch.device) -> Tensor:
+        with memory_watch(device, lambda budget: tower_error(example, budget)):
+            return self._tower.get(example.sha256, lambda: self._waveform(example)).to(device)
 
     def answer_tokens(self, indices: Sequence[int]) -> int:
         """Return how many tokens the answers of those examples have, end of turn included."""

@@ -31,7 +31,7 @@ from coat_core.thinking.losses import StageWeights, Target, Totals
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.trainable import Stage
 from coat_core.training.batches import BatchOrder, cut_by_seconds
-from coat_core.training.capacity import step_error, tower_error
+from coat_core.training.capacity import step_error
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
 from coat_core.training.history import History
 from coat_core.training.questions import Questions
@@ -167,9 +167,7 @@ class Trainer:
     def _micro(self, indices: tuple[int, ...]) -> _Micro:
         device = self.accelerator.device
         clips = [self.questions.examples[index].sha256 for index in indices]
-        batch = self.questions.batch(indices, device)
-        with memory_watch(device, lambda budget: tower_error([self._durations_s[index] for index in indices], budget)):
-            audio = self.questions.audio(indices, device)
+        batch, audio = self.questions.batch(indices, device), self.questions.audio(indices, device)
         return _Micro(indices, batch, audio, self.targets.batch(clips, device))
 
     def _totals(self, window: list[_Micro]) -> Totals:

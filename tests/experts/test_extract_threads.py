@@ -100,6 +100,8 @@ def test_on_a_processor_as_many_batches_are_heard_at_once_as_there_are_threads(
         with threadpool_limits(2, user_api="blas"):
             assert _company(*clips, tmp_path / "three", 3) == whole
         assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2, "of a thread that begins later"
     finally:
         torch.set_num_threads(1)
     assert max(inside) == 3

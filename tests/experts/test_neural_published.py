@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_published import IMPLEMENTATIONS
 
-from coat_core.errors import CheckpointError, DeviceError, ExpertError
+from coat_core.errors import CheckpointError, DeviceError, ExpertError, OutOfMemoryError
 from coat_core.experts.catalogue import NEURAL, PACKAGED, expert_of, load_expert
 from coat_core.experts.neural import NeuralExpert
 from coat_core.experts.store import spec_from_json
@@ -242,13 +242,25 @@ def test_bfloat16_comes_near_and_is_handed_over_as_float32(name: str, checkpoint
     assert 0 < np.abs(features - full).max() < 0.15 * np.abs(full).max()
 
 
-def test_a_gpu_that_is_not_there_is_said(checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_gpu_that_is_not_there_is_said(name: str, checkpoints: dict[str, Path]) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this host has a GPU")
     with pytest.raises(DeviceError, match="no such device here"):
-        load_expert("codec", settings("codec", checkpoints["mimi"], device="cuda"))
+        load_expert(IMPLEMENTATIONS[name], settings(IMPLEMENTATIONS[name], checkpoints[name], device="cuda"))
+
+
+def test_a_gpu_that_is_full_is_said(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(OutOfMemoryError, match=r"weights of codec do not fit.*dtype: bfloat16, or device: cpu"):
+        load_expert("codec", settings("codec", checkpoints["mimi"]))
 
 
 def test_loading_draws_no_random_number(checkpoints: dict[str, Path]) -> None:

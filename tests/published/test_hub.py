@@ -159,7 +159,10 @@ def test_a_full_disk_is_seen_before(remote: FakeHub, monkeypatch: pytest.MonkeyP
     [
         (OSError(errno.ENOSPC, "No space left on device"), CheckpointError, "disk is too small.*No space left"),
         (RuntimeError("Data processing error: No space left on device (os error 28)"), CheckpointError, "disk is too small.*No space left"),
-        (RuntimeError("Network error: connection reset"), HubUnreachableError, "cannot be reached.*hf download"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), CheckpointError, "disk is too small.*quota"),
+        (PermissionError(errno.EACCES, "Permission denied"), CheckpointError, "cache cannot be written.*Permission denied.*HF_HOME"),
+        (RuntimeError("I/O error: Permission denied (os error 13)"), CheckpointError, "cache cannot be written.*os error 13"),
+        (RuntimeError("Network error: connection reset"), HubUnreachableError, "cannot be reached.*connection reset.*hf download"),
     ],
 )
 def test_what_the_hubs_clients_meet_during_a_download(

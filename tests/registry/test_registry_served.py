@@ -33,7 +33,7 @@ NAME, TRIAL = "coat-qwen2-audio", "qwen2_audio-coat-0"
 QUESTION = "What sound is this? Choices: dog bark, siren, rain."
 
 
-def write_true_release(workspace: Path, bases: dict[str, Path], key: str, *, scale: float = 0.3) -> Path:
+def write_true_release(workspace: Path, bases: dict[str, Path], key: str, *, scale: float = 0.3, dtype: str = "float32") -> Path:
     """Write a release of the arm coat on a tiny base that is copied into the workspace."""
     import shutil
 
@@ -60,7 +60,9 @@ def write_true_release(workspace: Path, bases: dict[str, Path], key: str, *, sca
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and "lora" in name:
                 parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    info = ReleaseInfo(key, "coat", 0, BaseInfo(f"bases/{key}", None, "Apache-2.0"), "f" * 64, block, specs, heads, lora, losses)
+    info = ReleaseInfo(
+        key, "coat", 0, BaseInfo(f"bases/{key}", None, "Apache-2.0", dtype=dtype), "f" * 64, block, specs, heads, lora, losses
+    )
     target = workspace / "models" / f"{key}-coat-0"
     write_release(target, info, backbone, model)
     return target
@@ -205,8 +207,9 @@ def test_the_number_format_of_a_served_model_is_named_by_the_environment(
     load = stock.from_pretrained
     monkeypatch.setattr(stock, "from_pretrained", lambda *args, **kwargs: seen.append(kwargs["dtype"]) or load(*args, **kwargs))
     folder = tmp_path / "model"
-    save_served(folder, write_true_release(workspace, tiny_bases, "qwen2_audio"), workspace)
-    for asked, dtype in ((None, torch_float("float32")), ("bfloat16", torch_float("bfloat16"))):
+    save_served(folder, write_true_release(workspace, tiny_bases, "qwen2_audio", dtype="bfloat16"), workspace)
+    # Left alone, it computes in what the release was trained on.
+    for asked, dtype in ((None, torch_float("bfloat16")), ("float32", torch_float("float32"))):
         if asked is not None:
             monkeypatch.setenv("COAT_DTYPE", asked)
         seen.clear()

@@ -207,6 +207,10 @@ def test_an_error_that_says_what_to_do_is_passed_on(release: Path, monkeypatch: 
         patch.setattr(Qwen2AudioForConditionalGeneration, "to", full)
         with pytest.raises(OutOfMemoryError, match="set dtype: bfloat16"):
             load_release(release)
+    with monkeypatch.context() as patch:
+        patch.setattr(ThinkingModel, "merge", full)
+        with pytest.raises(OutOfMemoryError, match=r"too small for the release.*cpu, float32.*bfloat16"):
+            load_release(release)
     with pytest.raises(DeviceError, match="no such device here"):
         load_release(release, device="cuda:99")
     base = json.loads((release / "coat.json").read_text())["base"]
