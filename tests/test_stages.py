@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from coat_core import stages
-from coat_core.errors import ContractError
+from coat_core.errors import ContractError, StageError
 from coat_core.stages import StageRun, run_stage
 from coat_core.storage import read_json, write_text
 
@@ -88,3 +89,15 @@ def test_an_undeclared_out_is_our_bug(workspace: Path, monkeypatch: pytest.Monke
     _stage(monkeypatch, lambda run: write_text(run.out("data/other"), "x"))
     with pytest.raises(AssertionError, match="data/other is not an out"):
         run_stage("corpus", workspace)
+
+
+def test_training_is_refused_where_graph_and_params_name_different_experts(workspace: Path) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    stores = [f"features/{key}" for key in values["experts"]]
+    train = {"cmd": "true", "deps": stores[1:], "params": ["experts"], "outs": ["models/qwen2_audio-coat-0"]}
+    (workspace / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train@qwen2_audio-coat-0": train}}))
+    for store in stores:
+        (workspace / store).mkdir(parents=True)
+    with pytest.raises(StageError, match=r"train waits for other stores.*coat workspace \. --params params\.yaml"):
+        run_stage("train@qwen2_audio-coat-0", workspace)
+    assert not (workspace / "models").exists()
