@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ class ClipNorm(nn.Module):
         mean, variance = moments
         scale = self.weight.float() / (variance + self.eps).sqrt()
         shift = self.bias.float() - mean * scale
-        return (states.float() * scale[..., None] + shift[..., None]).to(states.dtype)
+        return torch.addcmul(shift[..., None], states.float(), scale[..., None]).to(states.dtype)
 
 
 def convolution_moments(
