@@ -1,4 +1,4 @@
-"""Neural experts: batch by batch in this process, while a thread reads the next batches; shards are written group by group.
+"""Neural experts: batch by batch in this process, while threads read the next batches; shards are written group by group.
 
 On a processor several batches are computed at once, each in a thread of its own and by that thread alone: most of a small model's
 operations are too small to share out, and what a batch gives does not depend on the number of threads.
@@ -32,7 +32,7 @@ def write_batchwise(
         plan: which clips are heard together.
         jobs: the shards that do not stand yet.
         audio: file of every clip of the plan, by hash.
-        threads: batches that are computed at once, on a processor.
+        threads: batches that are read at once and, on a processor, computed at once.
         done: told the number of clips of each shard that stands.
     """
     if not jobs:
