@@ -61,7 +61,8 @@ def export(
         model: `models:/name@alias`, `models:/name/version`, or a release folder.
         target: folder to make; an earlier export there is replaced, anything else is refused.
         merge: write a plain checkpoint of the stock class instead of the adapter.
-        dtype: of a merged checkpoint, and what the gate computes in; None is what the base has on disk.
+        dtype: of a merged checkpoint, and what the gate computes in; None keeps what the base has on disk, and the gate computes in
+            that or in what the release was trained on, whichever is coarser.
         device: where the gate runs.
         max_shard_size: of a merged checkpoint's files, as `5GB`; the base's own files are kept where none is larger.
         speakers: Qwen2.5-Omni: also copy `spk_dict.pt`, a pickle.
@@ -84,7 +85,7 @@ def export(
         raise CoatError("the folder holds what is exported", field="--to", value=str(target), next_step="name a new folder")
     say(f"{model}: {source.info.backbone}, arm {source.info.arm}, on {source.info.base.id}")
     weights = source.plan(dtype, shard_bytes) if merge else None
-    computed = dtype or source.base_dtype()
+    computed = dtype or _coarser(source.base_dtype(), source.info.base.dtype)
     packed_bytes = _size(source.base) if source.packed else 0
     _check_disk(target, weights.total_bytes if weights is not None else _size(source.release) + packed_bytes)
     with new_folder(target) as folder:
@@ -106,6 +107,11 @@ def export(
         write_text(folder / CARD, card(record, code))
         size = _size(folder)
     return Export(target, size, record, code)
+
+
+def _coarser(stored: str, trained: str) -> str:
+    """Return the number format that both sides can be compared in: 16 bits where either has them."""
+    return stored if trained == "float32" else trained
 
 
 def _shard_bytes(text: str) -> int:

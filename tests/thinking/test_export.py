@@ -128,6 +128,23 @@ def test_the_merge_is_done_in_float32_and_cast_once(trained: Callable[..., Path]
     assert torch.equal(tensors_of(tmp_path / "out")[stored], expected)
 
 
+def test_the_gate_computes_in_what_the_release_was_trained_on_where_the_base_is_stored_finer(
+    tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_bases["audio_flamingo_3"], tmp_path / "base")
+    stored = {name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    release = write_trained("audio_flamingo_3", base, tmp_path / "release")
+    info = json.loads((release / "coat.json").read_text())
+    (release / "coat.json").write_text(json.dumps({**info, "base": {**info["base"], "dtype": "bfloat16"}}))
+    done = export(str(release), tmp_path / "out", merge=True, say=quiet)
+    assert done.record["parity"]["dtype"] == "bfloat16"
+    assert {tensor.dtype for tensor in tensors_of(done.folder).values()} == {torch.float32}
+    strict = export(str(release), tmp_path / "strict", merge=True, dtype="float32", say=quiet)
+    assert strict.record["parity"]["dtype"] == "float32"
+    assert all(pair["largest"] <= 1e-4 for pair in strict.record["parity"]["pairs"])
+
+
 def test_what_an_export_says_of_itself(trained: Callable[..., Path], tmp_path: Path) -> None:
     lines: list[str] = []
     done = export(str(trained()), tmp_path / "out", merge=True, dtype="float32", say=lines.append)
