@@ -82,8 +82,12 @@ def _params(workspace: Path) -> Iterator[Finding]:
             f"{backbone.base} ({'here' if local else 'a hub id'})",
             "name its revision in params, or build the tiny one: coat bases",
         )
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        said = str(error).partition("\n")[0]
+        yield Finding("device", False, f"torch cannot be imported: {said}", "install torch with the libraries of its build: make setup")
+        return
     seen = torch.cuda.is_available()
     named = [f"experts.{key}.device" for key, expert in settings.experts.items() if expert.device == "cuda"]
     named = ["runtime.device"] * (settings.runtime.device == "cuda") + named

@@ -143,6 +143,11 @@ def test_an_export_is_as_large_as_its_base_is_stored(diagnoses):
         assert lines["checkpoint"] == lines["merged export"] == expected
 
 
+def test_a_tokenizer_whose_length_is_not_known_is_said(diagnoses):
+    said = {key: any("how many rows are spare is known once" in note for note in diagnoses[key].notes) for key in diagnoses}
+    assert said == {key: key == "qwen2_audio" for key in diagnoses}
+
+
 def test_the_weights_of_a_folder_are_measured(tmp_path):
     checkpoint = published("qwen2_5_omni")
     assert weights_line(checkpoint, tmp_path).bytes == checkpoint.file_bytes

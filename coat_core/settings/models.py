@@ -30,7 +30,7 @@ class ExpertSettings(Section):
     24 kHz), where `runtime.threads` batches are heard at once."""
 
     def heard_seconds(self, sample_rate_hz: int) -> float:
-        """Return the seconds of audio in one batch: on a processor more would leave its cache and be slower."""
+        """Return the seconds of audio in one batch: on a processor more left its cache and was slower (tiny encoders)."""
         return self.batch_seconds or (480_000 / sample_rate_hz if self.device == "cpu" else 120.0)
 
     @field_validator("layers", mode="before")
