@@ -40,7 +40,7 @@ evidence: $(READY)  ## Three seeds, four arms, both corpora: what the README's t
 	@cd workspaces/evidence-generated && ../../$(BIN)/coat run
 	@$(BIN)/coat workspace workspaces/evidence-recordings --params params/evidence-recordings.yaml
 	@cd workspaces/evidence-recordings && ../../$(BIN)/coat run
-	@$(BIN)/python benchmarks/evidence.py
+	@$(BIN)/python -m benchmarks.evidence
 
 test: $(READY)  ## Every test, the slow ones too
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -55,7 +55,7 @@ format: $(READY)  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## The benchmarks, each with both sides in one run
-	@for file in benchmarks/experts.py benchmarks/training_step.py benchmarks/frontend.py benchmarks/extract.py; do test ! -f $$file || $(BIN)/python $$file; done
+	@for name in experts training_step frontend extract; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 lock:  ## Resolve the newest versions that work together (see the traps in pyproject.toml) and write requirements.lock
 	@rm -rf .scratch/lock && $(PYTHON) -m venv .scratch/lock

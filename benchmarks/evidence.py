@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coat_core.evaluation.tables import DIFFERENCES, NAMES, accuracy_text, difference_text, markdown_tables
+from coat_core.report.tables import DIFFERENCES, NAMES, accuracy_text, difference_text, markdown_tables
 from coat_core.storage import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent

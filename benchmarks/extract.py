@@ -98,7 +98,7 @@ def plain_affect(folder: Path, device: str) -> tuple[int, Callable[[Features], F
 def plain_events(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
     from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
-    from coat_core.experts.audio_events import AstWindows
+    from coat_core.experts.neural.audio_events import AstWindows
 
     model, extractor = _placed(ASTForAudioClassification, folder, device), ASTFeatureExtractor.from_pretrained(folder)
     cut = AstWindows(model, extractor)
@@ -142,7 +142,7 @@ def run_plain(key: str, checkpoint: Path, clips: list[Path], device: str) -> dic
 def run_ours(key: str, checkpoint: Path, examples: list[Any], target: Path, waveforms: Path, device: str, seconds: float | None) -> Path:
     import torch
 
-    from coat_core.experts.extract import extract_features
+    from coat_core.experts.store.extraction import extract_features
     from coat_core.settings import ExpertSettings
 
     section = {"implementation": EXPERTS[key][1], "checkpoint": str(checkpoint), "accept_licence": "MIT", "device": device}
@@ -164,7 +164,7 @@ def on_one_thread(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def largest_difference(store: Path, examples: list[Any], plain: dict[Path, Features]) -> tuple[float, float]:
     """Return the largest difference over all clips, and relative to the largest feature; frames must be as many."""
-    from coat_core.experts.store import ExpertStore
+    from coat_core.experts.store.store import ExpertStore
 
     opened, differences, sizes = ExpertStore.open(store), [], []
     for example in examples:
@@ -178,8 +178,6 @@ def largest_difference(store: Path, examples: list[Any], plain: dict[Path, Featu
 
 def save_checkpoints(root: Path, ast_frames: int) -> dict[str, Path]:
     """Write the tests' tiny checkpoints, with as many layers as the published models, and an AST whose input is as long as is said."""
-    sys.path.insert(0, str(ROOT / "tests/experts"))
-    import tiny_published
     from transformers import (
         ASTConfig,
         ASTFeatureExtractor,
@@ -191,6 +189,8 @@ def save_checkpoints(root: Path, ast_frames: int) -> dict[str, Path]:
         Wav2Vec2Config,
         Wav2Vec2ForSequenceClassification,
     )  # fmt: skip
+
+    from tests.testing import expert_checkpoints as tiny_published
 
     folders = tiny_published.save_all(root)
     models: dict[str, tuple[Any, Any, dict[str, int]]] = {
@@ -305,7 +305,8 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     import transformers
-    from machine import describe_machine, print_machine
+
+    from benchmarks.machine import describe_machine, print_machine
 
     torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe_machine, print_machine
 from numpy.typing import NDArray
+
+from benchmarks.machine import describe_machine, print_machine
 
 Waveform = NDArray[np.float32]
 RATE_HZ = 16_000

@@ -34,10 +34,10 @@ def build_lalm(key: str, size: str, device: str, dtype: torch.dtype, layers: int
     from transformers import WhisperFeatureExtractor
 
     from coat_core.backbones.catalogue import load_architecture
-    from coat_core.backbones.meta import read_config
-    from coat_core.backbones.published import published
-    from coat_core.backbones.tiny import TINY, new_base
-    from coat_core.backbones.vocabulary import make_tokenizer
+    from coat_core.sizing.meta import read_config
+    from coat_core.sizing.published import published
+    from coat_core.tiny_bases.config import TINY, new_base
+    from coat_core.tiny_bases.tokenizer import make_tokenizer
 
     architecture = load_architecture(key)
     if size == "tiny":

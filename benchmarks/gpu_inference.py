@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from full_size import QUESTION, build_lalm, longest_s, noise, synchronize, twin
-from machine import describe_machine, print_machine
+
+from benchmarks.full_size import QUESTION, build_lalm, longest_s, noise, synchronize, twin
+from benchmarks.machine import describe_machine, print_machine
 
 FIRST_TARGET, RATE_TARGET = 1.05, 0.99
 

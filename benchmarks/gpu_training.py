@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flops import Shapes, peak_flops, print_flops, step_flops, useful
-from full_size import ANSWER, QUESTION, build_lalm, bytes_of, longest_s, noise, synchronize, twin
-from machine import describe_machine, print_machine
+
+from benchmarks.flops import Shapes, peak_flops, print_flops, step_flops, useful
+from benchmarks.full_size import ANSWER, QUESTION, build_lalm, bytes_of, longest_s, noise, synchronize, twin
+from benchmarks.machine import describe_machine, print_machine
 
 TIME_TARGET = 1.15
 WARM_UP = 2
@@ -48,7 +49,7 @@ class MadeUpStore:
         import numpy as np
 
         from coat_core.experts.base import ExpertSpec
-        from coat_core.experts.normaliser import Normaliser
+        from coat_core.experts.store.normaliser import Normaliser
 
         target, dim, rate = EXPERTS[key]
         names = tuple(f"d{i}" for i in range(dim))
@@ -74,9 +75,9 @@ class Ours:
         from coat_core.thinking.model import ThinkingModel
         from coat_core.training.batches import BatchOrder
         from coat_core.training.checkpoint import CheckpointFolder
+        from coat_core.training.dataset import Questions
         from coat_core.training.environment import fixed_compute
         from coat_core.training.history import History
-        from coat_core.training.questions import Questions
         from coat_core.training.targets import Targets
         from coat_core.training.tower_cache import TowerCache
         from coat_core.training.tracker import NullTracker

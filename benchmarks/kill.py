@@ -19,10 +19,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/flows")]
+from tests.testing import chain_runs
 
-import chain_runs  # noqa: E402 - the tests of the flow look at a run from outside in the same way
+ROOT = Path(__file__).resolve().parent.parent
 
 START_LIMIT_S = 1800.0
 

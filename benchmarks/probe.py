@@ -29,7 +29,7 @@ from tqdm import tqdm
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example, read_manifest
 from coat_core.experts.catalogue import EXPERTS, load_expert
-from coat_core.experts.store import ExpertStore
+from coat_core.experts.store.store import ExpertStore
 
 KEPT = (30, 150, 1_000_000)
 """Numbers of features that are tried."""

@@ -35,14 +35,14 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    from coat_core.backbones.tiny import save_random_base
     from coat_core.corpus.audio import write_flac
     from coat_core.corpus.examples import Example
-    from coat_core.experts.extract import extract_features
+    from coat_core.experts.store.extraction import extract_features
     from coat_core.settings import parse_settings
     from coat_core.storage import read_jsonl, sha256_file
-    from coat_core.training.run import train
+    from coat_core.tiny_bases.config import save_random_base
     from coat_core.training.tracker import NullTracker
+    from coat_core.training.train import train
     from coat_core.training.trainer import Trainer
 
     rng = np.random.default_rng(0)

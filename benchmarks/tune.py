@@ -52,8 +52,8 @@ def trial(task: tuple[Path, str, str, dict[str, str]]) -> dict[str, Any]:
     from coat_core.corpus.examples import of_split, read_manifest
     from coat_core.evaluation.evaluate import evaluate_release
     from coat_core.settings import parse_settings
-    from coat_core.training.run import train
     from coat_core.training.tracker import NullTracker
+    from coat_core.training.train import train
 
     values = yaml.safe_load((workspace / "params.yaml").read_text())
     for knob, text in changed.items():

@@ -35,7 +35,7 @@ def workspace(
     params: Annotated[Path, typer.Option(help="the params file it starts from")],
 ) -> None:
     """Make a workspace: the same graph with its own params, results, database and lock; the DVC cache is shared."""
-    from coat_core.workspace import make_workspace
+    from coat_core.pipeline.workspace import make_workspace
 
     made = make_workspace(folder, params)
     typer.echo(f"workspace {made} is ready; next: cd {made} && coat run")
@@ -91,9 +91,9 @@ def bases(
 ) -> None:
     """Build the tiny bases: real classes, small enough for a laptop, already hearing a little. They ship built."""
     from coat_core.backbones.catalogue import BACKBONES
-    from coat_core.backbones.pretraining import build_bases
     from coat_core.corpus.examples import read_manifest
     from coat_core.settings import load_settings
+    from coat_core.tiny_bases.build import build_bases
 
     manifest = Path("data/corpus/manifest.jsonl")
     avoid = {example.sha256 for example in read_manifest(manifest)} if manifest.exists() else set()
@@ -113,8 +113,8 @@ def register(backbone: Backbone, trial: Trial) -> None:
 def promote(backbone: Backbone, version: Annotated[str, typer.Argument(help="a registered version")]) -> None:
     """Put a version before the promotion gate and do what it decides."""
     from coat_core.registry.champions import apply
+    from coat_core.registry.cold_load import probe
     from coat_core.registry.evidence import compare
-    from coat_core.registry.probe import probe
     from coat_core.settings import load_settings
 
     name = _model_name(backbone)
@@ -159,7 +159,7 @@ def ask(
     device: Annotated[str, typer.Option(help="where the model computes: cpu or cuda")] = "cpu",
 ) -> None:
     """Ask a model about a clip and print its answer."""
-    from coat_core.asking import ask as ask_model
+    from coat_core.ask import ask as ask_model
 
     typer.echo(ask_model(model, audio, question, show=show, device=device))
 
@@ -175,7 +175,7 @@ def export(
     speakers: Annotated[bool, typer.Option("--speakers", help="Qwen2.5-Omni: copy its voices too (spk_dict.pt, a pickle)")] = False,
 ) -> None:
     """Export a model for stock transformers and peft; the folder appears once the parity gate has passed."""
-    from coat_core.exporting import export as export_model
+    from coat_core.export.export import export as export_model
 
     done = export_model(
         model, to, merge=merge, dtype=dtype, device=device, max_shard_size=max_shard_size, speakers=speakers, say=typer.echo
@@ -199,8 +199,8 @@ def doctor(
 ) -> None:
     """Look at versions, disk, device and endpoints, and say what to do; or (--published) at what a full-size model needs."""
     if published is not None:
-        from coat_core.published_doctor import Question
-        from coat_core.published_page import print_published
+        from coat_core.sizing.diagnosis import Question
+        from coat_core.sizing.page import print_published
 
         print_published(published, params, Question(batch, seconds, answer_tokens, gpu_memory, base), as_json=as_json)
         return
@@ -226,7 +226,7 @@ def _model_name(backbone: str) -> str:
 
 
 def _stage(name: str) -> None:
-    from coat_core.stages import run_stage
+    from coat_core.pipeline.stages import run_stage
 
     try:
         run_stage(name)

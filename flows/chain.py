@@ -15,10 +15,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from coat_core import storage
 from coat_core.errors import StageError
+from coat_core.pipeline.stages import OUTCOMES
+from coat_core.pipeline.workspace import match_graph
 from coat_core.registry.housekeeping import close_dead_runs
 from coat_core.settings import Settings, load_settings
-from coat_core.stages import OUTCOMES
-from coat_core.workspace import match_graph
 from flows import dvc
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses

@@ -66,8 +66,8 @@ def _say_failures_once() -> None:
 
 
 def _print_summary(workspace: Path) -> None:
-    from coat_core.evaluation.tables import summary_table
     from coat_core.registry.database import tracking_uri
+    from coat_core.report.tables import summary_table
     from coat_core.storage import read_json
 
     print()

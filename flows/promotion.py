@@ -26,8 +26,8 @@ def promote_backbone(backbone: str, workspace: str, settings: Settings) -> dict[
     from coat_core.corpus.examples import of_split, read_manifest
     from coat_core.evaluation.evaluate import bootstrap_of
     from coat_core.registry.champions import apply
+    from coat_core.registry.cold_load import probe
     from coat_core.registry.evidence import compare
-    from coat_core.registry.probe import probe
     from coat_core.registry.releases import register_trial
 
     place = Path(workspace)

@@ -49,7 +49,7 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     import transformers
 
-    from coat_core.backbones.tiny import save_random_base
+    from coat_core.tiny_bases.config import save_random_base
 
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,14 +14,11 @@ MODULES = ("flops", "full_size", "machine", "gpu_training", "gpu_inference")
 
 
 @pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
-    """The scripts, imported as they import each other: from their own folder."""
+def scripts() -> dict[str, ModuleType]:
+    """The scripts by name."""
     from importlib import import_module
 
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield {name: import_module(name) for name in MODULES}
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    return {name: import_module(f"benchmarks.{name}") for name in MODULES}
 
 
 @pytest.mark.slow

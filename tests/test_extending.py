@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coat_core.experts import catalogue
-from coat_core.experts.store import ExpertStore
+from coat_core.experts.store.store import ExpertStore
 
 GUIDE = Path(__file__).resolve().parent.parent / "docs/extending.md"
 
@@ -25,7 +25,7 @@ def test_no_recipe_is_longer_than_forty_lines() -> None:
 def test_the_sixth_expert_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from coat_core.corpus.audio import write_flac
     from coat_core.corpus.examples import Example
-    from coat_core.experts.extract import extract_features
+    from coat_core.experts.store.extraction import extract_features
     from coat_core.storage import sha256_file
 
     code = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S) if "experts/rhythm.py" in block)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -143,11 +142,3 @@ class Backbone(Protocol):
 
     def save(self, folder: str, *, weights: bool = True) -> None:
         """Save model (safetensors), tokenizer, front end and the one template in the published layout."""
-
-
-def make_generator(*purpose: object) -> torch.Generator:
-    """Return a CPU generator whose seed is a pure function of the purpose, e.g. `("rows", seed)`."""
-    import hashlib
-
-    digest = hashlib.sha256(repr(purpose).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))

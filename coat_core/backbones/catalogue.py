@@ -87,9 +87,9 @@ def load_backbone(
     import torch
     from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor
 
-    from coat_core.backbones.capacity import release_memory
     from coat_core.backbones.lalm import Lalm
     from coat_core.backbones.template import published_template
+    from coat_core.device import release_memory
 
     check_transformers()
     check_device(device, "device")
@@ -97,7 +97,7 @@ def load_backbone(
     field = f"backbones.{key}.base"
     folder = checkpoint_folder(id_or_path, revision, field=field, allow_moving=allow_moving_revision)
     try:
-        with _quiet_config():
+        with suppress_config_warnings():
             found = AutoConfig.from_pretrained(folder, local_files_only=True)
         config = architecture.model_config(found)
         if config is None:
@@ -160,7 +160,7 @@ def _placed(model: Any, device: str, field: str) -> Any:
 
 
 @contextmanager
-def _quiet_config() -> Iterator[None]:
+def suppress_config_warnings() -> Iterator[None]:
     """Keep back the remarks that Qwen2.5-Omni's *default* talker makes on being compared with ours, at every load."""
     logger = logging.getLogger("transformers.configuration_utils")
     level = logger.level

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone, Query
-from coat_core.backbones.capacity import inference_error, memory_watch
-from coat_core.backbones.loads import InferenceLoad
-from coat_core.backbones.meta import shape_of
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
+from coat_core.device import memory_watch
 from coat_core.errors import OutOfMemoryError
 from coat_core.evaluation.responses import Audio, Response
 from coat_core.settings import EvaluationSettings
+from coat_core.sizing.meta import shape_of
+from coat_core.sizing.out_of_memory import inference_error
+from coat_core.sizing.workload import InferenceLoad
 
 Clips = Callable[[str], NDArray[np.float32]]
 

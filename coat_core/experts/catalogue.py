@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from coat_core.settings import ExpertSettings
 
 EXPERTS: dict[str, str] = {
-    "log_mel": "coat_core.experts.log_mel",
-    "cepstra": "coat_core.experts.cepstra",
-    "spectral_events": "coat_core.experts.spectral_events",
-    "prosody": "coat_core.experts.prosody",
-    "f0_bins": "coat_core.experts.f0_bins",
+    "log_mel": "coat_core.experts.acoustic.log_mel",
+    "cepstra": "coat_core.experts.acoustic.mfcc",
+    "spectral_events": "coat_core.experts.acoustic.spectral_events",
+    "prosody": "coat_core.experts.acoustic.prosody",
+    "f0_bins": "coat_core.experts.acoustic.f0_bins",
 }
 """Acoustic experts: implementation name → module with a function `build() -> Expert`; a sixth expert is one more line."""
 
 NEURAL: dict[str, str] = {
-    "speech_encoder": "coat_core.experts.speech_encoder",
-    "audio_events": "coat_core.experts.audio_events",
-    "speech_emotion": "coat_core.experts.speech_emotion",
-    "codec": "coat_core.experts.codec",
-    "lalm_tower": "coat_core.experts.lalm_tower",
-    "neural_pitch": "coat_core.experts.neural_pitch",
+    "speech_encoder": "coat_core.experts.neural.speech_encoder",
+    "audio_events": "coat_core.experts.neural.audio_events",
+    "speech_emotion": "coat_core.experts.neural.speech_emotion",
+    "codec": "coat_core.experts.neural.codec",
+    "lalm_tower": "coat_core.experts.neural.lalm_tower",
+    "neural_pitch": "coat_core.experts.neural.neural_pitch",
 }
 """Neural experts: implementation name → module with a function `build(settings: ExpertSettings) -> Expert`."""
 PACKAGED = ("neural_pitch",)

@@ -13,6 +13,9 @@ from coat_core.registry.database import connect, portable
 from coat_core.registry.packaging import read_info
 from coat_core.storage import read_json, sha256_file, sha256_tree
 
+MODEL_PREFIX = "models:/"
+"""What the name of a registered version begins with."""
+
 _FEATURES = "features_sha256."
 _UNKNOWN = "unknown"
 
@@ -153,7 +156,7 @@ def resolve(client: Any, uri: str) -> Any:
     """
     from mlflow.exceptions import MlflowException
 
-    text = uri.removeprefix("models:/")
+    text = uri.removeprefix(MODEL_PREFIX)
     name, _, alias = text.partition("@")
     number = ""
     if not alias:

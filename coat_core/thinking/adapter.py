@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from coat_core.backbones.base import Backbone, make_generator
+from coat_core.backbones.base import Backbone
 from coat_core.errors import BackboneError
+from coat_core.seeding import make_generator
 from coat_core.settings import LoraSettings
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coat_core.backbones.base import make_generator
 from coat_core.errors import TrainingError
 from coat_core.experts.base import ExpertSpec
+from coat_core.seeding import make_generator
 from coat_core.settings import HeadSettings, LossSettings
 from coat_core.thinking.losses import Target, expert_loss
 from coat_core.thinking.resample import frame_count, frame_width_s, pool_frames, positions_table, stretch

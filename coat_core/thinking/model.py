@@ -16,8 +16,8 @@ from coat_core.thinking.adapter import add_lora, lora_linears
 from coat_core.thinking.block import ThinkingBlock
 from coat_core.thinking.heads import ExpertHead
 from coat_core.thinking.losses import StageWeights, StepLosses, Targets, Totals, answer_loss
-from coat_core.thinking.rows import RowsHook, initial_rows
 from coat_core.thinking.trainable import Part, part_of
+from coat_core.thinking.trainable_tokens import RowsHook, initial_rows
 
 __all__ = ["StageWeights", "StepLosses", "Targets", "ThinkingModel", "Totals", "count_totals", "think_states"]
 

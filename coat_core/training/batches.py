@@ -14,9 +14,9 @@ from functools import lru_cache
 
 import torch
 
-from coat_core.backbones.base import make_generator
 from coat_core.corpus.examples import Example
 from coat_core.errors import TrainingError
+from coat_core.seeding import make_generator
 
 _CHARACTERS_PER_TOKEN = 4
 _AUDIO_TOKENS_PER_S = 25

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from coat_core.errors import ExpertError
-from coat_core.experts.store import ExpertStore
+from coat_core.experts.store.store import ExpertStore
 from coat_core.thinking.losses import Target
 
 

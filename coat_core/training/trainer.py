@@ -24,17 +24,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from coat_core.backbones.base import Batch
-from coat_core.backbones.capacity import memory_watch
+from coat_core.device import memory_watch
 from coat_core.errors import Interrupted, NonFiniteError, OutOfMemoryError, TrainingError
 from coat_core.settings import Arm, LossSettings, TrainingSettings
 from coat_core.thinking.losses import StageWeights, Target, Totals
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.trainable import Stage
 from coat_core.training.batches import BatchOrder, cut_by_seconds
-from coat_core.training.capacity import step_error
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
+from coat_core.training.dataset import Questions
 from coat_core.training.history import History
-from coat_core.training.questions import Questions
+from coat_core.training.out_of_memory import step_error
 from coat_core.training.schedule import Schedule, stage_weights
 from coat_core.training.targets import Targets
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from invented import BACKBONES, CONTRACT, invented_scores, make_examples, write_latency, write_run
 
 from coat_core.corpus.examples import Example
 from coat_core.evaluation.evaluate import evaluation_set, summarise
@@ -14,6 +13,7 @@ from coat_core.evaluation.responses import write_scores
 from coat_core.evaluation.statistics import Bootstrap
 from coat_core.settings import parse_trial
 from coat_core.storage import write_json
+from tests.testing.evaluations import BACKBONES, CONTRACT, invented_scores, make_examples, write_latency, write_run
 
 
 @pytest.fixture

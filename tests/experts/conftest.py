@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coat_core.experts.neural import NeuralExpert
+from coat_core.experts.neural.base import NeuralExpert
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, 
     """Folders of tiny checkpoints; read them, never write."""
     import torch
     import transformers
-    from tiny_published import save_all
+
+    from tests.testing.expert_checkpoints import save_all
 
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
@@ -26,10 +27,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, 
 @pytest.fixture(scope="session")
 def tiny_expert(checkpoints: dict[str, Path]) -> Callable[[str], NeuralExpert]:
     """The expert over one of these checkpoints, built once."""
-    from tiny_published import IMPLEMENTATIONS
-
     from coat_core.experts.catalogue import load_expert
     from coat_core.settings import ExpertSettings
+    from tests.testing.expert_checkpoints import IMPLEMENTATIONS
 
     built: dict[str, NeuralExpert] = {}
 

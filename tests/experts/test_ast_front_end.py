@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coat_core.experts.ast_front_end import AstFrontEnd
+from coat_core.experts.neural.ast_front_end import AstFrontEnd
 
 
 def _stock(**settings: Any) -> Any:

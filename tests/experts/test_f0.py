@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from coat_core.experts.acoustic.f0 import track_pitch
 from coat_core.experts.catalogue import load_expert
-from coat_core.experts.f0 import track_pitch
 
 RATE = 16000
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from coat_core.errors import ExpertError
-from coat_core.experts import audio_events, codec, lalm_tower, speech_emotion, speech_encoder
 from coat_core.experts.catalogue import EXPERTS, NEURAL, PACKAGED, load_expert
-from coat_core.experts.licences import Known, choose
+from coat_core.experts.neural import audio_events, codec, lalm_tower, speech_emotion, speech_encoder
+from coat_core.experts.neural.licences import Known, choose
 from coat_core.settings import ExpertSettings
 
 TABLES = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from coat_core.experts.neural import NeuralExpert
-from coat_core.experts.windowing import Windowing
+from coat_core.experts.neural.base import NeuralExpert
+from coat_core.experts.neural.windowing import Windowing
 
 TinyExpert = Callable[[str], NeuralExpert]
 

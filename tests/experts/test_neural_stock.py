@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coat_core.experts.catalogue import load_expert
-from coat_core.experts.neural import NeuralExpert
+from coat_core.experts.neural.base import NeuralExpert
 from coat_core.settings import ExpertSettings
 
 TinyExpert = Callable[[str], NeuralExpert]
@@ -108,8 +108,9 @@ def test_whispers_encoder_on_its_own_front_end(layer: int, checkpoints: dict[str
 
 @pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
 def test_events_are_the_stock_classifiers_posteriors_of_each_window(checkpoints: dict[str, Path], tiny_expert: TinyExpert) -> None:
-    from tiny_published import AUDIO_CLASSES
     from transformers import ASTFeatureExtractor, ASTForAudioClassification
+
+    from tests.testing.expert_checkpoints import AUDIO_CLASSES
 
     extractor = ASTFeatureExtractor.from_pretrained(checkpoints["ast"])
     stock = ASTForAudioClassification.from_pretrained(checkpoints["ast"]).eval()

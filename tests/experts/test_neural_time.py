@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_published import IMPLEMENTATIONS
 
-from coat_core.experts.neural import NeuralExpert
+from coat_core.experts.neural.base import NeuralExpert
+from tests.testing.expert_checkpoints import IMPLEMENTATIONS
 
 TinyExpert = Callable[[str], NeuralExpert]
 NAMES = tuple(IMPLEMENTATIONS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coat_core.experts.windowing import Span, Windowing
+from coat_core.experts.neural.windowing import Span, Windowing
 
 
 @given(total=st.integers(1, 4000), context=st.integers(0, 40), step=st.integers(1, 120))

@@ -11,10 +11,11 @@ import pytest
 from coat_core.corpus.audio import decode, write_flac
 from coat_core.corpus.examples import Example, Split
 from coat_core.errors import AudioError, ExpertError
-from coat_core.experts import extract, shard_job, waveforms
 from coat_core.experts.catalogue import load_expert
-from coat_core.experts.extract import extract_features
-from coat_core.experts.store import ExpertStore
+from coat_core.experts.store import extraction as extract
+from coat_core.experts.store import shard_job, waveforms
+from coat_core.experts.store.extraction import extract_features
+from coat_core.experts.store.store import ExpertStore
 from coat_core.storage import sha256_file
 
 Make = Callable[[int, Split], Example]
@@ -141,7 +142,7 @@ def test_one_new_clip_costs_one_clip_and_one_shard(make: Make, tmp_path: Path, m
     examples = [make(i) for i in range(20)]
     known = {example.sha256[:2] for example in examples[:10]}
     # Both cases: into a shard that stands, and into a new one.
-    monkeypatch.setattr("coat_core.experts.shard.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.experts.store.shard.PREFIX_LENGTH", 1)
     folder = _extract(examples[:10], tmp_path)
     before = _inodes(folder)
     described: list[str] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-import chain_runs
 import pytest
-from chain_runs import Finished
+
+from tests.testing import chain_runs
+from tests.testing.chain_runs import Finished
 
 
 @pytest.fixture(scope="session")

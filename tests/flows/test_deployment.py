@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import chain_runs
 import pytest
-from chain_runs import Finished
 
-from coat_core.workspace import repository_root
+from coat_core.pipeline.workspace import repository_root
 from flows.server import free_port
+from tests.testing import chain_runs
+from tests.testing.chain_runs import Finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -14,7 +14,8 @@ def published_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """Folders in the published layout by backbone key; read them, never write."""
     import torch
     import transformers
-    from published_layout import PUBLISHED, save_published
+
+    from tests.testing.published_layout import PUBLISHED, save_published
 
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import FakeHub, serve
 
 from coat_core import hub
 from coat_core.errors import CheckpointError, HubUnreachableError
 from coat_core.hub import checkpoint_folder
+from tests.testing.hub_server import FakeHub, serve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FIELD = "backbones.qwen2_audio.base"

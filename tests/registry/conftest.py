@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry_scores import FAMILIES, write_evaluation
 
 from coat_core.registry import database
 from coat_core.storage import sha256_bytes, write_json, write_jsonl, write_text
+from tests.testing.scores import FAMILIES, write_evaluation
 
 NAME = "coat-qwen2-audio"
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest_release import info_of
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
@@ -23,6 +22,7 @@ from coat_core.storage import sha256_tree, write_json
 from coat_core.thinking.info import ReleaseInfo
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.release import load_release, read_info, write_release
+from tests.testing.releases import info_of
 
 Make = Callable[..., ThinkingModel]
 COAT_FILES = {

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest_release import info_of
 
 from coat_core.backbones.base import Query
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.release import load_release, write_release
+from tests.testing.releases import info_of
 
 PLACEMENTS = ("before_answer", "after_audio")
 KEYS = ("qwen2_audio", "qwen2_5_omni", "audio_flamingo_3")

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from tiny_training import KEY, TEXTS, World, make_corpus, make_features
+
+from tests.testing.tiny_training import KEY, TEXTS, World, make_corpus, make_features
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    from coat_core.backbones.tiny import save_random_base
+    from coat_core.tiny_bases.config import save_random_base
 
     folder = tmp_path_factory.mktemp("training")
     examples = make_corpus(folder / "corpus")

@@ -1,0 +1,1 @@
+"""The data contract, checked with Great Expectations."""

@@ -1,0 +1,1 @@
+"""The generated corpus: scenes, synthetic speech and task families."""

@@ -1,0 +1,1 @@
+"""Corpora made from existing recordings, manifests and audio folders."""

@@ -1,0 +1,1 @@
+"""Acoustic experts: signal processing, no weights."""

@@ -1,0 +1,1 @@
+"""Neural experts: published encoders behind the expert interface."""

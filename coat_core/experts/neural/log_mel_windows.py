@@ -1,0 +1,57 @@
+"""Whisper's front end as it stands: every window is padded with silence to the length that the model insists on (30 s)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coat_core.experts.neural.base import Piece, Waveform
+from coat_core.experts.neural.checkpoint import Published
+from coat_core.experts.neural.windowing import Windowing
+
+
+class LogMelWindows:
+    """The stock `WhisperFeatureExtractor`, applied to windows of clips.
+
+    Args:
+        published: the checkpoint.
+        positions: of the tower, one for two mel frames.
+        hop: samples a frame of the expert.
+
+    Raises:
+        ExpertError: the front end is missing, or its window is not the tower's.
+    """
+
+    def __init__(self, published: Published, positions: int, hop: int) -> None:
+        from transformers import WhisperFeatureExtractor
+
+        self.extractor: Any = published.front_end(WhisperFeatureExtractor)
+        self.hop = hop
+        if self.extractor.nb_max_frames != 2 * positions:
+            raise published.refuse(
+                "its front end and its tower do not fit", f"{self.extractor.nb_max_frames} mel frames", f"{2 * positions} mel frames"
+            )
+
+    @property
+    def windowing(self) -> Windowing:
+        """The model's whole window, a sixth of it as context on each side (5 s of 30 s)."""
+        frames = int(self.extractor.n_samples) // self.hop
+        return Windowing(frames, frames // 6)
+
+    def prepare(self, waveform: Waveform) -> Waveform:
+        """Return the clip as it is."""
+        return waveform
+
+    def samples(self, frames: int) -> int:
+        """Return the model's window: a shorter piece costs as much."""
+        return int(self.extractor.n_samples)
+
+    def features(self, pieces: Sequence[Piece], like: Tensor) -> Tensor:
+        """Return log-mel features `[B, mels, 2 · positions]` of windows, where and as precise as `like`."""
+        windows = [piece.clip[piece.start * self.hop : piece.stop * self.hop] for piece in pieces]
+        options = {"padding": "max_length", "truncation": True, "return_attention_mask": False, "return_tensors": "pt"}
+        values = self.extractor(windows, sampling_rate=self.extractor.sampling_rate, **options)["input_features"]
+        return torch.as_tensor(values).to(like.device, like.dtype)

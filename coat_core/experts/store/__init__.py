@@ -1,0 +1,1 @@
+"""The expert store: features on disk, and their extraction."""

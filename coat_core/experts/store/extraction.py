@@ -1,0 +1,141 @@
+"""Extraction: run one expert over every clip of a corpus, shard by shard, resumable at any moment.
+
+The store's folder is worked on in place. A shard that is whole and was made by the same expert from the same clips stays;
+of any other, the clips that the same expert described before are taken over. What a kill leaves behind is swept away, and
+the index, removed before anything changes, is written last, so the bytes never depend on how often a run was cut off.
+
+An acoustic expert describes clip by clip, in as many processes as asked for. A neural one hears batches of clips of like length, in
+this process: see `batching` for what is heard together, and `batchwise` for what is done at once. A clip that is added to a finished store
+is computed in a batch of what is new, not in the one that it would have had from the start: its features may then differ from those of
+a store made afresh in the last bit of float16.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from coat_core.corpus.examples import Example
+from coat_core.errors import ExpertError
+from coat_core.experts.base import Expert
+from coat_core.experts.catalogue import NEURAL, load_expert
+from coat_core.experts.store.batching import PLAN, begin_plan
+from coat_core.experts.store.batchwise import write_batchwise
+from coat_core.experts.store.clipwise import one_thread, write_clipwise
+from coat_core.experts.store.fingerprint import fingerprint, neural_fingerprint
+from coat_core.experts.store.normaliser import fit_normaliser
+from coat_core.experts.store.shard import open_shard, shard_name
+from coat_core.experts.store.shard_job import ShardJob
+from coat_core.experts.store.store import INDEX, NORMALISER, SPEC
+from coat_core.settings import ExpertSettings
+from coat_core.storage import write_bytes
+
+
+def extract_features(
+    key: str, expert: ExpertSettings | str, examples: Sequence[Example], corpus: Path, target: Path, *, workers: int = 1,
+    threads: int = 1, waveforms: Path | None = None,
+) -> None:  # fmt: skip
+    """Bring the store at `target` up to date with the examples' audio.
+
+    Args:
+        key: the expert's key in params, for messages and the progress bar.
+        expert: its section of params, or its implementation's name where nothing else is to be said.
+        examples: all examples, every split; each distinct audio is read once.
+        corpus: the folder that the examples' paths are relative to.
+        target: the store's folder, made or updated in place.
+        workers: processes that share the shards of an acoustic expert; the result does not depend on it. A neural one computes here.
+        threads: batches that a neural expert computes at once on a processor; nor does the result depend on this.
+        waveforms: folder of decoded waveforms that experts share; None: nothing is kept.
+
+    Raises:
+        ExpertError: no expert has this name, there is no training audio, a file is not the one its hash names, or a feature is not
+            finite in float16 (expert, clip, frame and dimension are named; neither the shard nor an index is written).
+        CheckpointError: a neural expert's checkpoint cannot be had.
+        OutOfMemoryError: the device has too little memory for a batch.
+        AudioError: a file cannot be decoded.
+    """
+    settings = ExpertSettings(implementation=expert) if isinstance(expert, str) else expert
+    ordered = sorted(examples, key=lambda e: (e.sha256, e.audio), reverse=True)
+    audio = {example.sha256: corpus / example.audio for example in ordered}
+    training = sorted({example.sha256 for example in examples if example.split == "train"})
+    if not training:
+        raise ExpertError(
+            "there is no training audio to normalise by", field="split", value="train", next_step="give the corpus a training split"
+        )
+    model, neural = load_expert(settings.implementation, settings), settings.implementation in NEURAL
+    if neural:
+        mark = neural_fingerprint(model, settings)
+    else:
+        with one_thread():
+            mark = fingerprint(model)
+    planned: dict[str, dict[str, Path]] = defaultdict(dict)
+    for sha256 in sorted(audio):
+        planned[shard_name(sha256)][sha256] = audio[sha256]
+    target.mkdir(parents=True, exist_ok=True)
+    jobs = [ShardJob(key, settings, mark, target / name, clips, waveforms) for name, clips in planned.items()]
+    stale = [job for job in jobs if not job.is_current()]
+    leftovers = _leftovers(target, set(planned))
+    if stale or leftovers:
+        (target / INDEX).unlink(missing_ok=True)
+    for path in leftovers:
+        path.unlink()
+    with _progress(key, stale, len(audio)) as done:
+        if neural:
+            durations = {example.sha256: example.duration_s for example in ordered}
+            missing = [sha256 for job in stale for sha256 in job.missing()]
+            plan = begin_plan(target, mark, durations, missing, settings.heard_seconds(model.spec.sample_rate_hz))
+            write_batchwise(model, plan, stale, audio, threads, done)
+        else:
+            write_clipwise(model, stale, workers, done)
+    (target / PLAN).unlink(missing_ok=True)
+    _publish(model, mark, target, sorted(planned), training)
+
+
+def _leftovers(target: Path, planned: set[str]) -> list[Path]:
+    """Shards of no clip, and temporary files of a killed run."""
+    names = (*planned, INDEX, SPEC, NORMALISER, PLAN)
+    return sorted(
+        path for path in target.iterdir()
+        if (path.name.startswith("shard-") and path.name not in planned)
+        or (path.name.startswith(".") and (path.name.startswith(".shard-") or any(path.name.startswith(f".{name}.") for name in names)))
+    )  # fmt: skip
+
+
+@contextmanager
+def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> Iterator[Callable[[int], object]]:
+    from tqdm import tqdm
+
+    todo = sum(len(job.audio) for job in jobs)
+    with tqdm(total=clips, initial=clips - todo, desc=f"features {key}", unit="clip", mininterval=0.5, disable=todo == 0) as bar:
+        yield bar.update
+
+
+def _publish(expert: Expert, mark: str, target: Path, shards: Sequence[str], training: Sequence[str]) -> None:
+    """Write spec, normaliser and, last, the index - unless all three are there already, byte by byte."""
+    opened = {name: open_shard(target / name) for name in shards}
+    offsets = {name: shard.offsets for name, shard in opened.items()}
+    clips = (opened[shard_name(s)].slice(offsets[shard_name(s)][s], opened[shard_name(s)].frames[s]) for s in training)
+    normaliser = fit_normaliser(((features.astype(np.float32), mask) for features, mask in clips), expert.spec.dim)
+    index = {
+        sha256: {"shard": name, "offset": offset, "frames": opened[name].frames[sha256]}
+        for name in shards for sha256, offset in offsets[name].items()
+    }  # fmt: skip
+    files = {
+        SPEC: _json({"spec": expert.spec.to_json(), "fingerprint": mark}, indent=1),
+        NORMALISER: normaliser.to_bytes(),
+        INDEX: _json(index, indent=None),
+    }
+    if all((target / name).is_file() and (target / name).read_bytes() == data for name, data in files.items()):
+        return
+    (target / INDEX).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_bytes(target / name, data)
+
+
+def _json(value: object, *, indent: int | None) -> bytes:
+    return (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()

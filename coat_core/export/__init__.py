@@ -1,0 +1,1 @@
+"""Exports for stock transformers and PEFT, checked by a parity gate."""

@@ -1,0 +1,241 @@
+"""`coat export`: a release as a stock PEFT adapter, or merged into a plain checkpoint, handed over only when it says the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_core.device import check_device
+from coat_core.errors import CoatError, OutOfMemoryError
+from coat_core.export.card import CARD, RECORD, card, usage
+from coat_core.export.source import ExportSource, find_source
+from coat_core.hub import free_bytes
+from coat_core.storage import copy_tree, new_folder, read_json, write_json, write_text
+
+BASE = "base"
+MAX_SHARD_SIZE = "5GB"
+DTYPES = ("float32", "bfloat16", "float16")
+_HEADROOM_BYTES = 64 << 20
+_ADAPTER_FILES = (
+    "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json",
+    "generation_config.json", "chat_template.jinja",
+)  # fmt: skip
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: where it is.
+        size_bytes: of all its files.
+        record: what `export.json` says.
+        usage: stock code that loads it.
+    """
+
+    folder: Path
+    size_bytes: int
+    record: Mapping[str, Any]
+    usage: str
+
+
+def export(
+    model: str,
+    target: Path,
+    *,
+    merge: bool = False,
+    dtype: str | None = None,
+    device: str = "cpu",
+    max_shard_size: str = MAX_SHARD_SIZE,
+    speakers: bool = False,
+    say: Say = print,
+) -> Export:
+    """Export a model for stock `transformers` and `peft`; the folder appears only when the parity gate has passed.
+
+    Args:
+        model: `models:/name@alias`, `models:/name/version`, or a release folder.
+        target: folder to make; an earlier export there is replaced, anything else is refused.
+        merge: write a plain checkpoint of the stock class instead of the adapter.
+        dtype: of a merged checkpoint, and what the gate computes in; None keeps what the base has on disk, and the gate computes in
+            that or in what the release was trained on, whichever is coarser.
+        device: where the gate runs.
+        max_shard_size: of a merged checkpoint's files, as `5GB`; the base's own files are kept where none is larger.
+        speakers: Qwen2.5-Omni: also copy `spk_dict.pt`, a pickle.
+        say: is told of progress.
+
+    Raises:
+        CoatError: the model, its base or the disk's room is not there, or the folder is not free.
+        ReleaseError: the release does not load, has no adapter to export, or the parity gate failed.
+    """
+    from coat_core.export import parity
+
+    if dtype is not None and dtype not in DTYPES:
+        raise CoatError("no such number format", field="--dtype", value=dtype, allowed=DTYPES)
+    check_device(device, "--device")
+    shard_bytes = _shard_bytes(max_shard_size)
+    target = target.absolute()
+    _check_target(target)
+    source = find_source(model, merge=merge, speakers=speakers)
+    if any(target in (folder, *folder.parents) for folder in (source.release.resolve(), source.base.resolve())):
+        raise CoatError("the folder holds what is exported", field="--to", value=str(target), next_step="name a new folder")
+    say(f"{model}: {source.info.backbone}, arm {source.info.arm}, on {source.info.base.id}")
+    weights = source.plan(dtype, shard_bytes) if merge else None
+    computed = dtype or _coarser(source.base_dtype(), source.info.base.dtype)
+    packed_bytes = _size(source.base) if source.packed else 0
+    _check_disk(target, weights.total_bytes if weights is not None else _size(source.release) + packed_bytes)
+    with new_folder(target) as folder:
+        if weights is not None:
+            say(f"writing the merged checkpoint, {weights.total_bytes / 1e9:.2f} GB of weights")
+            _write_merged(folder, source, weights, dtype, speakers, say)
+        else:
+            say("writing the adapter")
+            _write_adapter(folder, source, target)
+        with _memory(computed, device):
+            readings = _read(folder, source, merge, computed, device, say)
+        pairs = parity.compare(readings, computed)
+        for pair in pairs:
+            say(f"  {parity.describe(pair)}")
+        parity.check(pairs, computed)
+        record = _record(source, merge, computed, device, [asdict(pair) for pair in pairs])
+        code = usage(source.model_class, target, merge=merge)
+        write_json(folder / RECORD, record)
+        write_text(folder / CARD, card(record, code))
+        size = _size(folder)
+    return Export(target, size, record, code)
+
+
+def _coarser(stored: str, trained: str) -> str:
+    """Return the number format that both sides can be compared in: 16 bits where either has them."""
+    return stored if trained == "float32" else trained
+
+
+def _shard_bytes(text: str) -> int:
+    from huggingface_hub.serialization._base import parse_size_to_int
+
+    try:
+        size = int(parse_size_to_int(text))
+    except ValueError as error:
+        size, text = 0, f"{text} ({error})"
+    if size < 1:
+        raise CoatError("no size of a file", field="--max-shard-size", value=text, allowed="a number with KB, MB, GB or TB, as 5GB")
+    return size
+
+
+@contextmanager
+def _memory(dtype: str, device: str) -> Iterator[None]:
+    """Say which lever to pull when the device is too small for one model."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, OutOfMemoryError) as error:
+        raise OutOfMemoryError(
+            f"the parity gate needs one whole model in memory: {error}", field="--device", value=f"{device}, {dtype}",
+            next_step="give --dtype bfloat16 (half of float32), or --device cpu",
+        ) from error  # fmt: skip
+
+
+def _check_target(target: Path) -> None:
+    if not target.exists() or (target.is_dir() and (not any(target.iterdir()) or (target / RECORD).is_file())):
+        return
+    raise CoatError(
+        "the folder holds something that is no export", field="--to", value=str(target),
+        allowed="a new or empty folder, or an earlier export", next_step="name another folder",
+    )  # fmt: skip
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _check_disk(target: Path, wanted: int) -> None:
+    free = free_bytes(target)
+    if wanted + _HEADROOM_BYTES > free:
+        raise CoatError(
+            f"the disk is too small for the export: {wanted / 1e9:.2f} GB are to be written, {free / 1e9:.2f} GB are free",
+            field="--to", value=str(target), next_step="free space, or name a folder on a larger disk",
+        )  # fmt: skip
+
+
+def _write_merged(folder: Path, source: ExportSource, weights: Any, dtype: str | None, speakers: bool, say: Say) -> None:
+    from coat_core.export.files import check_one_template, write_plain_files
+
+    write_plain_files(folder, source.base, source.release, dtype=dtype, part=source.part, speakers=speakers)
+    weights.write(folder, say)
+    check_one_template(folder)
+
+
+def _write_adapter(folder: Path, source: ExportSource, target: Path) -> None:
+    """Copy what stock libraries read of a release; its config then names the base so that it is found from anywhere."""
+    for name in _ADAPTER_FILES:
+        shutil.copyfile(source.release / name, folder / name)
+    if source.packed:
+        copy_tree(source.base, folder / BASE)
+    if source.packed or Path(source.info.base.id).is_dir():
+        base = target / BASE if source.packed else source.base.resolve()
+        config = folder / "adapter_config.json"
+        write_json(config, {**read_json(config), "base_model_name_or_path": str(base)})
+
+
+def _read_live(source: ExportSource, dtype: str, device: str) -> list[Any]:
+    from coat_core.export.parity import probe_queries, read_probes
+    from coat_core.thinking.release import load_release
+
+    backbone: Any = load_release(source.release, merge=False, device=device, dtype=dtype, base=str(source.base)).backbone
+    return read_probes(
+        backbone.model,
+        backbone.model.generation_config,
+        lambda query: backbone.generation_inputs(backbone.encode([query], generation=True)),
+        probe_queries(),
+        dtype=dtype,
+    )
+
+
+def _read(folder: Path, source: ExportSource, merge: bool, dtype: str, device: str, say: Say) -> dict[str, Any]:
+    """Return the readings of the live model, of its adapter under stock PEFT and of the merged checkpoint: one in memory at a time."""
+    from transformers import GenerationConfig
+
+    from coat_core.device import release_memory
+    from coat_core.export import parity
+    from coat_core.export.stock import load_front_end, load_stock
+
+    probes = parity.probe_queries()
+    say(f"parity gate, {len(probes)} probes in {dtype} on {device}: the live model")
+    live = _read_live(source, dtype, device)
+    release_memory()
+    stock, readings = source.model_class, {"live": live}
+    front = load_front_end(folder, stock, source.architecture.audio_token)
+    generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    written = {"adapter": (source.base, source.release if merge else folder), "merged": (folder, None)}
+    for name in ("adapter",) * (source.info.arm != "base") + ("merged",) * merge:
+        say(f"parity gate: the {name} under stock libraries")
+        checkpoint, adapter = written[name]
+        model = load_stock(stock, checkpoint, dtype=dtype, device=device, adapter=adapter)
+        readings[name] = parity.read_probes(model, generation, front.inputs, probes, dtype=dtype, live=live)
+        del model
+        release_memory()
+    return readings
+
+
+def _record(source: ExportSource, merge: bool, dtype: str, device: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    info = source.info
+    block = info.block and {"tokens": info.block.tokens, "placement": info.block.placement, "ids": list(info.block.row_ids)}
+    return {
+        "kind": "merged" if merge else "adapter",
+        "backbone": info.backbone,
+        "arm": info.arm,
+        "seed": info.seed,
+        "class": source.model_class.__name__,
+        "release": info.fingerprint,
+        "base": {"id": info.base.id, "revision": info.base.revision, "licence": info.base.licence},
+        "block": block,
+        "parity": {"dtype": dtype, "device": device, "pairs": pairs},
+        "versions": {name: version(name) for name in ("transformers", "peft", "torch")},
+    }

@@ -1,0 +1,112 @@
+"""What `coat export` starts from: a release, its base's files, and what is to become of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import ReleaseError
+from coat_core.hub import SMALL_FILES, checkpoint_folder
+from coat_core.registry.lineage import MODEL_PREFIX
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A release and the base that it stands on.
+
+    Attributes:
+        release: folder of the release.
+        info: what it says of itself.
+        architecture: of its LALM.
+        base: folder of its base.
+        packed: whether that folder is the registry's own copy.
+        config: configuration of the stock class.
+        part: key under which a checkpoint of several models holds that configuration (`thinker_config`); None: it holds one.
+    """
+
+    release: Path
+    info: Any
+    architecture: Any
+    base: Path
+    packed: bool
+    config: Any
+    part: str | None
+
+    @property
+    def model_class(self) -> Any:
+        """The stock class."""
+        return self.architecture.model_class()
+
+    def plan(self, dtype: str | None, max_shard_bytes: int) -> Any:
+        """Return the plan of the merged weights (`MergedWeights`).
+
+        Raises:
+            ReleaseError: the base's files are not whole, or the adapter is not theirs.
+        """
+        from coat_core.export.merge import MergedWeights, read_changes
+        from coat_core.export.weights import WeightFiles, match_parameters
+
+        files = WeightFiles(self.base)
+        parameters = match_parameters(self.model_class, self.config, files.tensors)
+        return MergedWeights(files, parameters, read_changes(self.release), dtype=dtype, max_shard_bytes=max_shard_bytes)
+
+    def base_dtype(self) -> str:
+        """Return the number format of the base on disk.
+
+        Raises:
+            ReleaseError: the base's files are not whole.
+        """
+        from coat_core.export.merge import stored_dtype
+        from coat_core.export.weights import WeightFiles, match_parameters
+
+        files = WeightFiles(self.base)
+        return stored_dtype(files, match_parameters(self.model_class, self.config, files.tensors))
+
+
+def find_source(model: str, *, merge: bool, speakers: bool = False) -> ExportSource:
+    """Find a model's release and base.
+
+    Args:
+        model: `models:/name@alias`, `models:/name/version`, or a release folder.
+        merge: whether the base is merged into; arm `base` has nothing else to export.
+        speakers: whether `spk_dict.pt` is needed too.
+
+    Raises:
+        CoatError: there is no such model, its base is gone, or it has no adapter and none is merged.
+    """
+    from coat_core.backbones.catalogue import load_architecture
+    from coat_core.export.files import FROM_BASE, SPEAKERS
+    from coat_core.registry.serving import packed_release
+    from coat_core.thinking.release import read_info
+
+    release, base = packed_release(model) if model.startswith(MODEL_PREFIX) else (Path(model), None)
+    info = read_info(release)
+    if info.arm == "base" and not merge:
+        raise ReleaseError(
+            "the untouched base has no adapter to export", field="arm", value=info.arm,
+            next_step="give --merge: the base is copied, its weights as they are",
+        )  # fmt: skip
+    architecture = load_architecture(info.backbone)
+    folder = base or checkpoint_folder(
+        info.base.id, info.base.revision, field="base", allow_moving=info.base.allow_moving_revision,
+        patterns=(*SMALL_FILES, *FROM_BASE, *(SPEAKERS,) * speakers),
+    )  # fmt: skip
+    config, part = _model_config(architecture, folder)
+    return ExportSource(release, info, architecture, folder, base is not None, config, part)
+
+
+def _model_config(architecture: Any, base: Path) -> tuple[Any, str | None]:
+    from transformers import AutoConfig
+
+    from coat_core.export.stock import quiet_loading
+
+    try:
+        with quiet_loading():
+            found = AutoConfig.from_pretrained(base, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"the base cannot be read: {error}", field="base", value=str(base)) from error
+    config = architecture.model_config(found)
+    if config is None:
+        raise ReleaseError("the base is of another model", field="base", value=found.model_type, allowed=architecture.key)
+    return config, next((name for name in found.sub_configs if getattr(found, name) is config), None)

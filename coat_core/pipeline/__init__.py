@@ -1,0 +1,1 @@
+"""The chain: its stages, the graph of `dvc.yaml` as data, and workspaces."""

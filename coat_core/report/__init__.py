@@ -1,0 +1,1 @@
+"""The report: results, tables, charts, figures and one HTML page."""

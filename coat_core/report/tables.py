@@ -1,0 +1,177 @@
+"""The results as tables: Markdown for the README, CSV for DVC's plots, plain text for the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coat_core.report.results import CLAIM, headline
+from coat_core.storage import read_jsonl
+
+NAMES = {"qwen2_audio": "Qwen2-Audio", "qwen2_5_omni": "Qwen2.5-Omni", "audio_flamingo_3": "Audio Flamingo 3"}
+DIFFERENCES = {
+    "coat-sft": "coat − sft",
+    "coat-block": "coat − block",
+    "coat-coat_shuffled": "coat − coat_shuffled",
+    "block-sft": "block − sft",
+    "coat-base": "coat − base",
+}
+
+
+def name_of(backbone: str) -> str:
+    """Return a backbone's readable name."""
+    return NAMES.get(backbone, backbone)
+
+
+def entries(results: Mapping[str, Any], values: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
+    """Return the entries of one arm or difference in the order of the table's columns: families, then their mean."""
+    return [*(values["families"].get(family) for family in results["families"]), values["mean"]]
+
+
+def accuracy_text(entry: Mapping[str, Any] | None) -> str:
+    """Return e.g. ".47 [.41, .53]", with a dagger where it is not clear of chance."""
+    if entry is None:
+        return "n/a"
+    mark = " †" if entry["clear_of_chance"] is False else ""
+    return f"{_short(entry['accuracy'])} [{_short(entry['low'])}, {_short(entry['high'])}]{mark}"
+
+
+def difference_text(entry: Mapping[str, Any] | None) -> str:
+    """Return e.g. "+.05 [-.01, +.11]"."""
+    if entry is None:
+        return "n/a"
+    return f"{_signed(entry['difference'])} [{_signed(entry['low'])}, {_signed(entry['high'])}]"
+
+
+def markdown_tables(results: Mapping[str, Any]) -> str:
+    """Return a Markdown section per backbone: arm by family with intervals and chance, differences, latency."""
+    columns = [*results["families"], "mean"]
+    parts = []
+    for key, backbone in results["backbones"].items():
+        rows = [["arm", *columns, "unscored"]]
+        first = next(iter(backbone["arms"].values()))
+        rows.append(["*n*", *(str(e["n"]) if e else "0" for e in entries(results, first)), ""])
+        for arm, values in backbone["arms"].items():
+            rows.append([arm, *(accuracy_text(e) for e in entries(results, values)), f"{values['mean']['unscored_share']:.1%}"])
+            if arm in ("coat", "base"):
+                rows.append([f"*chance, {arm}*", *(_chance(e) for e in entries(results, values)), ""])
+        for name, values in backbone["differences"].items():
+            label = DIFFERENCES.get(name, name)
+            rows.append([f"**{label}**" if name == CLAIM else label, *(difference_text(e) for e in entries(results, values)), ""])
+        rows.append(["*drawn by*", *(f"{e['resampling']} ({e['units']})" if e else "" for e in entries(results, first)), ""])
+        parts.append(f"### {name_of(key)}\n\n{headline(results, key)}\n\n{_markdown(rows)}\n{_latency_markdown(backbone['latency'])}")
+    return "\n".join(parts) + "\n" + _legend(results)
+
+
+def _legend(results: Mapping[str, Any]) -> str:
+    measured = results["measured"]
+    seeds = ", ".join(map(str, results["seeds"])) or "none trained"
+    text = (
+        f"Accuracy (transcription: 1 − word error rate) on the {measured['split']} split with {measured['confidence']:.0%} bootstrap "
+        f"intervals; seeds: {seeds}, averaged within each item. † not clear of chance: the interval of accuracy − chance reaches "
+        f"zero. *drawn by*: what the bootstrap resamples, with its count; by item where a family has fewer than "
+        f"{measured['min_groups']} groups."
+    )
+    return text + ("\n\nA brief run: it shows that the chain works, and is no evidence.\n" if results["brief"] else "\n")
+
+
+def _latency_markdown(latency: Mapping[str, Any] | None) -> str:
+    if not latency:
+        return ""
+    trials, ratios = latency["trials"], latency["ratios"]
+    rows = [["latency", latency["baseline"], latency["candidate"], "ratio (min–max)"]]
+    for name, label in LATENCY_ROWS.items():
+        values = [f"{1000 * trials[trial][name]:.1f} ms" for trial in (latency["baseline"], latency["candidate"])]
+        rows.append([label, *values, ratio_text(ratios.get(name))])
+    for name, label in (("prompt_tokens", "prompt tokens"), ("decoded_tokens", "tokens decoded")):
+        rows.append([label, *(f"{trials[trial][name]:g}" for trial in (latency["baseline"], latency["candidate"])), ""])
+    return "\n" + _markdown(rows)
+
+
+LATENCY_ROWS = {"first_token_s": "time to first token", "decode_s_per_token": "decoding, per token", "total_s": "total"}
+
+
+def ratio_text(ratio: Mapping[str, Any] | None) -> str:
+    """Return e.g. "1.03 (0.98-1.09)"."""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})" if ratio else "n/a"
+
+
+def summary_table(results: Mapping[str, Any]) -> str:
+    """Return the table that `coat run` prints at its end: accuracy per backbone, arm and family, and what coat - sft is."""
+    columns = [*results["families"], "mean"]
+    rows = [["", *columns, "unscored"]]
+    for key, backbone in results["backbones"].items():
+        rows.append([name_of(key), *[""] * (len(columns) + 1)])
+        for arm, values in backbone["arms"].items():
+            cells = [f"{e['accuracy']:.3f}" if e else "" for e in entries(results, values)]
+            rows.append([f"  {arm}", *cells, f"{values['mean']['unscored_share']:.1%}"])
+        if CLAIM in backbone["differences"]:
+            cells = [f"{e['difference']:+.3f}" if e else "" for e in entries(results, backbone["differences"][CLAIM])]
+            rows.append(["  coat - sft", *cells, ""])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [_padded(row, widths) for row in rows]
+    lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    said = [f"{name_of(key)}: {headline(results, key)}" for key in results["backbones"]]
+    if results["brief"]:
+        said.append("A brief run: it shows that the chain works, and is no evidence.")
+    return "\n".join([*lines, "", *said])
+
+
+def accuracy_csv(results: Mapping[str, Any]) -> str:
+    """Return one row per backbone, arm and family (and `mean`): accuracy, low, high, chance."""
+    rows: list[Sequence[Any]] = [("backbone", "arm", "family", "accuracy", "low", "high", "chance")]
+    for key, backbone in results["backbones"].items():
+        for arm, values in backbone["arms"].items():
+            for family, entry in [*values["families"].items(), ("mean", values["mean"])]:
+                rows.append((key, arm, family, *(entry[name] for name in ("accuracy", "low", "high", "chance"))))
+    return _csv(rows)
+
+
+def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
+    """Return one row per optimizer step of each run: its losses, the answer's first."""
+    rows = list(training_rows(workspace, results))
+    losses = sorted({name for _, _, row in rows for name in row if name.startswith("loss/") and name != "loss/answer"})
+    header = ("backbone", "trial", "step", "stage", "answer_loss", *(f"{name.removeprefix('loss/')}_loss" for name in losses))
+    names = ("stage", "loss/answer", *losses)
+    return _csv([header, *((key, trial, row["step"], *(row.get(name) for name in names)) for key, trial, row in rows)])
+
+
+def training_rows(workspace: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield backbone, trial and row for each optimizer step of the runs that the results name."""
+    for key, backbone in results["backbones"].items():
+        for trial in backbone["training"]:
+            for row in read_jsonl(workspace / "runs" / f"{key}-{trial}" / "history.jsonl"):
+                yield key, trial, row
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+    return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([["" if cell is None else cell for cell in row] for row in rows])
+    return stream.getvalue()
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join([":--", *["--:"] * (len(rows[0]) - 1)]) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def _chance(entry: Mapping[str, Any] | None) -> str:
+    return "n/a" if entry is None or entry["chance"] is None else _short(entry["chance"])
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if 0 <= value < 0.9995 else f"{value:.3f}"
+
+
+def _signed(value: float) -> str:
+    text = f"{round(value, 3) + 0.0:+.3f}".replace("0.", ".", 1)
+    return text.replace("-", "−")

@@ -1,0 +1,1 @@
+"""How much memory and disk a LALM needs, worked out without its weights."""

@@ -1,0 +1,1 @@
+"""Tiny bases of the three real classes: configuration, tokenizer, pretraining."""

@@ -1,0 +1,209 @@
+"""A tiny workspace seen from outside: `coat run` as a user starts it, its processes, and what three databases say afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+from coat_core.pipeline.workspace import make_workspace, repository_root
+from coat_core.storage import sha256_file
+from coat_core.watchdog import OWNER
+
+PARAMS = repository_root() / "params/tiny.yaml"
+BIN = Path(sys.executable).parent
+DETERMINISTIC = ("data/corpus", "data/accepted.jsonl", "data/quarantine.jsonl", "features", "models", "evaluation")
+"""What must be byte-equal from run to run; the rest are records."""
+UNFINISHED = frozenset({"RUNNING", "PENDING", "CANCELLING", "SCHEDULED"})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A workspace through which the chain has run once."""
+
+    workspace: Path
+    printed: str
+    seconds: float
+    fingerprint: dict[str, str]
+
+
+def make_tiny(folder: Path, params: Path = PARAMS) -> Path:
+    """Make a small workspace with a DVC cache of its own: nothing is taken from an earlier run."""
+    made = make_workspace(folder, params)
+    command("dvc", "config", "--local", "cache.dir", str(folder.parent / f"{folder.name}-cache"), workspace=made)
+    return made
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a user who has set nothing."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "COAT_", "PYTEST_"))}
+    return {**kept, "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "true", **extra}
+
+
+def command(name: str, *arguments: str, workspace: Path, timeout_s: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run an installed command in a workspace; it must succeed."""
+    done = subprocess.run(
+        [BIN / name, *arguments], cwd=workspace, capture_output=True, text=True, timeout=timeout_s, env=environment(**extra)
+    )
+    assert done.returncode == 0, f"{name} {' '.join(arguments)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done
+
+
+def start_chain(workspace: Path) -> subprocess.Popen[bytes]:
+    """Start `coat run` in a process group of its own; what it prints goes to `coat-run.log`.
+
+    A shell's background job ignores SIGINT, and so would everything that it starts: Ctrl-C is given back first.
+    """
+    code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    with (workspace / "coat-run.log").open("wb") as log:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+        arguments = [sys.executable, "-c", code, BIN / "coat", "run"]
+        return subprocess.Popen(arguments, cwd=workspace, start_new_session=True, env=environment(), **streams)
+
+
+def run_chain(workspace: Path, timeout_s: float = 300) -> str:
+    """Run `coat run` to its end and return what it printed; it must succeed."""
+    flow = start_chain(workspace)
+    try:
+        flow.wait(timeout_s)
+    finally:
+        flow.kill()
+        flow.wait()
+    printed = (workspace / "coat-run.log").read_text()
+    assert flow.returncode == 0, printed[-5000:]
+    return printed
+
+
+def wait_for(condition: Callable[[], object], seconds: float, interval_s: float = 0.1) -> bool:
+    """Return whether something came true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(interval_s)
+    return bool(condition())
+
+
+def processes_in(workspace: Path) -> list[psutil.Process]:
+    """Return every live process that a flow of this workspace started: stages, what they started, and its server."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            here = OWNER in process.environ() and Path(process.cwd()).resolve() == workspace.resolve()
+            if here and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def stages_in(workspace: Path) -> list[str]:
+    """Return the command lines of the stage processes that live in a workspace (DVC, its shell, the stage, its workers)."""
+    lines = []
+    for process in processes_in(workspace):
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if line and "flows server" not in line:
+            lines.append(line)
+    return lines
+
+
+def trains(workspace: Path) -> bool:
+    """Return whether a train stage runs and has its MLflow run open."""
+    return any(" train " in line for line in stages_in(workspace)) and mlflow_statuses(workspace)["RUNNING"] > 0
+
+
+def seconds_until_gone(workspace: Path, since: float, limit_s: float = 15) -> float:
+    """Return how long after `since` (monotonic) no stage process lived any more."""
+    assert wait_for(lambda: not stages_in(workspace), limit_s, 0.05), stages_in(workspace)
+    return time.monotonic() - since
+
+
+def signal_chain(flow: subprocess.Popen[bytes], sent: signal.Signals, *, group: bool) -> float:
+    """Signal a `coat run`, or its whole process group, and return when (monotonic)."""
+    if group:
+        os.killpg(flow.pid, sent)
+    else:
+        flow.send_signal(sent)
+    return time.monotonic()
+
+
+def forget_training(workspace: Path) -> None:
+    """Make every train stage stale, with nothing to resume from: out of `dvc.lock`, the run cache, the outs and the scratch."""
+    lock = workspace / "dvc.lock"
+    if lock.exists():
+        recorded = yaml.safe_load(lock.read_text())
+        recorded["stages"] = {name: body for name, body in recorded["stages"].items() if name.split("@")[0] != "train"}
+        lock.write_text(yaml.safe_dump(recorded, sort_keys=False))
+    for folder in (workspace.parent / f"{workspace.name}-cache" / "runs", workspace / "models", workspace / "runs"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for mark in (workspace / ".scratch").glob("*/stage.txt"):
+        shutil.rmtree(mark.parent)
+
+
+def fingerprint(workspace: Path) -> dict[str, str]:
+    """Return the SHA-256 of every deterministic file of a workspace, by its path."""
+    found: dict[str, str] = {}
+    for name in DETERMINISTIC:
+        path = workspace / name
+        for file in [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file()):
+            found[file.relative_to(workspace).as_posix()] = sha256_file(file)
+    assert len({name.split("/")[0] for name in found}) == len({name.split("/")[0] for name in DETERMINISTIC})
+    return found
+
+
+def mlflow_statuses(workspace: Path) -> Counter[str]:
+    """Count MLflow's runs by status."""
+    return Counter(row[0] for row in _rows(workspace / "mlflow.db", "SELECT status FROM runs"))
+
+
+def versions(workspace: Path) -> dict[str, list[int]]:
+    """Return the registered versions of every model."""
+    found: dict[str, list[int]] = {}
+    for name, version in _rows(workspace / "mlflow.db", "SELECT name, version FROM model_versions ORDER BY name, version"):
+        found.setdefault(name, []).append(version)
+    return found
+
+
+def aliases(workspace: Path) -> dict[tuple[str, str], int]:
+    """Return the registry's aliases: (model, alias) → version."""
+    rows = _rows(workspace / "mlflow.db", "SELECT name, alias, version FROM registered_model_aliases")
+    return {(name, alias): version for name, alias, version in rows}
+
+
+def prefect_states(workspace: Path) -> dict[str, Counter[str]]:
+    """Count the flow runs and task runs of the workspace's own Prefect records by state type."""
+    database = workspace / ".scratch/prefect/prefect.db"
+    return {table: Counter(row[0] for row in _rows(database, f"SELECT state_type FROM {table}")) for table in ("flow_run", "task_run")}
+
+
+def unfinished(workspace: Path) -> dict[str, int]:
+    """Count what still stands as running, in MLflow and in Prefect."""
+    states = {"mlflow": mlflow_statuses(workspace), **prefect_states(workspace)}
+    return {name: count for name, states_ in states.items() if (count := sum(states_[state] for state in UNFINISHED))}
+
+
+def ran_stages(printed: str) -> list[str]:
+    """Return the stages that a `coat run` started, from what it printed."""
+    return [line.split("  start ")[1].strip() for line in printed.splitlines() if "  start " in line]
+
+
+def _rows(database: Path, query: str) -> Sequence[tuple]:
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        return connection.execute(query).fetchall()

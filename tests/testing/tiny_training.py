@@ -1,0 +1,206 @@
+"""A tiny corpus, stores, random base and settings that the training tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coat_core.corpus.audio import write_flac
+from coat_core.corpus.examples import Example
+from coat_core.settings import Settings, parse_settings
+from coat_core.storage import sha256_file
+
+KEY = "qwen2_audio"
+EXPERTS = {"reconstruction": "log_mel", "pitch": "f0_bins"}
+TEXTS = ["What is heard?", "Choices: a, b.", "high", "low", "a long low sound"]
+
+
+def make_corpus(folder: Path, clips: int = 10) -> list[Example]:
+    """Write clips of 0.4 to 1.3 s, each with a question; the last is silent (no voiced frame)."""
+    rng = np.random.default_rng(3)
+    examples = []
+    for number in range(clips):
+        samples = 6400 + 1600 * number
+        time = np.arange(samples) / 16000
+        wave = 0.3 * np.sin(2 * np.pi * (150 + 40 * number) * time) + 0.01 * rng.standard_normal(samples)
+        path = folder / "audio" / f"{number}.flac"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_flac(path, wave.astype(np.float32), 16000)
+        examples.append(
+            Example(
+                id=f"e{number}",
+                audio=f"audio/{number}.flac",
+                sha256=sha256_file(path),
+                duration_s=samples / 16000,
+                sample_rate_hz=16000,
+                split="train",
+                group=f"g{number}",
+                family="understanding",
+                task="pitch",
+                question="What is heard?",
+                choices=("high", "low"),
+                answer="high" if number % 2 else "low",
+                source="generated",
+                licence="CC0-1.0",
+            )
+        )
+    return examples
+
+
+def make_features(examples: Sequence[Example], corpus: Path, folder: Path) -> dict[str, Path]:
+    from coat_core.experts.store.extraction import extract_features
+
+    for key, implementation in EXPERTS.items():
+        extract_features(key, implementation, examples, corpus, folder / key)
+    return {key: folder / key for key in EXPERTS}
+
+
+def make_settings(base: Path, **sections: Any) -> Settings:
+    """Return settings of a run of few steps; `sections` replaces values by section."""
+    values: dict[str, Any] = {
+        "backbones": {KEY: {"base": str(base)}},
+        "experts": {key: {"implementation": value} for key, value in EXPERTS.items()},
+        "trials": ["base-0", "sft-0", "coat-0"],
+        "corpus": {"clips_per_family": {"train": 4, "validation": 1, "test": 1}},
+        "thinking": {"tokens": 4},
+        "losses": {"ground_distill": 1.0, "ground_answer": 0.5, "respond_distill": 0.3},
+        "heads": {"width": 16, "attention_heads": 2},
+        "lora": {"rank": 4, "alpha": 8, "modules": ["q_proj", "v_proj"]},
+        "training": {
+            "ground_steps": 4,
+            "respond_steps": 6,
+            "batch_size": 2,
+            "accumulation": 2,
+            "warmup_steps": 2,
+            "checkpoint_every": 3,
+            "length_groups": 2,
+            "learning_rate": 0.01,
+        },
+    }
+    for name, section in sections.items():
+        values[name] = {**values.get(name, {}), **section}
+    return parse_settings(values)
+
+
+@dataclass
+class World:
+    """A corpus, its stores and a random base, made once for all training tests."""
+
+    folder: Path
+    examples: list[Example]
+    features: dict[str, Path]
+
+    @property
+    def corpus(self) -> Path:
+        return self.folder / "corpus"
+
+    def settings(self, **sections: Any) -> Settings:
+        return make_settings(self.folder / "base", **sections)
+
+    def train(self, where: Path, trial: str, settings: Settings | None = None, tracker: Any = None, **changes: Any) -> Path:
+        """Train into `where` and return the release."""
+        from coat_core.training.tracker import NullTracker
+        from coat_core.training.train import train
+
+        arguments: dict[str, Any] = {
+            "examples": self.examples,
+            "corpus": self.corpus,
+            "features": self.features,
+            "target": where / "model",
+            "records": where / "run",
+            "scratch": where / "scratch",
+            "fingerprint": "key",
+            "tracker": tracker or NullTracker(),
+            **changes,
+        }
+        train(settings or self.settings(), KEY, trial, **arguments)
+        return where / "model"
+
+
+class FixedOrder:
+    """The given batches, dealt out by micro step and rank."""
+
+    def __init__(self, batches: Sequence[Sequence[int]], world: int) -> None:
+        self.batches, self.world = batches, world
+
+    def batch_indices(self, stage: str, step: int, micro_step: int, rank: int) -> tuple[int, ...]:
+        return tuple(self.batches[micro_step * self.world + rank])
+
+
+def one_step(
+    folder: Path, examples: Sequence[Example], scratch: Path, batches: Sequence[Sequence[int]], mute: Sequence[int] = (), **training: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Take the first step of arm coat over those batches; return the gradients by name, and the step's row.
+
+    Args:
+        folder: of base, corpus and features.
+        examples: of the corpus.
+        scratch: an empty folder.
+        batches: as many as processes × accumulation.
+        mute: examples whose clips have no valid frame for any expert.
+        training: changes to the settings.
+    """
+    import torch
+
+    from coat_core.experts.store.store import ExpertStore
+    from coat_core.settings import parse_trial
+    from coat_core.training import train as module
+    from coat_core.training.checkpoint import CheckpointFolder
+    from coat_core.training.dataset import Questions
+    from coat_core.training.history import History
+    from coat_core.training.targets import Targets
+    from coat_core.training.tower_cache import TowerCache
+    from coat_core.training.tracker import NullTracker
+    from coat_core.training.trainer import Trainer, Trial
+
+    class Muted(Targets):
+        def batch(self, clips: Sequence[str], device: Any) -> Any:
+            silent = {examples[index].sha256 for index in mute}
+            found = super().batch(clips, device)
+            return {key: [None if clip in silent else row for clip, row in zip(clips, rows, strict=True)] for key, rows in found.items()}
+
+    settings = make_settings(folder / "base", training={**make_settings(folder / "base").training.model_dump(), **training})
+    stores = {key: ExpertStore.open(folder / "features" / key) for key in EXPERTS}
+    accelerator = module._accelerator(settings)
+    with module.fixed_compute(settings.runtime):
+        backbone, model = module._build(module._Run(settings, KEY, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
+        assert model is not None
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(1)
+            for name, parameter in model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        order: Any = FixedOrder(batches, accelerator.num_processes)
+        questions = Questions(backbone, examples, folder / "corpus", TowerCache(backbone, 10))
+        trainer = Trainer(
+            model, Trial("coat", 0, settings.training, settings.losses), questions, order, Muted(stores), accelerator,
+            CheckpointFolder(scratch, "key"), History(None, NullTracker()),
+        )  # fmt: skip
+        found: dict[str, Any] = {}
+        trainer.optimizer.zero_grad = lambda: found.update(
+            {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
+        )
+        row = trainer.step(0)
+    return found, row
+
+
+def main() -> None:
+    """One process of a two-process step, with and without muting; arguments: the shared folder, the output, what to mute."""
+    import sys
+
+    import torch
+    import torch.distributed
+
+    folder, output, mute = Path(sys.argv[1]), Path(sys.argv[2]), [int(index) for index in sys.argv[3:]]
+    examples = make_corpus(output.parent / f"rank-{output.stem}")
+    steps = [one_step(folder, examples, output.parent, [[0, 5, 7], [2, 9]], muted, accumulation=1) for muted in ([], mute)]
+    torch.save(steps, output)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
