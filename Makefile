@@ -1,11 +1,11 @@
 # One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python >= 3.11, git and make.
 .DEFAULT_GOAL := help
-.PHONY: help setup run recordings evidence test lint format bench lock clean
+.PHONY: help setup run recordings evidence test lint format graph bench lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-# Quiet, closed networks: no tool of ours phones home, and nothing asks a hub.
+# No tool of ours sends usage data or asks a hub.
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := true
 # The lock is installed without compiling 25,000 files; what is imported is compiled once, and not by each of the chain's processes anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-help:  ## Say what there is
+help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY)  ## Make .venv from the lock file
@@ -51,8 +51,11 @@ lint: $(READY)  ## ruff, mypy --strict, the import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-format: $(READY)  ## Let ruff mend what it can
+format: $(READY)  ## Let ruff fix what it can
 	@$(BIN)/ruff check --fix .
+
+graph: $(READY)  ## Write the code that each stage imports into dvc.yaml
+	@$(BIN)/python -m tests.testing.import_closure
 
 bench: $(READY)  ## The benchmarks, each with both sides in one run
 	@for name in experts training_step frontend extract; do $(BIN)/python -m benchmarks.$$name || exit 1; done
@@ -65,4 +68,4 @@ lock:  ## Resolve the newest versions that work together (see the traps in pypro
 	@(head -2 requirements.lock; cat .scratch/requirements.new) > .scratch/requirements.lock && mv .scratch/requirements.lock requirements.lock
 
 clean:  ## Remove results and scratch; .venv, the DVC cache and mlflow.db stay
-	rm -rf .scratch data features models runs evaluation latency report
+	rm -rf .scratch data features models runs responses evaluation latency report

@@ -1,15 +1,16 @@
-"""Gather the results of the evidence workspaces into docs/results/ and write the README's tables from them.
+"""Copy the results of the evidence workspaces to docs/results/ and write the tables of the README.
 
-    python benchmarks/evidence.py
+    python -m benchmarks.evidence
 
-`make evidence` calls it last. What stands in the README between the markers is written by this script, and by nothing else.
+`make evidence` runs it last. It replaces the text between the markers in the README; do not edit that text by hand.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from coat_core.report.tables import DIFFERENCES, NAMES, accuracy_text, difference_text, markdown_tables
+from coat_core.report.tables import DIFFERENCES, accuracy_text, difference_text, markdown_tables, name_of
+from coat_core.settings import ARMS
 from coat_core.storage import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,42 +20,41 @@ BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 
 
 def main() -> None:
-    found = {}
+    results_by_corpus = {}
     for corpus in CORPORA:
         source = ROOT / "workspaces" / f"evidence-{corpus}" / "report/results.json"
         target = RESULTS / f"evidence-{corpus}.json"
         if source.exists():
             write_json(target, read_json(source))
         if target.exists():
-            found[corpus] = read_json(target)
-    details = ["# Evidence, in full", "", "Written by `make evidence`; the JSON beside this file holds every number.", ""]
-    for corpus, results in found.items():
+            results_by_corpus[corpus] = read_json(target)
+    details = ["# Evidence: all results", "", "Written by `make evidence`; the JSON files in this folder contain every number.", ""]
+    for corpus, results in results_by_corpus.items():
         details += [f"## {CORPORA[corpus]}", "", markdown_tables(results).replace("\n### ", "\n#### ").replace("### ", "#### ", 1)]
     write_text(RESULTS / "evidence.md", "\n".join(details))
     readme = (ROOT / "README.md").read_text()
     before, rest = readme.split(BEGIN)
-    write_text(ROOT / "README.md", before + BEGIN + "\n" + short(found) + END + rest.split(END)[1])
+    write_text(ROOT / "README.md", before + BEGIN + "\n" + short(results_by_corpus) + END + rest.split(END)[1])
 
 
-def short(found: dict[str, dict]) -> str:
-    """Return the README's tables: mean accuracy by arm, the two differences, and the families that are not clear of chance."""
-    lines = ["| corpus | LALM | base | sft | block | coat | coat − sft | coat − block |", "|:--|:--|--:|--:|--:|--:|--:|--:|"]
-    unclear = []
-    for corpus, results in found.items():
-        for key, backbone in results["backbones"].items():
-            arms = [backbone["arms"].get(arm) for arm in ("base", "sft", "block", "coat")]
-            cells = [accuracy_text(arm["mean"]) if arm else "n/a" for arm in arms]
-            cells += [difference_text(backbone["differences"].get(name, {}).get("mean")) for name in list(DIFFERENCES)[:2]]
-            lines.append(f"| {corpus} | {NAMES[key]} | {' | '.join(cells)} |")
-            for family, entry in backbone["arms"].get("coat", {"families": {}})["families"].items():
-                if entry and entry["clear_of_chance"] is False:
-                    unclear.append(f"{NAMES[key]} on {family} ({corpus}): {accuracy_text(entry)}")
-    lines += ["", "Mean accuracy over the five families (transcription: 1 − WER) with 95 % bootstrap intervals."]
-    lines += [
-        "",
-        "`coat` is not clear of chance (the interval of accuracy − chance reaches zero) for: " + ("; ".join(unclear) or "none") + ".",
+def short(results_by_corpus: dict[str, dict]) -> str:
+    """Return the README's table: mean accuracy of each arm and the first two differences, per corpus and backbone."""
+    backbones = [(corpus, *item) for corpus, results in results_by_corpus.items() for item in results["backbones"].items()]
+    arms = [arm for arm in ARMS if any(arm in backbone["arms"] for _, _, backbone in backbones)]
+    differences = list(DIFFERENCES)[:2]
+    lines = [
+        "| " + " | ".join(["corpus", "model", *arms, *(DIFFERENCES[name] for name in differences)]) + " |",
+        "|:--|:--|" + "--:|" * (len(arms) + len(differences)),
     ]
-    return "\n".join(lines) + "\n"
+    for corpus, key, backbone in backbones:
+        cells = [accuracy_text(backbone["arms"].get(arm, {}).get("mean")) for arm in arms]
+        cells += [difference_text(backbone["differences"].get(name, {}).get("mean")) for name in differences]
+        lines.append(f"| {corpus} | {name_of(key)} | {' | '.join(cells)} |")
+    note = (
+        "Mean accuracy over five task families (transcription: 1 − word error rate) with 95 % bootstrap intervals. † not clear of chance: "
+        "the interval of accuracy − chance includes zero."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cost of each embedded expert in CPU seconds a second of audio on one core, beside librosa's pyin at 100 Hz.
+"""CPU time of each acoustic expert per second of audio on one core, compared with librosa's pyin at 100 Hz.
 
 python benchmarks/experts.py [--seconds 8] [--repeats 5] [--json FILE]
 """
@@ -22,7 +22,7 @@ BUDGET = 0.06
 
 
 def clip(seconds: float) -> np.ndarray:
-    """Return a voice-like sound: a gliding, syllable-wise modulated harmonic tone in hiss."""
+    """Return a voice-like sound: a gliding harmonic tone in hiss, modulated at the rate of syllables."""
     time_s = np.arange(int(seconds * RATE)) / RATE
     phase = 2 * np.pi * np.cumsum(150 + 50 * np.sin(2 * np.pi * 0.7 * time_s)) / RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * (np.sin(2 * np.pi * 2 * time_s) > -0.2)
@@ -30,7 +30,7 @@ def clip(seconds: float) -> np.ndarray:
 
 
 def cost(call: Callable[[], object], seconds: float, repeats: int) -> float:
-    """Return the median CPU time of a call over the duration of the clip; a first call is not counted, other load neither."""
+    """Return the median CPU time of a call divided by the duration of the clip; a warm-up call is not counted."""
     call()
     times = []
     for _ in range(repeats):

@@ -1,22 +1,21 @@
-"""Neural experts over a corpus: our extraction against the plain loop, in turn within one process.
+"""Time of neural feature extraction on a corpus, against a loop over the stock classes, interleaved in one process.
 
     python benchmarks/extract.py [--clips 600] [--rounds 3] [--threads 2] [--batch-seconds S] [--ast-frames 128]
                                 [--device cpu] [--synthesised] [--json FILE]
 
-Four experts of the real classes with random weights, of the published depth but of few channels (HuBERT, AST with an input of 1.28 s in
-place of 10.24 s, a wav2vec 2.0 emotion model, Mimi) describe the same clips of 1 to 12 s: recordings of ../shared/recordings where that
-folder is there, else synthesised ones. The plain loop takes one clip at a time:
-each expert decodes it for itself and passes it through the stock feature extractor and the stock model; its features stay in memory.
-Ours is `extract_features`, from an empty folder to a finished store on disk, the cache of waveforms empty at the beginning of each
-round. Both sides load the checkpoint (timed), use as many threads and the same precision, and must agree on every frame. The plain loop
-is also timed on one thread: encoders this small are faster so, and who knows that gains less by us; the target is for equal threads,
-which is what torch takes by itself.
+Four experts of the real classes with random weights, of the published depth but with few channels (HuBERT, AST with an input of 1.28 s
+instead of 10.24 s, a wav2vec 2.0 emotion model, Mimi) process the same clips of 1 to 12 s: recordings of ../shared/recordings if that
+folder exists, otherwise synthesised ones. The stock loop processes one clip at a time: each expert decodes the clip and passes it
+through the stock feature extractor and the stock model; the features stay in memory. Ours is `extract_features`, from an empty folder to
+a finished store on disk, with an empty cache of waveforms in each round. Both sides load the checkpoint (timed), use the same number of
+threads and the same data type, and must have equal features in every frame. The stock loop is also timed on one thread, where encoders
+this small are faster. The target is for equal numbers of threads, torch's default.
 
-Batches share out what a call costs, and not what a sample costs: convolutions over 16,000 or 24,000 samples a second are most of even
-these forwards on a CPU, so that speech, affect and the codec gain less than events; the target is for all together. The sides have the
-same shape on a GPU (`--device cuda`), where it was not run.
+Batches reduce the cost per call, not the cost per sample. Convolutions over 16,000 or 24,000 samples a second are most of the cost of even
+these forwards on a CPU, so speech, affect and the codec gain less than events. The target is for the total. The benchmark also runs on a
+GPU (`--device cuda`); it was not run there.
 
-Ends with 1 if the sides differ, or if the total is less than three times faster on a CPU.
+The exit status is 1 if the sides differ, or if the total is less than three times faster on a CPU.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ RECORDINGS = ROOT.parent / "shared/recordings"
 SHORTEST_S, LONGEST_S = 1.0, 12.0
 TARGET = 3.0
 TOLERANCE = 2e-3
-"""Of features, relative to the largest: they are kept as float16, whose last bit is 2^-11."""
+"""Largest difference relative to the largest feature: features are stored as float16, whose last bit is 2^-11."""
 EXPERTS = {"speech": ("hubert", "speech_encoder"), "events": ("ast", "audio_events"), "affect": ("emotion", "speech_emotion"),
            "reconstruction": ("mimi", "codec")}  # fmt: skip
 
@@ -51,7 +50,7 @@ Features = NDArray[np.float32]
 
 
 def find_clips(count: int, folder: Path, *, synthesised: bool) -> list[Path]:
-    """Return audio files of 1 to 12 s: recordings, each corpus as often as it has such, or rising tones in hiss written to `folder`."""
+    """Return audio files of 1 to 12 s: a random sample of the recordings, or rising tones in hiss written to `folder`."""
     rng = np.random.default_rng(0)
     if RECORDINGS.is_dir() and not synthesised:
         with (RECORDINGS / "index.csv").open() as stream:
@@ -67,35 +66,35 @@ def find_clips(count: int, folder: Path, *, synthesised: bool) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def plain_speech(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
+def stock_speech(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
     from transformers import HubertModel, Wav2Vec2FeatureExtractor
 
     model, extractor = _placed(HubertModel, folder, device), Wav2Vec2FeatureExtractor.from_pretrained(folder)
 
-    def describe(waveform: Features) -> Features:
+    def compute(waveform: Features) -> Features:
         values = extractor(waveform, sampling_rate=16_000, return_tensors="pt")["input_values"]
         return model(_framed(values).to(device), output_hidden_states=True).hidden_states[9][0].cpu().numpy()
 
-    return 16_000, describe
+    return 16_000, compute
 
 
-def plain_affect(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
+def stock_affect(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
     import torch
     from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification
 
     model = _placed(Wav2Vec2ForSequenceClassification, folder, device)
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
 
-    def describe(waveform: Features) -> Features:
+    def compute(waveform: Features) -> Features:
         values = extractor(waveform, sampling_rate=16_000, return_tensors="pt")["input_values"]
         states = torch.stack(model.wav2vec2(_framed(values).to(device), output_hidden_states=True).hidden_states)
-        heard = (states * model.layer_weights.softmax(-1)[:, None, None, None]).sum(0)
-        return model.classifier(model.projector(heard))[0].cpu().numpy()
+        mixed = (states * model.layer_weights.softmax(-1)[:, None, None, None]).sum(0)
+        return model.classifier(model.projector(mixed))[0].cpu().numpy()
 
-    return 16_000, describe
+    return 16_000, compute
 
 
-def plain_events(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
+def stock_events(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
     from transformers import ASTFeatureExtractor, ASTForAudioClassification
 
     from coat_core.experts.neural.audio_events import AstWindows
@@ -103,40 +102,40 @@ def plain_events(folder: Path, device: str) -> tuple[int, Callable[[Features], F
     model, extractor = _placed(ASTForAudioClassification, folder, device), ASTFeatureExtractor.from_pretrained(folder)
     cut = AstWindows(model, extractor)
 
-    def describe(waveform: Features) -> Features:
+    def compute(waveform: Features) -> Features:
         windows = [cut._window(waveform, frame) for frame in range(-(-len(waveform) // cut.hop))]
         values = extractor(windows, sampling_rate=16_000, return_tensors="pt")["input_values"]
         return model(values.to(device)).logits.sigmoid().cpu().numpy()
 
-    return 16_000, describe
+    return 16_000, compute
 
 
-def plain_reconstruction(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
+def stock_reconstruction(folder: Path, device: str) -> tuple[int, Callable[[Features], Features]]:
     from transformers import EncodecFeatureExtractor
     from transformers.models.mimi.modeling_mimi import MimiEncoderModel
 
     model, extractor = _placed(MimiEncoderModel, folder, device), EncodecFeatureExtractor.from_pretrained(folder)
     hop = math.prod(model.config.upsampling_ratios) * 2
 
-    def describe(waveform: Features) -> Features:
+    def compute(waveform: Features) -> Features:
         whole = np.pad(waveform, (0, -len(waveform) % hop))
         values = extractor(whole, sampling_rate=24_000, return_tensors="pt")["input_values"]
         return model(values.to(device)).latents[0].T.cpu().numpy()
 
-    return 24_000, describe
+    return 24_000, compute
 
 
-PLAIN = {"speech": plain_speech, "events": plain_events, "affect": plain_affect, "reconstruction": plain_reconstruction}
+STOCK = {"speech": stock_speech, "events": stock_events, "affect": stock_affect, "reconstruction": stock_reconstruction}
 
 
-def run_plain(key: str, checkpoint: Path, clips: list[Path], device: str) -> dict[Path, Features]:
+def run_stock(key: str, checkpoint: Path, clips: list[Path], device: str) -> dict[Path, Features]:
     import torch
 
     from coat_core.corpus.audio import decode
 
-    rate, describe = PLAIN[key](checkpoint, device)
+    rate, compute = STOCK[key](checkpoint, device)
     with torch.inference_mode():
-        return {clip: describe(decode(clip, sample_rate_hz=rate)) for clip in clips}
+        return {clip: compute(decode(clip, sample_rate_hz=rate)) for clip in clips}
 
 
 def run_ours(key: str, checkpoint: Path, examples: list[Any], target: Path, waveforms: Path, device: str, seconds: float | None) -> Path:
@@ -162,14 +161,14 @@ def on_one_thread(call: Callable[..., Any], *arguments: Any) -> Any:
         torch.set_num_threads(threads)
 
 
-def largest_difference(store: Path, examples: list[Any], plain: dict[Path, Features]) -> tuple[float, float]:
-    """Return the largest difference over all clips, and relative to the largest feature; frames must be as many."""
+def largest_difference(store: Path, examples: list[Any], stock: dict[Path, Features]) -> tuple[float, float]:
+    """Return the largest difference over all clips, absolute and relative to the largest feature; the numbers of frames must be equal."""
     from coat_core.experts.store.store import ExpertStore
 
     opened, differences, sizes = ExpertStore.open(store), [], []
     for example in examples:
         features, mask = opened.get(example.sha256)
-        theirs = plain[Path("/") / example.audio]
+        theirs = stock[Path("/") / example.audio]
         assert features[mask].shape == theirs.shape, (example.audio, features[mask].shape, theirs.shape)
         differences.append(float(np.abs(features[mask] - theirs).max()))
         sizes.append(float(np.abs(theirs).max()))
@@ -177,7 +176,7 @@ def largest_difference(store: Path, examples: list[Any], plain: dict[Path, Featu
 
 
 def save_checkpoints(root: Path, ast_frames: int) -> dict[str, Path]:
-    """Write the tests' tiny checkpoints, with as many layers as the published models, and an AST whose input is as long as is said."""
+    """Save the tests' tiny checkpoints with the number of layers of the published models, and an AST with an input of `ast_frames`."""
     from transformers import (
         ASTConfig,
         ASTFeatureExtractor,
@@ -190,9 +189,9 @@ def save_checkpoints(root: Path, ast_frames: int) -> dict[str, Path]:
         Wav2Vec2ForSequenceClassification,
     )  # fmt: skip
 
-    from tests.testing import expert_checkpoints as tiny_published
+    from tests.testing import expert_checkpoints
 
-    folders = tiny_published.save_all(root)
+    folders = expert_checkpoints.save_all(root)
     models: dict[str, tuple[Any, Any, dict[str, int]]] = {
         "hubert": (HubertConfig, HubertModel, {"num_hidden_layers": 12}),
         "ast": (ASTConfig, ASTForAudioClassification, {"num_hidden_layers": 12, "max_length": ast_frames}),
@@ -235,8 +234,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for key, (name, _) in EXPERTS.items():
             stores, waveforms = folder / f"stores-{turn}", folder / f"waveforms-{turn}"
             sides: dict[str, Callable[[], Any]] = {
-                "plain": lambda key=key, name=name: run_plain(key, checkpoints[name], clips, options.device),
-                "plain_one": lambda key=key, name=name: on_one_thread(run_plain, key, checkpoints[name], clips, options.device),
+                "stock": lambda key=key, name=name: run_stock(key, checkpoints[name], clips, options.device),
+                "stock_one": lambda key=key, name=name: on_one_thread(run_stock, key, checkpoints[name], clips, options.device),
                 "ours": lambda key=key, name=name, stores=stores, waveforms=waveforms: run_ours(
                     key, checkpoints[name], examples, stores / key, waveforms, options.device, options.batch_seconds
                 ),
@@ -249,17 +248,17 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 # The first round warms up.
                 if turn:
                     times.setdefault((key, side), []).append(spent)
-            found[key] = largest_difference(results["ours"], examples, results["plain"])
+            found[key] = largest_difference(results["ours"], examples, results["stock"])
     rows = []
     for key in EXPERTS:
         spent = {f"{side}_{kind}": statistics.median(turn[at] for turn in times[key, side])
-                 for side in ("plain", "plain_one", "ours") for at, kind in enumerate(("s", "cpu_s"))}  # fmt: skip
+                 for side in ("stock", "stock_one", "ours") for at, kind in enumerate(("s", "cpu_s"))}  # fmt: skip
         rows.append({"expert": key, **spent, "difference": found[key][0], "relative_difference": found[key][1]})
     total = {"expert": "total"} | {name: sum(row[name] for row in rows) for name in spent}
-    for row, heard in zip([*rows, total], [seconds] * len(rows) + [seconds * len(rows)], strict=True):
-        row |= {"ratio": row["plain_s"] / row["ours_s"], "cpu_ratio": row["plain_cpu_s"] / row["ours_cpu_s"]}
-        row |= {"one_thread_ratio": row["plain_one_s"] / row["ours_s"]}
-        row |= {"plain_audio_s_per_s": heard / row["plain_s"], "ours_audio_s_per_s": heard / row["ours_s"]}
+    for row, audio_s in zip([*rows, total], [seconds] * len(rows) + [seconds * len(rows)], strict=True):
+        row |= {"ratio": row["stock_s"] / row["ours_s"], "cpu_ratio": row["stock_cpu_s"] / row["ours_cpu_s"]}
+        row |= {"one_thread_ratio": row["stock_one_s"] / row["ours_s"]}
+        row |= {"stock_audio_s_per_s": audio_s / row["stock_s"], "ours_audio_s_per_s": audio_s / row["ours_s"]}
     return {"clips": len(clips), "audio_s": seconds, "rounds": options.rounds, "experts": rows, "total": total}
 
 
@@ -268,7 +267,7 @@ def _placed(model_class: Any, folder: Path, device: str) -> Any:
 
 
 def _framed(values: Any) -> Any:
-    """Put silence around normalised samples `[1, N]`, so that stock frame t stands where our frame t stands: ceil(N / 320) frames."""
+    """Pad normalised samples `[1, N]` with silence, so that stock frames have our positions and number, ceil(N / 320)."""
     import torch
 
     frames = -(-values.shape[1] // 320)
@@ -278,14 +277,14 @@ def _framed(values: Any) -> Any:
 def show(result: dict[str, Any]) -> None:
     print(f"{result['clips']} clips, {result['audio_s']:.0f} s of audio, median of {result['rounds']} rounds")
     print(
-        "| expert | plain loop, s | ours, s | ratio | ratio of processor time | to plain on one thread | plain, audio s/s "
+        "| expert | stock loop, s | ours, s | ratio | ratio of CPU time | ratio to stock on one thread | stock, audio s/s "
         "| ours, audio s/s | largest difference |"
     )
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in [*result["experts"], result["total"]]:
         differs = f"{row['difference']:.1e} ({row['relative_difference']:.1e} of the largest)" if "difference" in row else ""
-        figures = [f"{row[name]:.2f}" for name in ("plain_s", "ours_s", "ratio", "cpu_ratio", "one_thread_ratio")]
-        figures += [f"{row[name]:.0f}" for name in ("plain_audio_s_per_s", "ours_audio_s_per_s")]
+        figures = [f"{row[name]:.2f}" for name in ("stock_s", "ours_s", "ratio", "cpu_ratio", "one_thread_ratio")]
+        figures += [f"{row[name]:.0f}" for name in ("stock_audio_s_per_s", "ours_audio_s_per_s")]
         print(f"| {row['expert']} | {' | '.join(figures)} | {differs} |")
 
 
@@ -295,7 +294,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--batch-seconds", type=float, help="left out: the device's own, as params have it")
+    parser.add_argument("--batch-seconds", type=float, help="default: the default of the device in params")
     parser.add_argument("--ast-frames", type=int, default=128)
     parser.add_argument("--synthesised", action="store_true")
     parser.add_argument("--json", type=Path)

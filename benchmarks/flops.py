@@ -1,9 +1,9 @@
-"""Floating-point operations of a training step with LoRA on a frozen LALM, counted from shapes, line by line.
+"""Floating-point operations of a training step with LoRA on a frozen LALM, computed from shapes, line by line.
 
-A multiplication and an addition are two operations. A linear layer of N weights takes 2 N a token forward. Backward, a frozen one
-takes 2 N a token (the gradient of its input; none of its weights), a trained one 4 N. Attention takes 4 L D a token forward (scores
-and values; half of it under a causal mask is of use, and half is counted) and twice that backward. The tower is frozen and nothing
-before it trains, so it runs forward only. Norms, activations and the softmax are left out: they are below a hundredth.
+A multiplication and an addition are two operations. Forward, a linear layer of N weights needs 2 N per token. Backward, a frozen one
+needs 2 N per token (the gradient of its input only), a trained one 4 N. Attention needs 4 L D per token forward (scores and values;
+under a causal mask half of it is useful, and half is counted) and twice that backward. The tower is frozen and has no trained
+parameter before it, so it runs forward only. Norms, activations and the softmax are omitted: together they are below 1 %.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ PEAK_TFLOPS = {
     "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "B200": 2250.0, "A100": 312.0, "A40": 150.0, "A10": 125.0,
     "L40S": 362.0, "L4": 121.0, "RTX 4090": 165.0,
 }  # fmt: skip
-"""Dense bfloat16 peak by what the GPU's name holds, from the vendor's data sheets; the first that fits counts."""
+"""Dense bfloat16 peak by a part of the GPU's name, from the vendor's data sheets; the first match counts."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a step computes on.
+    """The shapes of a step.
 
     Attributes:
-        rows: of the batch.
-        length: tokens a row, padding included.
-        logit_rows: positions for which logits are computed, over the batch.
-        tower_positions: positions a row in the tower's layers (50 Hz, padding to a whole window included); 0: its output is cached.
+        rows: rows of the batch.
+        length: tokens per row, padding included.
+        logit_rows: positions of the batch for which logits are computed.
+        tower_positions: positions per row in the tower's layers (50 Hz, padding to a full window included); 0: its output is cached.
         tower_span: positions that one position of the tower attends to.
-        head_frames: target frames a row.
+        head_frames: target frames per row.
     """
 
     rows: int
@@ -40,19 +40,19 @@ class Shapes:
 
 
 def peak_flops(gpu: str) -> float | None:
-    """Return a GPU's peak in operations a second; None where it is not known."""
+    """Return a GPU's peak in operations per second; None if it is not known."""
     return next((peak * 1e12 for name, peak in PEAK_TFLOPS.items() if name in gpu), None)
 
 
 def step_flops(model: Any, lora: int, heads: int, shapes: Shapes, *, checkpointing: bool) -> dict[str, float]:
-    """Return the operations of one training step by part; `recomputed` is done twice and of use once.
+    """Return the operations of one training step by part; `recomputed` are those of the second forward pass, which are not useful.
 
     Args:
-        model: the stock model, LoRA inside or not.
-        lora: LoRA's parameters.
-        heads: parameters of the heads.
-        shapes: of the batch.
-        checkpointing: whether the decoder's forward is computed again in the backward pass.
+        model: the stock model, with or without LoRA.
+        lora: number of LoRA's parameters.
+        heads: number of the heads' parameters.
+        shapes: shapes of the batch.
+        checkpointing: whether the decoder's forward pass is recomputed in the backward pass.
     """
     text, audio = model.config.text_config, model.config.audio_config
     tokens = shapes.rows * shapes.length
@@ -79,20 +79,20 @@ def step_flops(model: Any, lora: int, heads: int, shapes: Shapes, *, checkpointi
 
 
 def useful(parts: dict[str, float]) -> float:
-    """Return the operations of use: all but what is computed a second time."""
+    """Return the useful operations: all except the recomputed ones."""
     return sum(value for name, value in parts.items() if name != "recomputed")
 
 
 def print_flops(parts: dict[str, float]) -> None:
     for name, value in parts.items():
         print(f"    {name:64s} {value / 1e12:12.6f} TFLOP")
-    print(f"    {'of use':64s} {useful(parts) / 1e12:12.6f} TFLOP")
+    print(f"    {'useful':64s} {useful(parts) / 1e12:12.6f} TFLOP")
 
 
 def _weights(model: Any, part: str) -> int:
-    """Return the weights of linear and convolution layers in a part of the stock model, LoRA's own left out."""
-    found = 0
+    """Return the number of weights of linear and convolution layers in a part of the stock model, without LoRA."""
+    total = 0
     for name, parameter in model.named_parameters():
         if part in name and "lora_" not in name and parameter.dim() >= 2 and "embed_positions" not in name:
-            found += parameter.numel()
-    return found
+            total += parameter.numel()
+    return total

@@ -1,14 +1,14 @@
-"""Mel features: ours, for a clip's true length, against the stock feature extractor as each published processor calls it.
+"""Mel features: this project's, for a clip's true length, against the stock feature extractor as each published processor calls it.
 
     python benchmarks/frontend.py [--seconds 1 5 30 120] [--repeats 15] [--threads 1] [--json FILE]
 
-Both sides read the same clip (noise: time does not depend on it) with the published front ends: 128 mels; Qwen2.5-Omni padded to
-300 s, Qwen2-Audio to 30 s, Audio Flamingo 3 cut into windows of 30 s. Qwen2-Audio's processor hears 30 s at most. They are timed in
-turn within one process, and the median of all repeats counts. Peak memory is that of a child process, forked before anything was
-computed: the growth of its peak resident set (VmHWM) over one call. Only Linux tells it.
+Both sides process the same clip (noise: the time does not depend on it) with the published front ends: 128 mels; Qwen2.5-Omni padded
+to 300 s, Qwen2-Audio to 30 s, Audio Flamingo 3 split into windows of 30 s. Qwen2-Audio's processor is limited to 30 s. Both are timed
+alternately in one process; the result is the median of all repeats. Peak memory is measured in a child process that is forked before
+any computation: the growth of its peak resident set (VmHWM) during one call. It is available on Linux only.
 
-Ends with 1 if a target is missed: equal on valid frames to 1e-6, as many audio tokens, never slower, never more memory, and for
-Qwen2.5-Omni ten times faster at 5 s.
+The exit status is 1 if a target is missed: equal on valid frames to 1e-6, the same number of audio tokens, never slower, never more
+memory, and for Qwen2.5-Omni ten times faster at 5 s.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OMNI_TARGET = 10.0
 
 @dataclass
 class Row:
-    """One backbone on one clip: medians in ms, growth of peak memory and size of the features in MiB, and what was compared."""
+    """One backbone on one clip: medians in ms, growth of peak memory and size of the features in MiB, and the comparison."""
 
     backbone: str
     seconds: float
@@ -80,7 +80,7 @@ def main() -> int:
 
     torch.set_num_threads(options.threads)
     cases = [(key, seconds) for key in CHUNK_S for seconds in options.seconds if seconds <= LONGEST_S[key]]
-    # Memory first: a child forked from a process that has computed finds freed memory and shows too small a peak.
+    # Memory first: a child forked after a computation reuses freed memory, which makes its peak too small.
     peaks = {case: measure_memory(*case) for case in cases}
     machine = describe_machine()
     print_machine(machine)
@@ -102,7 +102,7 @@ def main() -> int:
 
 
 def sides(key: str, seconds: float) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Return the stock call and ours on one clip; each gives features, and the valid frames of each row."""
+    """Return the stock call and `log_mel` on one clip; each returns features, and the valid frames of each row."""
     from transformers import WhisperFeatureExtractor
 
     from coat_core.backbones.mel import log_mel
@@ -112,7 +112,7 @@ def sides(key: str, seconds: float) -> tuple[Callable[[], Any], Callable[[], Any
     window = None if key == "qwen2_5_omni" else int(extractor.n_samples)
 
     def stock() -> Any:
-        # As in the `_process_audio` of the three processors; that of Audio Flamingo 3 cuts windows first.
+        # As in `_process_audio` of the three processors; Audio Flamingo 3's splits the clip into windows first.
         pieces = [waveform[n : n + window] for n in range(0, len(waveform), window)] if key == "audio_flamingo_3" else [waveform]
         found = extractor(
             extractor.fetch_audio(pieces), sampling_rate=RATE_HZ, padding="max_length", return_attention_mask=True, return_tensors="pt"
@@ -127,19 +127,19 @@ def sides(key: str, seconds: float) -> tuple[Callable[[], Any], Callable[[], Any
 
 
 def compare(key: str, seconds: float, repeats: int, peaks: tuple[float, float]) -> Row:
-    """Time both sides in turn, and compare what they give."""
+    """Time both sides alternately, and compare their results."""
     from coat_core.backbones.mel import token_count
 
     stock, ours = sides(key, seconds)
     times: dict[Any, list[float]] = {stock: [], ours: []}
     for repeat in range(repeats + 1):
         for side in (stock, ours) if repeat % 2 else (ours, stock):
-            began = time.perf_counter()
+            started = time.perf_counter()
             side()
             if repeat:
-                times[side].append((time.perf_counter() - began) * 1000)
+                times[side].append((time.perf_counter() - started) * 1000)
     (features, valid), (mine, frames) = stock(), ours()
-    # Stock gives a row a window, ours one row a clip; every window but the last is full.
+    # Stock returns one row per window, `log_mel` one row per clip; every window except the last is full.
     whole = features.transpose(0, 1).flatten(1)
     stock_ms, ours_ms = statistics.median(times[stock]), statistics.median(times[ours])
     return Row(
@@ -152,7 +152,7 @@ def compare(key: str, seconds: float, repeats: int, peaks: tuple[float, float]) 
 
 
 def measure_memory(key: str, seconds: float) -> tuple[float, float]:
-    """Return by how much one stock call and one of ours raise the peak memory of a fresh process, in MiB."""
+    """Return the growth of a new process's peak memory during one stock call and during one `log_mel` call, in MiB."""
     context = multiprocessing.get_context("fork")
     found = []
     for side in (0, 1):
@@ -166,7 +166,7 @@ def measure_memory(key: str, seconds: float) -> tuple[float, float]:
 
 def _report_growth(key: str, seconds: float, side: int, sender: Any) -> None:
     warm, call = sides(key, 0.5)[side], sides(key, seconds)[side]
-    # Libraries make their tables at the first call; half a second shows them. What it freed goes back to the system.
+    # The first call initialises the tables of the libraries. `malloc_trim` returns freed memory to the system.
     warm()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

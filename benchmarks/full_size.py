@@ -1,8 +1,8 @@
-"""Models of full size with random weights, for benchmarks: time and memory depend on shapes, not on what was learnt.
+"""Full-size models with random weights, for benchmarks: time and memory depend on shapes, not on the values of the weights.
 
-The configuration is the published one. The tokenizer is a small one of ours (no published file is needed), so text ids are low and the
-block takes spare rows; the embedding has its published rows all the same. Weights are drawn on the device itself, in the dtype asked
-for: there is never a copy in the processor's memory.
+The configuration is the published one. The tokenizer is a small one made here (no published file is needed), so text ids are low and
+the block uses spare rows; the embedding has its published number of rows. Weights are initialised on the device, in the requested
+dtype, without a copy in host memory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from coat_core.backbones.lalm import Lalm
 
-QUESTION = "What is heard in this clip, and what happens first? Choices: a high tone, a low tone, rain, a voice, nothing of it."
-ANSWER = "First a low tone is heard, then rain."
+QUESTION = "Which sound is in this clip, and what happens first? Choices: a high tone, a low tone, rain, a voice, nothing of it."
+ANSWER = "First a low tone is audible, then rain."
 TEXTS = [QUESTION, ANSWER]
 
 
@@ -25,17 +25,17 @@ def build_lalm(key: str, size: str, device: str, dtype: torch.dtype, layers: int
     """Return a LALM with random weights.
 
     Args:
-        key: of the backbone.
-        size: `full` (as published), or `tiny` (the sizes of the bases that ship).
-        device: where the weights are drawn.
-        dtype: of the weights.
-        layers: of decoder and towers, where the full depth does not fit; width and vocabulary stay.
+        key: key of the backbone.
+        size: `full` (as published), or `tiny` (the sizes of the bases in the repository).
+        device: device of the weights.
+        dtype: dtype of the weights.
+        layers: number of layers of decoder and towers, if the full depth does not fit; width and vocabulary do not change.
     """
     from transformers import WhisperFeatureExtractor
 
     from coat_core.backbones.catalogue import load_architecture
     from coat_core.sizing.meta import read_config
-    from coat_core.sizing.published import published
+    from coat_core.sizing.published import published_base
     from coat_core.tiny_bases.config import TINY, new_base
     from coat_core.tiny_bases.tokenizer import make_tokenizer
 
@@ -44,12 +44,12 @@ def build_lalm(key: str, size: str, device: str, dtype: torch.dtype, layers: int
         model, tokenizer, extractor = new_base(key, TEXTS * 20, seed=0)
         model = model.to(device, dtype)
     else:
-        config = read_config(published(key))
+        config = read_config(published_base(key))
         tokenizer = make_tokenizer(TEXTS * 20, TINY[key].special_tokens, TINY[key].named_tokens)
         tokenizer.chat_template = architecture.template
         config.audio_token_id = tokenizer.convert_tokens_to_ids(architecture.audio_token)
         if layers is not None:
-            _cut(config, layers)
+            _set_depth(config, layers)
         torch.manual_seed(0)
         with torch.device(device):
             model = architecture.model_class()._from_config(config, dtype=dtype, attn_implementation="sdpa")
@@ -59,8 +59,8 @@ def build_lalm(key: str, size: str, device: str, dtype: torch.dtype, layers: int
     return Lalm(architecture, model.requires_grad_(False).eval(), tokenizer, extractor)
 
 
-def _cut(config: Any, layers: int) -> None:
-    """Leave so many layers to every part of a configuration."""
+def _set_depth(config: Any, layers: int) -> None:
+    """Set the number of layers of every part of a configuration."""
     config.text_config.num_hidden_layers = config.audio_config.encoder_layers = layers
     if getattr(config.text_config, "layer_types", None):
         config.text_config.layer_types = config.text_config.layer_types[:layers]
@@ -69,7 +69,7 @@ def _cut(config: Any, layers: int) -> None:
 
 
 def twin(backbone: Lalm) -> Lalm:
-    """Return a second LALM over the same weights (the very tensors), with modules and a tokenizer of its own."""
+    """Return a second LALM that shares the weight tensors, with its own modules and tokenizer."""
     shared = {id(parameter): parameter for parameter in backbone.model.parameters()}
     model = copy.deepcopy(backbone.model, shared)
     return Lalm(backbone.architecture, model, copy.deepcopy(backbone.tokenizer), backbone.extractor)
@@ -85,7 +85,7 @@ def longest_s(backbone: Lalm) -> float:
 
 
 def synchronize(device: str) -> None:
-    """Wait for the device, so that a clock tells the truth."""
+    """Wait for the device, so that a time measurement includes its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 

@@ -1,14 +1,14 @@
-"""Time to the first token and decode rate with the thinking block and without it, on merged models with the same random weights.
+"""Time to the first token and decode rate with and without the thinking block, on merged models with the same random weights.
 
     python benchmarks/gpu_inference.py --backbone qwen2_audio [--batch 1 8] [--seconds 30] [--new-tokens 64] [--json FILE]
     python benchmarks/gpu_inference.py --backbone qwen2_audio --size tiny --device cpu     # the same code on a small model
 
-**Not run on a GPU yet: no figure of it exists.** What `--size tiny --device cpu` prints shows that the code runs, and claims nothing.
+**It has not been run on a GPU; there are no results.** `--size tiny --device cpu` only checks that the code runs.
 
-Both sides are merged as a release is (`ThinkingModel.merge`: LoRA into the weights, rows into the embedding) and answer through the
-stock `generate`; they share their weights. What is timed is what a caller waits for: mel features, template, tower, prefill, then a
-forced number of tokens. The sides take turns, every other time in reverse order; the ratios are medians of pairs. The block's ids are
-suppressed, as a release's generation configuration does.
+The side with the block is merged as a release is (`ThinkingModel.merge`: LoRA into the weights, trainable tokens into the embedding);
+the stock side has no block; they share the other weights. Both call the stock `generate`. The measured time is that of a request: mel
+features, template, tower, prefill, then a fixed number of tokens. The sides alternate, every second time in reverse order; the ratios
+are medians of pairs. The block's ids are suppressed, as in a release's generation configuration.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FIRST_TARGET, RATE_TARGET = 1.05, 0.99
 
 
 class Clock:
-    """A stopping criterion that never stops: it notes when each token has been chosen."""
+    """A stopping criterion that never stops the generation: it records the time of each token."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.ticks: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        """Note the time; end nothing."""
+        """Record the time; return False for every row."""
         synchronize(self.device)
         self.ticks.append(time.perf_counter())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
@@ -47,17 +47,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="qwen2_audio", choices=["qwen2_audio", "qwen2_5_omni", "audio_flamingo_3"])
     parser.add_argument("--size", default="full", choices=["full", "tiny"])
-    parser.add_argument("--layers", type=int, help="of decoder and tower, to try the full width where the full depth does not fit")
+    parser.add_argument(
+        "--layers", type=int, help="number of layers of decoder and tower, for the full width if the full depth does not fit"
+    )
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each clip; at most what the tower hears")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of each clip; limited by the tower")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--params", type=Path, help="default: params/published.yaml, for a tiny model params.yaml")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --size tiny --device cpu runs the same code on a small model")
+        parser.error("no GPU was found; --size tiny --device cpu runs the same code on a small model")
     return measure(options)
 
 
@@ -69,10 +71,10 @@ def measure(options: argparse.Namespace) -> int:
     machine = describe_machine(options.device)
     print_machine(machine)
     dtype = torch.float32 if options.size == "tiny" and options.device == "cpu" else torch.bfloat16
-    plain = build_lalm(options.backbone, options.size, options.device, dtype, options.layers)
-    options.seconds = min(options.seconds, longest_s(plain))
-    thinking, suppressed = merged(twin(plain), settings)
-    sides: dict[str, tuple[Any, dict[str, Any]]] = {"plain": (plain, {}), "block": (thinking, {"suppress_tokens": suppressed})}
+    stock = build_lalm(options.backbone, options.size, options.device, dtype, options.layers)
+    options.seconds = min(options.seconds, longest_s(stock))
+    thinking, suppressed = merged(twin(stock), settings)
+    sides: dict[str, tuple[Any, dict[str, Any]]] = {"stock": (stock, {}), "block": (thinking, {"suppress_tokens": suppressed})}
     claimed = options.device != "cpu" and options.size == "full" and options.layers is None
     result: dict[str, Any] = {"machine": machine, "options": {k: str(v) for k, v in vars(options).items()}, "batches": {}}
     missed = []
@@ -81,24 +83,24 @@ def measure(options: argparse.Namespace) -> int:
         row = compare(sides, batch, options)
         result["batches"][batch] = row
         missed += [f"batch {batch}: {text}" for text in row["missed"]]
-        without, with_block = row["plain"], row["block"]
-        print(f"  batch {batch}: first token {without['first_s'] * 1000:.1f} ms plain, {with_block['first_s'] * 1000:.1f} ms with block, "
+        without, with_block = row["stock"], row["block"]
+        print(f"  batch {batch}: first token {without['first_s'] * 1000:.1f} ms stock, {with_block['first_s'] * 1000:.1f} ms with block, "
               f"ratio {row['first_ratio']:.3f} (target <= {FIRST_TARGET})\n"
-              f"           decode {without['tokens_per_s']:.2f} tokens/s plain, {with_block['tokens_per_s']:.2f} with block, "
+              f"           decode {without['tokens_per_s']:.2f} tokens/s stock, {with_block['tokens_per_s']:.2f} with block, "
               f"ratio {row['rate_ratio']:.3f} (target >= {RATE_TARGET})\n"
               f"           prompt {without['prompt_tokens']} and {with_block['prompt_tokens']} tokens, "
               f"{row['extra_tokens']} extra decoded tokens (target 0)")  # fmt: skip
     if claimed:
         print("\n".join(f"MISSED {line}" for line in missed) if missed else "all targets met")
     else:
-        print("not a full model on a GPU: no target applies")
+        print("not a full-size model on a GPU: targets do not apply")
     if options.json:
         options.json.write_text(json.dumps({**result, "missed": missed if claimed else None}, indent=1) + "\n")
     return 1 if claimed and missed else 0
 
 
 def merged(backbone: Any, settings: Any) -> tuple[Any, list[int]]:
-    """Return the backbone with a block, merged as a release is, and the ids that its generation suppresses."""
+    """Return the backbone with a block, merged as a release is, and the suppressed ids."""
     from torch import nn
 
     from coat_core.thinking.block import ThinkingBlock
@@ -107,11 +109,11 @@ def merged(backbone: Any, settings: Any) -> tuple[Any, list[int]]:
     block = ThinkingBlock.install(backbone, settings.thinking, 0)
     model = ThinkingModel(backbone, block, nn.ModuleDict(), settings.lora, settings.losses, 0)
     backbone.model = model.merge().eval()
-    return backbone, list(block.row_ids)
+    return backbone, list(block.trainable_token_ids)
 
 
 def compare(sides: dict[str, tuple[Any, dict[str, Any]]], batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Time both sides in turn; one unrecorded pair warms up."""
+    """Time both sides alternately; the first pair is a warm-up and is not recorded."""
     names = list(sides)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for repeat in range(options.repeats + 1):
@@ -119,7 +121,7 @@ def compare(sides: dict[str, tuple[Any, dict[str, Any]]], batch: int, options: a
             found = answer(*sides[name], batch, options)
             if repeat:
                 rows[name].append(found)
-    pairs = list(zip(rows["block"], rows["plain"], strict=True))
+    pairs = list(zip(rows["block"], rows["stock"], strict=True))
     first = statistics.median(one["first_s"] / other["first_s"] for one, other in pairs)
     rate = statistics.median(one["tokens_per_s"] / other["tokens_per_s"] for one, other in pairs)
     extra = int(max(one["decoded"] - other["decoded"] for one, other in pairs))
@@ -135,13 +137,13 @@ def compare(sides: dict[str, tuple[Any, dict[str, Any]]], batch: int, options: a
 
 @torch.inference_mode()
 def answer(backbone: Any, extra: dict[str, Any], batch: int, options: argparse.Namespace) -> dict[str, float]:
-    """Answer a batch with exactly so many tokens."""
+    """Answer a batch with exactly `options.new_tokens` tokens, and return the times."""
     from coat_core.backbones.base import Query
 
     queries = [Query(str(i), noise(options.seconds, i), QUESTION) for i in range(batch)]
     clock = Clock(options.device)
     synchronize(options.device)
-    began = time.perf_counter()
+    started = time.perf_counter()
     encoded = backbone.encode(queries, generation=True)
     ids = backbone.model.generate(
         **backbone.generation_inputs(encoded), max_new_tokens=options.new_tokens, min_new_tokens=options.new_tokens, do_sample=False,
@@ -150,7 +152,7 @@ def answer(backbone: Any, extra: dict[str, Any], batch: int, options: argparse.N
     decode = clock.ticks[-1] - clock.ticks[0]
     prompt = encoded.input_ids.shape[1]
     return {
-        "first_s": clock.ticks[0] - began, "tokens_per_s": batch * (len(clock.ticks) - 1) / decode, "prompt_tokens": prompt,
+        "first_s": clock.ticks[0] - started, "tokens_per_s": batch * (len(clock.ticks) - 1) / decode, "prompt_tokens": prompt,
         "decoded": ids.shape[1] - prompt,
     }  # fmt: skip
 

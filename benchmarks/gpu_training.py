@@ -1,19 +1,19 @@
-"""A training step with block and five heads against the plain `transformers.Trainer` + PEFT script, on the same batch, in turn.
+"""A training step with block and five heads against a stock `transformers.Trainer` + PEFT script, on the same batch, alternately.
 
     python benchmarks/gpu_training.py --backbone qwen2_audio [--rows 4] [--seconds 30] [--steps 10] [--json FILE]
     python benchmarks/gpu_training.py --backbone qwen2_audio --size tiny --device cpu      # the same code on a small model
 
-**Not run on a GPU yet: no figure of it exists.** What `--size tiny --device cpu` prints shows that the code runs, and claims nothing.
+**It has not been run on a GPU; there are no results.** `--size tiny --device cpu` only checks that the code runs.
 
-Both sides train LoRA of the same rank on the same frozen random weights (the very tensors) of the published size, in bfloat16 autocast,
-with gradient checkpointing as in params/published.yaml. Ours is the product's `Trainer.step` with the settings of that file: block,
-five heads with targets of the published experts' sizes, deterministic kernels, mel features and tower computed anew for every clip
-(`--cached`: the tower's output is kept, as from the second epoch on). The other side is `transformers.Trainer` with its default
-optimizer on a batch that is already tokenized and turned into mel features, which favours it. Its callback takes our step between two
-of its own, so both see the same machine. A step's time ends when the device has finished.
+Both sides train LoRA of the same rank on the same frozen random weights (shared tensors) of the published size, in bfloat16 autocast,
+with gradient checkpointing as in params/published.yaml. "ours" is the project's `Trainer.step` with the settings of that file: block,
+five heads with targets of the published experts' sizes, deterministic kernels, mel features and tower computed for every clip
+(`--cached`: the tower's output is cached, as from the second epoch on). "stock" is `transformers.Trainer` with its default optimizer,
+on a batch whose token ids and mel features are already computed, which favours it. Its callback runs one step of "ours" after each of
+its own, so that both run under the same conditions. The time of a step includes the device's work.
 
-Peak memory is `torch.cuda.max_memory_allocated` over a step, less what the other side keeps (LoRA, optimizer, heads).
-Model FLOPs utilisation is the operations of use (see flops.py; what checkpointing computes again is not of use) by time and peak.
+Peak memory is `torch.cuda.max_memory_allocated` during a step, minus the tensors of the other side (LoRA, optimizer, heads).
+Model FLOPs utilisation is the useful operations (see flops.py; recomputed ones are not useful) divided by time and peak.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ EXPERTS = {
 """Target, dimensions and native rate (Hz) of five experts of the published sizes."""
 
 
-class MadeUpStore:
-    """Random features of an expert's size, in the place of an `ExpertStore`."""
+class RandomStore:
+    """Random features of an expert's size, instead of an `ExpertStore`."""
 
     def __init__(self, key: str, seconds: float) -> None:
         import numpy as np
 
         from coat_core.experts.base import ExpertSpec
-        from coat_core.experts.store.normaliser import Normaliser
+        from coat_core.experts.store.store import Normaliser
 
         target, dim, rate = EXPERTS[key]
         names = tuple(f"d{i}" for i in range(dim))
@@ -64,27 +64,25 @@ class MadeUpStore:
 
 
 class Ours:
-    """The product's training step."""
+    """The project's training step."""
 
     def __init__(self, backbone: Any, settings: Any, options: argparse.Namespace, folder: Path) -> None:
         from accelerate import Accelerator
 
-        from coat_core.settings import RuntimeSettings
+        from coat_core.settings import RuntimeSettings, find_arm
         from coat_core.thinking.block import ThinkingBlock
         from coat_core.thinking.heads import build_heads
         from coat_core.thinking.model import ThinkingModel
         from coat_core.training.batches import BatchOrder
         from coat_core.training.checkpoint import CheckpointFolder
-        from coat_core.training.dataset import Questions
-        from coat_core.training.environment import fixed_compute
-        from coat_core.training.history import History
+        from coat_core.training.dataset import AudioEmbeddingCache, TrainingDataset
         from coat_core.training.targets import Targets
-        from coat_core.training.tower_cache import TowerCache
-        from coat_core.training.tracker import NullTracker
+        from coat_core.training.tracker import History, NullTracker
+        from coat_core.training.train import fixed_compute
         from coat_core.training.trainer import Trainer, Trial
 
         block = ThinkingBlock.install(backbone, settings.thinking, 0)
-        stores: Any = {key: MadeUpStore(key, options.seconds) for key in EXPERTS}
+        stores: Any = {key: RandomStore(key, options.seconds) for key in EXPERTS}
         blank = {key: (torch.zeros(store.spec.dim), torch.ones(store.spec.dim)) for key, store in stores.items()}
         specs = {key: store.spec for key, store in stores.items()}
         heads = build_heads(specs, blank, backbone.hidden_size, settings.heads, 0)
@@ -94,17 +92,17 @@ class Ours:
         examples = write_corpus(folder, options)
         training = settings.training
         order = BatchOrder((1,) * options.rows, options.rows, accumulation=1, world=1, length_groups=1, seed=0)
-        questions = Questions(backbone, examples, folder, TowerCache(backbone, 8192 if options.cached else 0))
+        dataset = TrainingDataset(backbone, examples, folder, AudioEmbeddingCache(backbone, 8192 if options.cached else 0))
         accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=training.precision, gradient_accumulation_steps=1)
         self.trainer = Trainer(
-            self.model, Trial("coat", 0, training, settings.losses), questions, order, Targets(stores), accelerator,
+            self.model, Trial(find_arm("coat"), 0, training, settings.losses), dataset, order, Targets(stores), accelerator,
             CheckpointFolder(folder / "checkpoints", "benchmark"), History(None, NullTracker()),
         )  # fmt: skip
         self._fixed = lambda: fixed_compute(RuntimeSettings(device=options.device, threads=torch.get_num_threads()))
         self._deterministic = options.deterministic
 
     def step(self, number: int) -> None:
-        """Take one optimizer step, as the training stage does."""
+        """Run one optimizer step, as the training stage does."""
         if not self._deterministic:
             self.trainer.step(number)
             return
@@ -112,19 +110,20 @@ class Ours:
             self.trainer.step(number)
 
     def kept_bytes(self) -> int:
-        """Return what stays on the device between steps, beyond the frozen weights."""
+        """Return the bytes on the device between steps, without the frozen weights."""
         state = [value for values in self.trainer.optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
         return bytes_of([*self.trainer.parameters, *state, *(buffer for buffer in self.model.heads.buffers())])
 
     def shapes(self) -> Shapes:
-        """Return what a step computes on."""
-        batch = self.trainer.questions.batch(range(len(self.trainer.questions.examples)), torch.device("cpu"))
+        """Return the shapes of a step."""
+        dataset = self.trainer.dataset
+        batch = dataset.batch(range(len(dataset.examples)), torch.device("cpu"))
         rows, length = batch.input_ids.shape
         return Shapes(rows, length, int(batch.answer_mask.sum()), 0, 0, 0)
 
 
 def stock_trainer(backbone: Any, settings: Any, options: argparse.Namespace, folder: Path, between: Any) -> tuple[Any, Shapes]:
-    """Return the plain script's trainer, and the shapes of its batch."""
+    """Return the stock trainer, and the shapes of its batch."""
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainingArguments
 
@@ -157,7 +156,7 @@ def stock_trainer(backbone: Any, settings: Any, options: argparse.Namespace, fol
 
 
 def turns(device: str) -> Any:
-    """Return a callback of the stock trainer that takes our step after each of its own and times both."""
+    """Return a callback of the stock trainer that runs one step of "ours" after each of its own, and times both."""
     from transformers import TrainerCallback
 
     class Turns(TrainerCallback):
@@ -169,11 +168,11 @@ def turns(device: str) -> Any:
             synchronize(device)
             if device != "cpu":
                 torch.cuda.reset_peak_memory_stats()
-            self.began = time.perf_counter()
+            self.started = time.perf_counter()
 
         def stop(self, side: str) -> None:
             synchronize(device)
-            self.times[side].append(time.perf_counter() - self.began)
+            self.times[side].append(time.perf_counter() - self.started)
             self.peaks[side].append(torch.cuda.max_memory_allocated() if device != "cpu" else 0)
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -208,7 +207,7 @@ def write_corpus(folder: Path, options: argparse.Namespace) -> list[Any]:
 
 
 def tower_work(backbone: Any, seconds: float) -> tuple[int, int]:
-    """Return the tower's positions for a clip (50 Hz, whole windows where it has windows), and how many each attends to."""
+    """Return the tower's positions for a clip (50 Hz, padded to full windows), and the positions that each attends to."""
     window = backbone.architecture.window_samples(backbone.model.config, backbone.extractor)
     if window is None:
         return round(seconds * 50), int(backbone.model.config.audio_config.n_window)
@@ -219,49 +218,53 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="qwen2_audio", choices=["qwen2_audio", "qwen2_5_omni", "audio_flamingo_3"])
     parser.add_argument("--size", default="full", choices=["full", "tiny"])
-    parser.add_argument("--layers", type=int, help="of decoder and tower, to try the full width where the full depth does not fit")
+    parser.add_argument(
+        "--layers", type=int, help="number of layers of decoder and tower, for the full width if the full depth does not fit"
+    )
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--rows", type=int, default=4, help="clips in a step")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each clip; at most what the tower hears")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of each clip; limited by the tower")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--cached", action="store_true", help="keep the tower's output, as from the second epoch on")
-    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="for ours, as the product does")
+    parser.add_argument("--cached", action="store_true", help="cache the tower's output, as from the second epoch on")
+    parser.add_argument(
+        "--deterministic", action=argparse.BooleanOptionalAction, default=True, help="deterministic kernels for ours, as in training"
+    )
     parser.add_argument("--params", type=Path, help="default: params/published.yaml, for a tiny model params.yaml")
-    parser.add_argument("--peak-tflops", type=float, help="of the GPU in bfloat16, where the table does not know it")
+    parser.add_argument("--peak-tflops", type=float, help="peak of the GPU in bfloat16, if it is not in the table")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no GPU here; --size tiny --device cpu runs the same code on a small model")
+        parser.error("no GPU was found; --size tiny --device cpu runs the same code on a small model")
     with tempfile.TemporaryDirectory() as name:
         return measure(options, Path(name))
 
 
 def measure(options: argparse.Namespace, folder: Path) -> int:
     from coat_core.settings import load_settings
-    from coat_core.thinking.resample import frame_count
+    from coat_core.thinking.resampling import frame_count
 
     root = Path(__file__).resolve().parent.parent
     settings = load_settings(options.params or root / ("params.yaml" if options.size == "tiny" else "params/published.yaml"))
     if options.device == "cpu":
         training = settings.training.model_copy(update={"precision": "no"})
         settings = settings.model_copy(update={"training": training})
-    # One forward a step, whatever the file says of batches.
+    # One forward pass per step, independent of the params file.
     settings = settings.model_copy(update={"training": settings.training.model_copy(update={"batch_seconds": None, "accumulation": 1})})
     machine = describe_machine(options.device)
     print_machine(machine)
     dtype = torch.float32 if options.size == "tiny" and options.device == "cpu" else torch.bfloat16
     backbone = build_lalm(options.backbone, options.size, options.device, dtype, options.layers)
     options.seconds = min(options.seconds, longest_s(backbone))
-    plain = twin(backbone)
+    stock_backbone = twin(backbone)
     between = turns(options.device)
-    stock, stock_shapes = stock_trainer(plain, settings, options, folder, between)
+    stock, stock_shapes = stock_trainer(stock_backbone, settings, options, folder, between)
     ours = between.ours = Ours(backbone, settings, options, folder)
     stock.train()
 
     positions, span = tower_work(backbone, options.seconds)
     frames = frame_count(options.seconds, settings.heads.target_rate_hz, settings.heads.max_frames)
     lora = sum(parameter.numel() for name, parameter in ours.model.named_parameters() if "lora_" in name)
-    # The first linear layer of a head runs on the think tokens, not on frames.
+    # The first linear layer of a head is applied to the think tokens, not to frames.
     heads = sum(parameter.numel() for name, parameter in ours.model.heads.named_parameters() if ".enter." not in name)
     checkpointing = settings.training.gradient_checkpointing
     own = ours.shapes()
@@ -280,16 +283,16 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
     kept = {"ours": stock_kept, "stock": ours.kept_bytes()}
     peak = options.peak_tflops * 1e12 if options.peak_tflops else peak_flops(machine.get("gpu", ""))
     print(f"{options.backbone} {options.size}, {options.rows} x {options.seconds:g} s, "
-          f"{'checkpointing' if checkpointing else 'no checkpointing'}, tower {'cached' if options.cached else 'in the loop'}")  # fmt: skip
+          f"{'checkpointing' if checkpointing else 'no checkpointing'}, tower {'cached' if options.cached else 'computed'}")  # fmt: skip
     result: dict[str, Any] = {"machine": machine, "options": {k: str(v) for k, v in vars(options).items()}, "sides": {}}
     for side, shapes in (("ours", own), ("stock", stock_shapes)):
         times = between.times[side][WARM_UP:]
         seconds = statistics.median(times)
         memory = (max(between.peaks[side][WARM_UP:]) - kept[side]) / 2**30 if options.device != "cpu" else None
         audio = options.rows * options.seconds / seconds
-        print(f"  {side}: {seconds:.4f} s a step ({min(times):.4f} to {max(times):.4f}), {audio:.1f} s of audio a second, "
-              f"{shapes.length} tokens a row, logits on {shapes.logit_rows} positions, peak memory "
-              + (f"{memory:.2f} GiB" if memory is not None else "only on a GPU"))  # fmt: skip
+        print(f"  {side}: {seconds:.4f} s per step ({min(times):.4f} to {max(times):.4f}), {audio:.1f} s of audio per second, "
+              f"{shapes.length} tokens per row, logits on {shapes.logit_rows} positions, peak memory "
+              + (f"{memory:.2f} GiB" if memory is not None else "measured on a GPU only"))  # fmt: skip
         print_flops(work[side])
         utilisation = useful(work[side]) / seconds / peak if peak else None
         if utilisation is not None:
@@ -308,7 +311,7 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
         missed.append(f"peak memory {memories[0]:.2f} GiB, stock {memories[1]:.2f}")
     claimed = options.device != "cpu" and options.size == "full" and options.layers is None
     print(f"step time ours / stock: {ratio:.3f} (target <= {TIME_TARGET}; peak memory: no more)"
-          + ("" if claimed else ": not a full model on a GPU, no target applies"))  # fmt: skip
+          + ("" if claimed else ": not a full-size model on a GPU, targets do not apply"))  # fmt: skip
     if claimed:
         print("\n".join(f"MISSED {line}" for line in missed) if missed else "all targets met")
     if options.json:

@@ -1,11 +1,11 @@
-"""Kill -9 of `coat run`'s whole process group at random moments, each followed by `coat run`.
+"""Kill the process group of `coat run` with signal 9 at random moments, and run it again after each kill.
 
     python benchmarks/kill.py [--kills 10] [--seed 0] [--params params/smoke.yaml] [--folder DIR] [--json FILE]
 
-An undisturbed workspace is run first; its bytes and its duration are the measure. Then another is run and killed, run and
-killed, until it ends complete: a round. Rounds begin from nothing and go on until all kills are spent. After each round
-everything deterministic must be byte-equal to the undisturbed workspace, each model must have one version, and neither a process
-nor a run that stands as running in MLflow or Prefect may be left.
+An undisturbed workspace is run first; its bytes and its duration are the reference. A round starts with a new workspace, which is run
+and killed until a run completes. Rounds repeat until the number of kills is reached. After each round every deterministic file must be
+byte-equal to that of the undisturbed workspace, each model must have one version, and no process and no run that MLflow or Prefect
+records as running may be left.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from tests.testing import chain_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 
-START_LIMIT_S = 1800.0
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,34 +33,34 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="coat-kill-"))
-    chance, rows = random.Random(options.seed), []
+    generator, rows = random.Random(options.seed), []
 
     undisturbed = chain_runs.make_tiny(folder / "undisturbed", options.params)
     started = time.monotonic()
-    chain_runs.run_chain(undisturbed, START_LIMIT_S)
+    chain_runs.run_chain(undisturbed)
     duration = time.monotonic() - started
     expected, versions = chain_runs.fingerprint(undisturbed), chain_runs.versions(undisturbed)
     print(f"undisturbed: {duration:.0f} s, {len(expected)} files, versions {versions}", flush=True)
-    print(f"{'round':>5} {'kill':>4} {'at s':>6} {'gone s':>6}  what ran", flush=True)
+    print(f"{'round':>5} {'kill':>4} {'at s':>6} {'gone s':>6}  stages that ran", flush=True)
 
-    left, rounds, bad = options.kills, 0, []
-    while left:
+    remaining, rounds, bad = options.kills, 0, []
+    while remaining:
         rounds += 1
         workspace = chain_runs.make_tiny(folder / f"round-{rounds}", options.params)
         complete = False
-        while left and not complete:
-            moment = chance.uniform(0.0, duration)
+        while remaining and not complete:
+            moment = generator.uniform(0.0, duration)
             row = run_and_kill(workspace, moment)
             complete = row is None
             if row is not None:
-                left -= 1
+                remaining -= 1
                 rows.append({"round": rounds, **row})
                 print(f"{rounds:>5} {len(rows):>4} {row['at']:>6.1f} {row['gone']:>6.1f}  {', '.join(row['running']) or '-'}", flush=True)
         if not complete:
-            chain_runs.run_chain(workspace, START_LIMIT_S)
+            chain_runs.run_chain(workspace)
         problems = examine(workspace, expected, versions)
         bad += [f"round {rounds}: {problem}" for problem in problems]
-        print(f"{rounds:>5} complete: {'; '.join(problems) or 'as undisturbed'}", flush=True)
+        print(f"{rounds:>5} complete: {'; '.join(problems) or 'equal to the undisturbed workspace'}", flush=True)
     slowest = max(row["gone"] for row in rows)
     print(f"{len(rows)} kills in {rounds} rounds; last process gone after at most {slowest:.1f} s; {len(bad)} problems")
     if options.json:
@@ -71,7 +69,7 @@ def main() -> None:
 
 
 def run_and_kill(workspace: Path, moment: float) -> dict | None:
-    """Run the chain and kill its group at a moment; None when it had ended by then."""
+    """Run the chain and kill its process group after `moment` seconds; return None if it had completed by then."""
     flow = chain_runs.start_chain(workspace)
     deadline = time.monotonic() + moment
     while time.monotonic() < deadline and flow.poll() is None:
@@ -83,12 +81,12 @@ def run_and_kill(workspace: Path, moment: float) -> dict | None:
     running = sorted({line.rsplit("--single-item ", 1)[1] for line in chain_runs.stages_in(workspace) if "--single-item " in line})
     killed = chain_runs.signal_chain(flow, signal.SIGKILL, group=True)
     flow.wait()
-    chain_runs.wait_for(lambda: not chain_runs.processes_in(workspace), 30, 0.05)
+    chain_runs.wait_for(lambda: not chain_runs.processes_in(workspace), interval_s=0.05)
     return {"at": moment, "gone": time.monotonic() - killed, "running": running}
 
 
 def examine(workspace: Path, expected: dict[str, str], versions: dict[str, list[int]]) -> list[str]:
-    """Return what is not as in the undisturbed workspace."""
+    """Return the differences from the undisturbed workspace."""
     found, problems = chain_runs.fingerprint(workspace), []
     if differing := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         problems.append(f"{len(differing)} files differ: {differing[:5]}")

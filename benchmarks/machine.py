@@ -1,4 +1,4 @@
-"""What the machine is, for benchmarks to print beside their figures."""
+"""Description of the machine, which benchmarks print with their results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Return processor, cores, threads, versions, and the GPU where one is used."""
+    """Return processor, cores, threads, versions, and the GPU if it is used."""
     import torch
     import transformers
 

@@ -1,12 +1,12 @@
-"""Can the tasks of a corpus be heard? A linear probe on the experts' frames, one a task.
+"""Linear probes on the experts' features: one per task, to test whether the audio contains the answers.
 
-python benchmarks/probe.py --corpus data/corpus --manifest data/corpus/manifest.jsonl [--features features] [--split test] [--json FILE]
+python -m benchmarks.probe --corpus data/corpus --manifest data/corpus/manifest.jsonl [--features features] [--split test] [--json FILE]
 
-The frames of all experts are pooled over thirds of the clip (mean, deviation, 10 % and 90 % quantile), with the distance
-between its halves. A ridge classifier is fitted on the training split; how many features it keeps and how strongly it is held
-are chosen by cross-validation there. It sees the audio, and of the question only words that change what is asked ("Is there a
-*bell*?"), as products with the audio: a question alone scores nothing. Among a row's choices the best-scored one is taken.
-Transcription, which a linear probe cannot do, is stood in for by the first word and by the number of words.
+The features of all experts are pooled over thirds of the clip (mean, standard deviation, 10 % and 90 % quantiles); the distance
+between the means of its halves is added. A ridge classifier is fitted on the training split; the number of features and the
+regularisation are chosen by cross-validation on that split. From the question, the probe gets only the words that change its meaning
+("Is there a *bell*?"), as products with the audio features, so the question alone carries no information. The prediction is the
+choice with the best score. A linear probe cannot transcribe: it predicts the first word and the number of words instead.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from coat_core.experts.catalogue import EXPERTS, load_expert
 from coat_core.experts.store.store import ExpertStore
 
 KEPT = (30, 150, 1_000_000)
-"""Numbers of features that are tried."""
+"""Candidate numbers of features."""
 RARE = 0.3
-"""A word in fewer of a task's questions than this changes what is asked; a more frequent one is a turn of phrase."""
+"""A word in a smaller share of a task's questions changes their meaning; a more frequent word is common phrasing."""
 Features = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One probed question: which clip, what is asked, what is right."""
+class ProbeItem:
+    """One question to a probe: clip, question, label and choices."""
 
     sha256: str
     question: str
@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One row of the table."""
 
     family: str
     task: str
@@ -64,12 +64,12 @@ class Row:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval lies above chance."""
+        """Whether the interval is above chance."""
         return self.low > self.chance
 
 
 def pool(features: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Pool valid frames `[T, d]` over three thirds (mean, deviation, two quantiles) and compare the halves, `[13 d]`."""
+    """Return valid frames `[T, d]` pooled over thirds (mean, deviation, two quantiles) and the distance of the halves, `[13 d]`."""
     valid = features[mask]
     thirds = [third if len(third) else valid[-1:] for third in np.array_split(valid, 3)]
     halves = [half if len(half) else valid for half in np.array_split(valid, 2)]
@@ -78,7 +78,7 @@ def pool(features: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.f
 
 
 def pooled(examples: Sequence[Example], corpus: Path, features: Path | None) -> Features:
-    """Return pooled features of all experts by audio hash, read from stores or computed here."""
+    """Return pooled features of all experts by audio hash, read from stores or computed."""
     audio = {example.sha256: corpus / example.audio for example in examples}
     if features is not None:
         stores = [ExpertStore.open(folder) for folder in sorted(features.iterdir()) if folder.is_dir()]
@@ -92,23 +92,23 @@ def pooled(examples: Sequence[Example], corpus: Path, features: Path | None) -> 
     return result
 
 
-def asked(example: Example, dictations: Collection[str]) -> Iterable[tuple[str, Asked]]:
-    """Yield what is probed of an example: task and question. Dictations are the tasks whose answers are several words."""
+def probe_items(example: Example, dictations: Collection[str]) -> Iterable[tuple[str, ProbeItem]]:
+    """Yield task and item of each probe of an example. `dictations` are the tasks whose answers have several words."""
     if example.task not in dictations:
-        yield example.task, Asked(example.sha256, example.question, example.answer, example.choices)
+        yield example.task, ProbeItem(example.sha256, example.question, example.answer, example.choices)
         return
     words = example.answer.split()
-    yield f"{example.task}: first word", Asked(example.sha256, "", words[0], None)
-    yield f"{example.task}: number of words", Asked(example.sha256, "", str(len(words)), None)
+    yield f"{example.task}: first word", ProbeItem(example.sha256, "", words[0], None)
+    yield f"{example.task}: number of words", ProbeItem(example.sha256, "", str(len(words)), None)
 
 
-def design(rows: Sequence[Asked], x: NDArray[np.float64], vocabulary: Sequence[str]) -> NDArray[np.float64]:
+def design(rows: Sequence[ProbeItem], x: NDArray[np.float64], vocabulary: Sequence[str]) -> NDArray[np.float64]:
     """Return standardised audio features `[n, p]` and their products with each word of the vocabulary `[n, p (1 + V)]`."""
     present = [np.array([[float(word in _words(row.question))] for row in rows]) for word in vocabulary]
     return np.concatenate([x, *(x * column for column in present)], axis=1)
 
 
-def probe(train: Sequence[Asked], test: Sequence[Asked], x: Features) -> tuple[float, float]:
+def probe(train: Sequence[ProbeItem], test: Sequence[ProbeItem], x: Features) -> tuple[float, float]:
     """Fit on the training rows; return accuracy and chance on the test rows."""
     from sklearn.feature_selection import SelectKBest, f_classif
     from sklearn.linear_model import RidgeClassifierCV
@@ -126,15 +126,15 @@ def probe(train: Sequence[Asked], test: Sequence[Asked], x: Features) -> tuple[f
     vocabulary = sorted(word for word, count in frequency.items() if 3 <= count < RARE * len(train))
     scaler = StandardScaler().fit(np.stack([x[row.sha256] for row in train]))
     z, z_test = (design(rows, scaler.transform(np.stack([x[row.sha256] for row in rows])), vocabulary) for rows in (train, test))
-    moving = z.std(axis=0) > 1e-6
-    z, z_test = z[:, moving], z_test[:, moving]
+    varying = z.std(axis=0) > 1e-6
+    z, z_test = z[:, varying], z_test[:, varying]
     models = [
         make_pipeline(SelectKBest(f_classif, k=min(k, z.shape[1])), StandardScaler(), RidgeClassifierCV(alphas=np.logspace(0, 6, 13)))
         for k in KEPT
     ]
     folds = KFold(5, shuffle=True, random_state=0)
     with warnings.catch_warnings():
-        # A fold may hold a feature still, or lack a class.
+        # In a fold, a feature may be constant, or a class may be missing.
         warnings.simplefilter("ignore")
         model = max(models, key=lambda model: float(np.mean(cross_val_score(model, z, labels, cv=folds)))).fit(z, labels)
     scores = model.decision_function(z_test)
@@ -158,11 +158,11 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def table(examples: Sequence[Example], x: Features, split: str) -> list[Row]:
-    """Probe every task."""
-    parts: dict[tuple[str, str], dict[str, list[Asked]]] = defaultdict(lambda: {"train": [], split: []})
+    """Return the accuracy of a probe for every task."""
+    parts: dict[tuple[str, str], dict[str, list[ProbeItem]]] = defaultdict(lambda: {"train": [], split: []})
     dictations = {e.task for e in examples if e.family == "transcription" and e.choices is None and " " in e.answer}
     for example in examples:
-        for task, question in asked(example, dictations) if example.split in ("train", split) else ():
+        for task, question in probe_items(example, dictations) if example.split in ("train", split) else ():
             parts[example.family, task][example.split].append(question)
     rows = []
     for (family, task), part in tqdm(sorted(parts.items()), unit="probe"):
@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--manifest", type=Path, help="default: <corpus>/manifest.jsonl")
-    parser.add_argument("--features", type=Path, help="folder of expert stores; computed here when left out")
+    parser.add_argument("--features", type=Path, help="folder of expert stores; default: compute the features")
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

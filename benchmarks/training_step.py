@@ -1,8 +1,8 @@
-"""Seconds per training step of a tiny base on one thread, for each arm, with a warm audio tower cache.
+"""Seconds per training step of a tiny base on one thread, for each arm, with cached audio embeddings.
 
     python benchmarks/training_step.py [--batch 16] [--seconds 3] [--backbone qwen2_audio] [--base bases/qwen2_audio] [--profile]
 
-Clips are noise and sweeps of about the length asked for; weights are random: time does not depend on either.
+The clips are sweeps with noise, 0.7 to 1.3 times `--seconds` long, and the weights are random: the time depends on neither.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-EXPERTS = {"reconstruction": "log_mel", "speech": "cepstra", "events": "spectral_events", "affect": "prosody", "pitch": "f0_bins"}
-TEXTS = ["What is heard in this clip, and how many times?", "Choices: a high tone, a low tone, noise.", "a low tone", "noise"]
+EXPERTS = {"reconstruction": "log_mel", "speech": "mfcc", "events": "spectral_events", "affect": "prosody", "pitch": "f0_bins"}
+TEXTS = ["Which sound is in this clip, and how many times?", "Choices: a high tone, a low tone, noise.", "a low tone", "noise"]
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--backbone", default="qwen2_audio")
-    parser.add_argument("--base", type=Path, help="a base's folder; random weights where none is given")
+    parser.add_argument("--base", type=Path, help="folder of a base; without it, the base has random weights")
     parser.add_argument("--arms", nargs="+", default=["sft", "block", "coat"])
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
@@ -72,13 +72,13 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         },
     })  # fmt: skip
     times: dict[str, tuple[float, float]] = {}
-    processor: list[float] = []
+    cpu_times: list[float] = []
     step = Trainer.step
 
     def timed(self: Trainer, number: int) -> dict[str, Any]:
-        began = time.process_time()
+        started = time.process_time()
         row = step(self, number)
-        processor.append(time.process_time() - began)
+        cpu_times.append(time.process_time() - started)
         return row
 
     Trainer.step = timed  # type: ignore[method-assign]
@@ -100,13 +100,13 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
             pstats.Stats(profile).sort_stats("tottime").print_stats(30)
         else:
             run()
-        # The first epoch fills the tower cache.
+        # The first epoch fills the cache of audio embeddings.
         wall = statistics.median(row["seconds"] for row in read_jsonl(where["records"] / "history.jsonl")[4:])
-        times[arm] = (wall, statistics.median(processor[4:]))
-        processor.clear()
-    for arm, (wall, own) in times.items():
-        ratio = own / times[options.arms[0]][1]
-        print(f"{options.backbone} {arm:14s} {wall:.3f} s a step, {own:.3f} s of processor, {ratio:.2f} x {options.arms[0]}")
+        times[arm] = (wall, statistics.median(cpu_times[4:]))
+        cpu_times.clear()
+    for arm, (wall, cpu) in times.items():
+        ratio = cpu / times[options.arms[0]][1]
+        print(f"{options.backbone} {arm:14s} {wall:.3f} s a step, {cpu:.3f} s of CPU time, {ratio:.2f} x {options.arms[0]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`coat ask`: one question about one clip, put to a registered version or a release folder, with the picture of what it heard."""
+"""`coat ask`: answer one question about one clip with a registered version or a release folder, and draw the read-out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coat_core.storage import sha256_file
 
 @dataclass(frozen=True)
 class _Measured:
-    """An expert's frames of one clip, computed now; read like a store that holds this clip alone."""
+    """An expert's frames of one clip, with the reading methods of an `ExpertStore`."""
 
     spec: Any
     features: Any
@@ -27,18 +27,18 @@ class _Measured:
 
 
 def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max_new_tokens: int = 24, device: str = "cpu") -> str:
-    """Ask a model about a clip and return its answer.
+    """Return a model's answer to a question about a clip.
 
     Args:
         model: `models:/name@alias`, `models:/name/version`, or a release folder.
         audio: an audio file.
-        question: what to ask; choices may be written behind it, as in `… Choices: rain, wind.`
-        show: also draw the waveform, the spectrogram and the read-out of the thinking block to this PNG.
-        max_new_tokens: longest answer.
-        device: where the model computes.
+        question: the question; choices may follow it, as in `… Choices: rain, wind.`
+        show: PNG to which the read-out of the thinking block is drawn.
+        max_new_tokens: maximum length of the answer, in tokens.
+        device: `cpu` or `cuda`.
 
     Raises:
-        CoatError: the model, the audio or (with `show`) the heads are not there.
+        CoatError: the model, the audio or (with `show`) the heads are missing.
     """
     from transformers.utils import logging
 
@@ -46,12 +46,12 @@ def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max
     from coat_core.corpus.audio import decode
     from coat_core.evaluation.generate import generate_texts
     from coat_core.registry.lineage import MODEL_PREFIX
-    from coat_core.registry.serving import unpack
+    from coat_core.registry.versions import unpack
     from coat_core.thinking.release import load_release
 
     logging.disable_progress_bar()
     if show is not None and show.suffix.lower() != ".png":
-        raise CoatError("the picture is a PNG", field="--show", value=str(show), allowed="a name that ends in .png")
+        raise CoatError("the figure is a PNG file", field="--show", value=str(show), allowed="a name that ends in .png")
     waveform = decode(audio)
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(model, Path(temporary)) if model.startswith(MODEL_PREFIX) else Path(model)
@@ -69,8 +69,8 @@ def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> N
     from coat_core.corpus.audio import decode
     from coat_core.corpus.examples import Example
     from coat_core.experts.catalogue import expert_of
-    from coat_core.report.figures import draw_heard
-    from coat_core.report.read_out import listen
+    from coat_core.report.figures import draw_read_out
+    from coat_core.report.read_out import predict_clip
 
     stores = {}
     for key, spec in release.info.experts.items():
@@ -95,4 +95,4 @@ def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> N
         licence="",
     )
     trial = f"{release.info.arm}-{release.info.seed}"
-    draw_heard(listen(release, example, query.waveform, stores, trial=trial, response=answer, score=None), target)
+    draw_read_out(predict_clip(release, example, query.waveform, stores, trial=trial, response=answer, score=None), target)

@@ -1,4 +1,4 @@
-"""The compute device: whether it exists, how much memory it offers, and errors for when that memory runs out."""
+"""The compute device: availability, memory, and the out-of-memory error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def check_device(device: str, field: str) -> None:
-    """Refuse a device that torch cannot use here.
+    """Check that torch can use a device.
 
     Args:
         device: `cpu`, `cuda`, `cuda:1` …
-        field: the parameter or option that named it, for the message.
+        field: the parameter or option with the device, for the message.
 
     Raises:
-        DeviceError: torch has no such device here.
+        DeviceError: torch cannot use the device.
     """
     import torch
 
@@ -31,20 +31,20 @@ def check_device(device: str, field: str) -> None:
         raise DeviceError(
             f"no such device here: {str(error).splitlines()[0]}", field=field, value=device,
             allowed="cpu, or cuda on a host with a GPU and a CUDA build of torch",
-            next_step="write cpu, or install the CUDA build (README, With published checkpoints); coat doctor says what is there",
+            next_step="use cpu, or install the CUDA build (README, With published checkpoints); coat doctor lists the devices",
         ) from error  # fmt: skip
 
 
 @contextmanager
-def memory_watch(device: torch.device, explain: Callable[[int], OutOfMemoryError]) -> Iterator[None]:
-    """Translate torch's out-of-memory error into one that names the parameter to change.
+def explain_out_of_memory(device: torch.device, explain: Callable[[int], OutOfMemoryError]) -> Iterator[None]:
+    """Context manager that replaces torch's out-of-memory error by one that names the parameter to change.
 
     Args:
-        device: where the block computes.
-        explain: takes the bytes that this process may use there, and returns the error to raise.
+        device: device of the computation.
+        explain: called with the bytes that this process can use on the device; returns the error to raise.
 
     Raises:
-        OutOfMemoryError: memory ran out in the block.
+        OutOfMemoryError: the code in the context ran out of memory.
     """
     import torch
 
@@ -64,7 +64,7 @@ def release_memory() -> None:
 
 
 def budget_bytes(device: torch.device) -> int:
-    """Return the bytes of the device that this process holds or that are free; of the host's memory for a CPU."""
+    """Return the bytes that this process can use: on a GPU the free and the reserved ones; on a CPU the host's memory."""
     if device.type == "cuda":
         import torch
 

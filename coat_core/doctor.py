@@ -1,4 +1,4 @@
-"""`coat doctor`: what this machine has, what the chain needs, and what to do about the difference."""
+"""`coat doctor`: compares this machine with what the chain needs, with advice for each difference."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from coat_core.settings import load_settings
 MINIMUM_DISK_GB = 4.0
 _LIMITS = {
     "fastapi": (None, (0, 160), "Prefect 3.8 fails at start-up with it"),
-    "sqlalchemy": (None, (2, 1), "Prefect's scheduler silently stops with it"),
+    "sqlalchemy": (None, (2, 1), "Prefect's scheduler stops silently with it"),
     "transformers": ((5, 14), None, "older versions leak audio between samples or return wrong labels"),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """Result of one check."""
 
     name: str
     ok: bool
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine(workspace: Path) -> list[Finding]:
-    """Look at versions, disk, device, params, tracking and Prefect endpoints; nothing is changed."""
+    """Check versions, disk, device, params, and the MLflow and Prefect endpoints; nothing is changed."""
     return [*_versions(), *_machine(workspace), *_params(workspace), *_endpoints(workspace)]
 
 
@@ -70,47 +70,46 @@ def _params(workspace: Path) -> Iterator[Finding]:
     try:
         settings = load_settings(workspace / "params.yaml")
     except CoatError as error:
-        yield Finding("params.yaml", False, "does not hold", str(error))
+        yield Finding("params.yaml", False, "invalid", str(error))
         return
     yield Finding("params.yaml", True, f"{len(settings.backbones)} backbones, {len(settings.trials)} trials")
     for key, backbone in settings.backbones.items():
-        place = workspace / backbone.base
-        local = place.is_dir()
+        local = (workspace / backbone.base).is_dir()
         yield Finding(
             f"base {key}",
             local or backbone.revision is not None,
-            f"{backbone.base} ({'here' if local else 'a hub id'})",
-            "name its revision in params, or build the tiny one: coat bases",
+            f"{backbone.base} ({'a local folder' if local else 'a hub id'})",
+            "set its revision in params, or build the tiny base: coat bases",
         )
     try:
         import torch
     except (ImportError, OSError) as error:
-        said = str(error).partition("\n")[0]
-        yield Finding("device", False, f"torch cannot be imported: {said}", "install torch with the libraries of its build: make setup")
+        reason = str(error).partition("\n")[0]
+        yield Finding("device", False, f"torch cannot be imported: {reason}", "install torch with the libraries of its build: make setup")
         return
-    seen = torch.cuda.is_available()
+    available = torch.cuda.is_available()
     named = [f"experts.{key}.device" for key, expert in settings.experts.items() if expert.device == "cuda"]
     named = ["runtime.device"] * (settings.runtime.device == "cuda") + named
     yield Finding(
         "device",
-        seen or not named,
-        f"{', '.join(named)}: cuda" if named else f"cpu; torch {torch.__version__} sees {'a' if seen else 'no'} GPU",
+        available or not named,
+        f"{', '.join(named)}: cuda" if named else f"cpu; torch {torch.__version__} sees {'a' if available else 'no'} GPU",
         "torch sees no GPU: set these to cpu, or install a CUDA build of torch (README, With published checkpoints)",
     )
 
 
 def _endpoints(workspace: Path) -> Iterator[Finding]:
     tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    yield _reach(
+    yield _check_endpoint(
         "MLflow",
         f"{tracking}/health" if tracking and tracking.startswith("http") else None,
         tracking or "sqlite: mlflow.db in the workspace",
     )
     prefect = os.environ.get("PREFECT_API_URL")
-    yield _reach("Prefect", f"{prefect}/health" if prefect else None, prefect or "a loopback server of coat run's own")
+    yield _check_endpoint("Prefect", f"{prefect}/health" if prefect else None, prefect or "none set: coat run starts a loopback server")
 
 
-def _reach(name: str, url: str | None, shown: str) -> Finding:
+def _check_endpoint(name: str, url: str | None, shown: str) -> Finding:
     if url is None:
         return Finding(name, True, shown)
     try:

@@ -1,4 +1,4 @@
-"""Errors that a user can meet: each names the field, its value, what is allowed and the next step."""
+"""Errors for users: each names the field, its value, the allowed values and the next step."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 class CoatError(ValueError):
-    """A mistake that a user can mend.
+    """An error that a user can fix.
 
     Args:
         message: what is wrong, in one sentence.
-        field: the name of what was wrong (a parameter path, a manifest column, a file).
-        value: what stood there.
-        allowed: what may stand there.
-        next_step: what to do now.
+        field: the name of the invalid field (a parameter path, a manifest column, a file).
+        value: its value.
+        allowed: the allowed values.
+        next_step: what to do next.
 
-    `retryable` says whether the same call may succeed when it is made again; the flow retries only then.
+    `retryable`: whether the same call may succeed later. The flow retries only then.
     """
 
     retryable = False
@@ -43,7 +43,7 @@ class CoatError(ValueError):
 
 
 class SettingsError(CoatError):
-    """`params.yaml` does not hold; the message lists every mistake at once."""
+    """`params.yaml` is invalid; the message lists every mistake at once."""
 
 
 class CorpusError(CoatError):
@@ -51,11 +51,11 @@ class CorpusError(CoatError):
 
 
 class AudioError(CoatError):
-    """An audio file cannot be decoded, or is not what its manifest row says."""
+    """An audio file cannot be decoded, or differs from its manifest row."""
 
 
 class ContractError(CoatError):
-    """More rows broke the data contract than params allow."""
+    """More rows violate the data contract than params allow."""
 
 
 class ExpertError(CoatError):
@@ -63,29 +63,29 @@ class ExpertError(CoatError):
 
 
 class CheckpointError(CoatError):
-    """A checkpoint's files cannot be had: no such repository or revision, no consent, no disk."""
+    """A checkpoint's files are unavailable: no such repository or revision, terms not accepted, or no disk space."""
 
 
 class HubUnreachableError(CheckpointError):
-    """The hub does not answer and the checkpoint is not cached; later it may."""
+    """The hub is unreachable and the checkpoint is not cached."""
 
     retryable = True
 
 
 class DeviceError(CoatError):
-    """Params name a device that is not here."""
+    """Params name a device that this machine does not have."""
 
 
 class OutOfMemoryError(CoatError):
-    """The device has too little memory for what params ask of it."""
+    """The device has too little memory for these params."""
 
 
 class BackboneError(CoatError):
-    """A base checkpoint, its tokenizer or a batch made for it cannot be used."""
+    """A base checkpoint, its tokenizer or a batch for it cannot be used."""
 
 
 class TrainingError(CoatError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class NonFiniteError(TrainingError):
@@ -93,15 +93,15 @@ class NonFiniteError(TrainingError):
 
 
 class ReleaseError(CoatError):
-    """A release folder is not what it should be."""
+    """A release folder is invalid."""
 
 
 class EvaluationError(CoatError):
-    """Responses or scores cannot be made or read."""
+    """Responses or scores cannot be generated or read."""
 
 
 class RegistryError(CoatError):
-    """The model registry refused, or does not hold what was asked for."""
+    """The model registry refused a change, or does not contain the requested model."""
 
 
 class StageError(CoatError):
@@ -109,10 +109,10 @@ class StageError(CoatError):
 
 
 class BusyError(CoatError):
-    """Somebody else holds the workspace."""
+    """Another run holds the workspace."""
 
 
-class Interrupted(CoatError):  # noqa: N818 - it is not an error of the user's
-    """The run was stopped from outside; it can be resumed by the same command."""
+class Interrupted(CoatError):  # noqa: N818 - not an error of the user
+    """The run was stopped from outside; the same command resumes it."""
 
     retryable = True

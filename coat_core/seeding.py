@@ -1,4 +1,4 @@
-"""Random generators whose seed is a pure function of their purpose, so that no draw depends on another."""
+"""Random generators, each seeded by a hash of its purpose, so that draws for different purposes are independent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def make_generator(*purpose: object) -> torch.Generator:
-    """Return a CPU generator whose seed is a pure function of the purpose, e.g. `("lora", seed, name)`."""
+    """Return a CPU generator seeded by a hash of its purpose, e.g. `("lora", seed, name)`."""
     import torch
 
     digest = hashlib.sha256(repr(purpose).encode()).digest()

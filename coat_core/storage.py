@@ -1,7 +1,7 @@
-"""Files that are whole or absent: hashing, atomic writes, atomic folders, JSON Lines.
+"""Hashing, atomic writes of files and folders, JSON and JSON Lines.
 
-Everything is written to a temporary name on the same file system, flushed to disk and renamed. Remote storage (S3) will
-live here too: this is the only module that may import `boto3`.
+Every file is written under a temporary name on the same file system, flushed to disk and renamed, so that it is either complete or
+absent. This is the only module that may import `boto3`, for remote storage (S3) to come.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def sha256_file(path: Path) -> str:
 def sha256_tree(path: Path, suffix: str = "") -> str:
     """Return one SHA-256 over the relative names and bytes of a file or of every file below a folder.
 
-    Byte-code caches and files that do not end in `suffix` are passed over.
+    Byte-code caches and files whose name does not end in `suffix` are ignored.
 
     Raises:
         CoatError: `path` does not exist.
     """
     if not path.exists():
-        raise CoatError("a file or folder is missing", field="path", value=str(path), next_step="run the stage that makes it")
+        raise CoatError("a file or folder is missing", field="path", value=str(path), next_step="run the stage that creates it")
     if path.is_file():
         return sha256_file(path)
     files = (p for p in path.rglob(f"*{suffix}") if p.is_file() and "__pycache__" not in p.parts)
@@ -58,7 +58,7 @@ def sha256_json(value: Any) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole: temporary name, fsync, rename."""
+    """Write a file atomically: temporary name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -74,12 +74,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file whole."""
+    """Write a UTF-8 text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON with sorted keys; NaN and infinities are refused, for no other reader takes them."""
+    """Write indented JSON with sorted keys.
+
+    Raises:
+        ValueError: a value is NaN or infinite, which JSON does not allow.
+    """
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -92,11 +96,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CoatError(f"cannot read JSON: {error}", field="path", value=str(path), next_step="run the stage that makes it") from error
+        raise CoatError(f"cannot read JSON: {error}", field="path", value=str(path), next_step="run the stage that creates it") from error
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write JSON Lines, one object a row, keys in the order given."""
+    """Write JSON Lines, one object a line, keys in the given order."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
@@ -104,10 +108,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read JSON Lines.
 
     Raises:
-        CoatError: the file is missing, or a line is not a JSON object; the line is named.
+        CoatError: the file is missing, or a line is not a JSON object; the message names the line.
     """
     if not path.is_file():
-        raise CoatError("a JSON Lines file is missing", field="path", value=str(path), next_step="run the stage that makes it")
+        raise CoatError("a JSON Lines file is missing", field="path", value=str(path), next_step="run the stage that creates it")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -124,7 +128,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `path` (replacing it) when the block ends well, and is removed when it does not."""
+    """Yield a temporary folder that replaces `path` when the block succeeds and is removed when it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -146,7 +150,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Publish a folder (or file) at `target` as a whole, by copy; the source stays."""
+    """Copy a folder or a file to `target` atomically."""
     if source.is_file():
         write_bytes(target, source.read_bytes())
         return

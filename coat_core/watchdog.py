@@ -1,7 +1,7 @@
-"""A stage never outlives the flow that started it.
+"""Ends a stage when the flow that started it is gone.
 
-A parent-death signal is not enough: DVC and a shell stand between. The flow hands its process id and start time down in the
-environment; a thread inside the stage looks twice a second and ends the stage's whole process group once the flow is gone.
+A parent-death signal is not enough, since DVC and a shell run between the flow and the stage. The flow passes its process id and start
+time in the environment; a thread in the stage checks twice a second and kills the stage and its children once the flow is gone.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import time
 import psutil
 
 OWNER = "COAT_OWNER"
-"""Environment variable `<pid>:<start time>` of the process that owns the running stages."""
+"""Environment variable with the mark `<pid>:<start time>` of the process that owns the running stages."""
 INTERVAL_S = 0.5
 
 
 def owner_mark(pid: int | None = None) -> str:
-    """Return the mark of a process: its id and start time, which together never come again."""
+    """Return the mark of a process: its id and start time, which together are unique."""
     process = psutil.Process(pid)
     return f"{process.pid}:{process.create_time():.2f}"
 
 
 def is_alive(mark: str) -> bool:
-    """Return whether the process of a mark still runs (a zombie does not)."""
+    """Return whether the process with this mark still runs; a zombie counts as ended."""
     try:
         pid, started = mark.split(":")
         process = psutil.Process(int(pid))
@@ -35,7 +35,7 @@ def is_alive(mark: str) -> bool:
 
 
 def watch_owner() -> None:
-    """Start the watch, if an owner is named in the environment."""
+    """Start the watchdog thread if the environment names an owner."""
     mark = os.environ.get(OWNER)
     if mark:
         threading.Thread(target=_watch, args=(mark,), daemon=True, name="owner-watch").start()

@@ -1,1 +1,1 @@
-"""Prefect flows: the chain, its retries and its deployments. Nothing of the domain lives here."""
+"""Prefect flows: the chain, its retries and its deployments. No domain logic."""

@@ -1,41 +1,92 @@
-"""The main flow: run what is stale of the graph, then register, compare, decide and promote."""
+"""The main flow: run the stale stages of the graph as Prefect tasks, then register, compare, decide and promote."""
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from coat_core import storage
-from coat_core.errors import StageError
-from coat_core.pipeline.stages import OUTCOMES
+from coat_core.errors import Interrupted, StageError
+from coat_core.pipeline.runner import OUTCOMES
 from coat_core.pipeline.workspace import match_graph
-from coat_core.registry.housekeeping import close_dead_runs
+from coat_core.registry.tracking import close_dead_runs
 from coat_core.settings import Settings, load_settings
 from flows import dvc
+from flows.limits import StageLimits, accelerated_stages
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses
 from flows.promotion import promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results
-from flows.schedule import accelerated, blocked_stages, ready_stages
 
 LOGS = Path(".scratch/logs")
-_POLL_S = 0.2
 
 
 class StageFailedError(StageError):
-    """A stage ended badly; `retryable` is what its own outcome says."""
+    """A stage failed; `retryable` is the value in its own outcome file."""
 
     def __init__(self, message: str, *, retryable: bool, log: Path) -> None:
         super().__init__(f"{message}; log: {log}")
         self.retryable = retryable
+
+
+class StageRuns:
+    """What the stage tasks of one flow run share.
+
+    Args:
+        workspace: folder with `dvc.yaml` and `params.yaml`.
+        upstream: every stage of this run with its upstream stages in this run, in topological order.
+        limits: which of them may run side by side.
+        logger: the flow run's logger. A task's own logger is silent, since Prefect writes a traceback to it.
+    """
+
+    def __init__(
+        self,
+        workspace: Path,
+        upstream: Mapping[str, frozenset[str]],
+        limits: StageLimits,
+        logger: logging.Logger | logging.LoggerAdapter[Any],
+    ) -> None:
+        self.workspace, self.upstream, self.limits, self.logger = workspace, upstream, limits, logger
+        self.seconds: dict[str, float] = {}
+        """Of each stage that has completed."""
+        self._lock = threading.Lock()
+
+    def run(self, name: str) -> float:
+        """Run one stage through DVC when it gets its slot, and return its seconds; DVC skips it when nothing has changed.
+
+        Raises:
+            StageFailedError: the stage failed; class and message are those of its outcome file, since DVC hides exit codes.
+            Interrupted: the run is being stopped.
+        """
+        outcome, log = self.workspace / OUTCOMES / f"{name}.json", self.workspace / LOGS / f"{name}.log"
+        with self.limits.slot(name):
+            self.logger.info("start %s", name)
+            outcome.unlink(missing_ok=True)
+            started = time.monotonic()
+            ended = _processes.run(dvc.reproduce_command(name), self.workspace, log)
+            if ended.returncode:
+                # Without an outcome file the stage was killed, or DVC did not start it.
+                unknown = {"class": f"exit status {ended.returncode}", "message": ended.output[-1500:].strip(), "retryable": False}
+                record = storage.read_json(outcome) if outcome.exists() else unknown
+                raise StageFailedError(f"{name}: {record['class']}: {record['message']}", retryable=bool(record["retryable"]), log=log)
+            seconds = time.monotonic() - started
+            with self._lock:
+                self.seconds[name] = seconds
+                self.logger.info("[%d/%d] %s  %.0f s", len(self.seconds), len(self.upstream), name, seconds)
+        return seconds
 
 
 def _may_retry(task_: Any, run: TaskRun, state: State[Any]) -> bool:
@@ -44,20 +95,16 @@ def _may_retry(task_: Any, run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, retry_condition_fn=_may_retry, persist_result=False)
-def run_stage(name: str, workspace: str) -> float:
-    """Run one stage through DVC and return its seconds; DVC skips it when nothing it depends on has changed.
+def run_stage(name: str, runs: StageRuns) -> float | State[Any]:
+    """Run one stage and return its seconds, or a cancelled state when the run is being stopped.
 
     Raises:
-        StageFailedError: the stage failed; the class and message are those of its `outcome.json`, for DVC hides exit codes.
+        StageFailedError: the stage failed.
     """
-    place, started = Path(workspace), time.monotonic()
-    outcome, log = place / OUTCOMES / f"{name}.json", place / LOGS / f"{name}.log"
-    outcome.unlink(missing_ok=True)
-    ended = _processes.run(dvc.reproduce_command(name), place, log)
-    if ended.returncode:
-        said = storage.read_json(outcome) if outcome.exists() else {"class": "Killed", "message": ended.output[-1500:], "retryable": False}
-        raise StageFailedError(f"{name}: {said['class']}: {said['message']}", retryable=bool(said["retryable"]), log=log)
-    return time.monotonic() - started
+    try:
+        return runs.run(name)
+    except Interrupted as error:
+        return Cancelled(message=str(error))
 
 
 @flow(
@@ -65,7 +112,8 @@ def run_stage(name: str, workspace: str) -> float:
     flow_run_name="chain in {workspace}",
     validate_parameters=False,
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=32),  # type: ignore[arg-type]
+    # One thread for each stage: most of them wait. `StageLimits` decides which run.
+    task_runner=ThreadPoolTaskRunner(max_workers=sys.maxsize),  # type: ignore[arg-type]
 )
 def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
     """Bring the workspace up to date and the registry with it.
@@ -75,10 +123,10 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         jobs: stages side by side; default: the number of cores.
 
     Returns:
-        `stages` (seconds of each that ran) and `decisions` (one a backbone).
+        `stages` (seconds of each stage that ran) and `decisions` (one for each backbone).
 
     Raises:
-        StageError: a stage failed, after everything that does not wait for it has ended.
+        StageError: a stage failed; every stage that does not depend on it has ended.
         BusyError: another run holds the workspace.
         CoatError: the default graph names other experts than params.
     """
@@ -89,51 +137,64 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
             close_dead_flow_runs()
             close_dead_runs(place)
             settings = load_settings(place / "params.yaml")
-            match_graph(place, list(settings.experts))
-            stages = _run_stale(place, jobs or os.cpu_count() or 1, settings)
+            match_graph(place, settings.experts)
+            seconds, last = _run_stale(place, jobs or os.cpu_count() or 1, settings)
             publish_contract(place)
-            decisions = promote_backbones(place)
+            decisions = promote_backbones(place, wait_for=last)
             publish_results(place, decisions)
             prune_scratch(place)
         except BaseException:
             _processes.end_all()
             raise
-    return {"stages": stages, "decisions": decisions}
+    return {"stages": seconds, "decisions": decisions}
 
 
-def _run_stale(workspace: Path, jobs: int, settings: Settings) -> dict[str, float]:
-    """Run the stale stages and what waits for them, side by side where the graph allows it."""
-    logger = get_run_logger()
-    graph = dvc.read_graph(workspace)
-    shared = accelerated(graph, settings)
-    todo = set(dvc.with_descendants(dvc.read_stale(workspace), graph))
-    total, running, seconds, failures = len(todo), dict[str, PrefectFuture[float]](), dict[str, float](), dict[str, str]()
-    logger.info("%d of %d stages to run", total, len(graph))
-    while todo or running:
-        for name in ready_stages(graph, todo=todo, running=running, failed=failures, jobs=jobs, accelerated=shared):
-            todo.discard(name)
-            running[name] = run_stage.with_options(name=name, task_run_name=name).submit(name, str(workspace))
-            logger.info("start %s", name)
-        for name, future in list(running.items()):
-            if not future.state.is_final():
-                continue
-            del running[name]
-            result = future.result(raise_on_failure=False)
-            if isinstance(result, BaseException):
-                failures[name] = str(result)
-                skipped = blocked_stages(graph, todo, failures)
-                todo -= skipped
-                logger.error("%s failed; %d stages wait for it and are left out: %s", name, len(skipped), result)
-            else:
-                seconds[name] = result
-                logger.info("[%d/%d] %s  %.0f s", len(seconds), total, name, result)
-        time.sleep(_POLL_S)
+def _run_stale(workspace: Path, jobs: int, settings: Settings) -> tuple[dict[str, float], list[PrefectFuture[Any]]]:
+    """Run the stale stages and their descendants; return the seconds of each, and the futures of the stages without a downstream stage.
+
+    Every stage is submitted once, in topological order, and waits for the futures of its upstream stages. When one of these does not
+    complete, Prefect does not run the stage and records the state NotReady.
+    """
+    graph, logger = dvc.read_graph(workspace), get_run_logger()
+    stale = dvc.with_descendants(dvc.read_stale(workspace), graph)
+    upstream = dvc.direct_upstream({name: graph[name] & stale for name in graph if name in stale})
+    logger.info("%d of %d stages to run", len(upstream), len(graph))
+    limits = StageLimits(list(upstream), jobs=jobs, accelerated=accelerated_stages(graph, settings))
+    runs, futures = StageRuns(workspace, upstream, limits, logger), dict[str, PrefectFuture[Any]]()
+    try:
+        for name in upstream:
+            before = [futures[other] for other in sorted(upstream[name])]
+            futures[name] = run_stage.with_options(name=name, task_run_name=name).submit(name, runs, wait_for=before)  # type: ignore[call-overload]
+        _collect(futures, runs)
+    except BaseException:
+        limits.close()
+        raise
+    return runs.seconds, [futures[name] for name in upstream if not any(name in others for others in upstream.values())]
+
+
+def _collect(futures: Mapping[str, PrefectFuture[Any]], runs: StageRuns) -> None:
+    """Wait for all stages and report each failure once.
+
+    Raises:
+        StageError: stages failed; the message names each of them.
+    """
+    names = {future: name for name, future in futures.items()}
+    failures, left_out = dict[str, str](), set[str]()
+    for future in as_completed(list(names)):
+        future.wait()
+        name, state = names[future], future.state
+        if not (state.is_failed() or state.is_crashed()):
+            continue
+        failures[name] = str(state.result(raise_on_failure=False))
+        descendants = dvc.with_descendants(frozenset({name}), runs.upstream) - {name} - left_out
+        left_out |= descendants
+        runs.logger.error("%s failed; %d stages depend on it and are left out: %s", name, len(descendants), failures[name])
     if failures:
         raise StageError(
-            f"{len(failures)} of {total} stages failed:\n" + "\n".join(f"  {text}" for text in failures.values()),
-            next_step="mend the cause and run the same command again; what is finished is kept",
+            f"{len(failures)} of {len(futures)} stages failed, {len(left_out)} were left out:\n"
+            + "\n".join(f"  {text}" for text in failures.values()),
+            next_step="fix the cause and run the same command again; completed stages are kept",
         )
-    return seconds
 
 
 _processes = StageProcesses()

@@ -1,4 +1,4 @@
-"""DVC seen from the flow: its command line only. It owns the graph and the cache; the flow asks and obeys."""
+"""Wrapper for the DVC command line: the graph, the stale stages and the command that runs one stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from coat_core.errors import StageError
@@ -26,36 +28,66 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def read_graph(workspace: Path) -> dict[str, frozenset[str]]:
-    """Return every stage with the stages it waits for, from `dvc dag --dot`, in DVC's order."""
+    """Return every stage with its upstream stages, in topological order.
+
+    Raises:
+        StageError: DVC cannot read the graph.
+    """
+    return parse_graph(_dvc(workspace, "dag", "--dot"))
+
+
+def parse_graph(dot: str) -> dict[str, frozenset[str]]:
+    """Return the graph that `dvc dag --dot` printed, in topological order; within one level the order is DVC's."""
     graph: dict[str, set[str]] = {}
-    for line in _ask(workspace, "dag", "--dot").splitlines():
+    for line in dot.splitlines():
         if edge := _EDGE.match(line.strip()):
             graph.setdefault(edge["upstream"], set())
             graph.setdefault(edge["downstream"], set()).add(edge["upstream"])
         elif node := _NODE.match(line.strip()):
             graph.setdefault(node["name"], set())
-    return {name: frozenset(upstream) for name, upstream in graph.items()}
+    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(graph, ()))
+    for name, upstream in graph.items():
+        sorter.add(name, *sorted(upstream))
+    return {name: frozenset(graph[name]) for name in sorter.static_order()}
 
 
 def read_stale(workspace: Path) -> frozenset[str]:
-    """Return the stages that `dvc status` calls changed."""
-    return frozenset(json.loads(_ask(workspace, "status", "--json")))
+    """Return the stages that `dvc status` reports as changed.
+
+    Raises:
+        StageError: DVC cannot compare the workspace with `dvc.lock`.
+    """
+    return frozenset(json.loads(_dvc(workspace, "status", "--json")))
 
 
-def with_descendants(stale: frozenset[str], graph: dict[str, frozenset[str]]) -> frozenset[str]:
-    """Return the stale stages and everything that waits for one of them."""
-    found = set(stale & graph.keys())
+def with_descendants(names: frozenset[str], graph: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return these stages and every stage that depends on one of them, directly or not."""
+    found = set(names & graph.keys())
     while more := {name for name, upstream in graph.items() if name not in found and upstream & found}:
         found |= more
     return frozenset(found)
 
 
+def direct_upstream(graph: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Return the graph without the edges that a longer path implies: the same order with fewer arrows (transitive reduction).
+
+    Args:
+        graph: every stage with its upstream stages, in topological order.
+    """
+    ancestors: dict[str, frozenset[str]] = {}
+    direct: dict[str, frozenset[str]] = {}
+    for name, upstream in graph.items():
+        implied = frozenset[str]().union(*(ancestors[other] for other in upstream))
+        ancestors[name], direct[name] = upstream | implied, upstream - implied
+    return direct
+
+
 def reproduce_command(stage: str) -> list[str]:
-    """Return the command that runs one stage, whatever else DVC is doing."""
+    """Return the command that runs one stage; it waits for DVC's lock."""
     return [tool("dvc"), "--wait-for-lock", "repro", "--single-item", stage]
 
 
-def _ask(workspace: Path, *arguments: str) -> str:
+def _dvc(workspace: Path, *arguments: str) -> str:
     done = subprocess.run([tool("dvc"), *arguments], cwd=workspace, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise StageError(

@@ -1,4 +1,4 @@
-"""One flow per workspace: a lock that names its holder, and the clearing-up that only its holder may do."""
+"""One flow per workspace: a lock with the name of its holder, and the clean-up that only the holder may do."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _held: set[Path] = set()
 
 @contextmanager
 def hold_workspace(workspace: Path) -> Iterator[None]:
-    """Hold the workspace's lock; once held, clear what a dead run left behind. Within one process it may be held again.
+    """Hold the workspace's lock and clean up after dead runs. Within one process the lock is reentrant.
 
     Raises:
-        BusyError: another run holds it; it is named.
+        BusyError: another run holds the lock; the message names its process.
     """
     place = workspace.resolve()
     if place in _held:
@@ -44,13 +44,13 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
             field="workspace",
             value=str(workspace.resolve()),
             allowed=f"one run; the holder is {_holder(workspace)}",
-            next_step="wait for it, or stop it with Ctrl-C there",
+            next_step="wait for it, or stop it with Ctrl-C in its terminal",
         ) from None
     _held.add(place)
     try:
         storage.write_json(workspace / HOLDER, {"owner": owner_mark(), "since": datetime.now(UTC).isoformat(timespec="seconds")})
         end_orphans(workspace)
-        mend_dvc(workspace)
+        remove_broken_dvc_files(workspace)
         yield
     finally:
         _held.discard(place)
@@ -59,7 +59,7 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
 
 
 def end_orphans(workspace: Path) -> int:
-    """Kill the processes in this workspace whose flow is gone, and return how many there were."""
+    """Kill the processes in this workspace whose flow is gone, and return their number."""
     orphans = []
     for process in psutil.process_iter():
         try:
@@ -73,10 +73,10 @@ def end_orphans(workspace: Path) -> int:
     return len(orphans)
 
 
-def mend_dvc(workspace: Path) -> None:
-    """Remove DVC's own locks when nobody can hold them, and a lock file that a kill left half-written.
+def remove_broken_dvc_files(workspace: Path) -> None:
+    """Remove DVC's own locks when no DVC process runs here, and a `dvc.lock` that a kill left half-written.
 
-    `rwlock` and `dvc.lock` are written in place. The run cache gives back what `dvc.lock` lost.
+    DVC writes `rwlock` and `dvc.lock` in place. Its run cache restores what was recorded in `dvc.lock`.
     """
     temporary = workspace / ".dvc" / "tmp"
     if not _dvc_runs_in(workspace):
@@ -93,7 +93,7 @@ def mend_dvc(workspace: Path) -> None:
 
 
 def prune_scratch(workspace: Path) -> None:
-    """Remove finished stages' scratch: DVC has recorded them."""
+    """Remove the scratch of completed stages, which DVC has recorded."""
     for mark in (workspace / ".scratch").glob("*/stage.done.json"):
         shutil.rmtree(mark.parent, ignore_errors=True)
 

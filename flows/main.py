@@ -1,4 +1,4 @@
-"""What `coat run` does: check, hold the workspace, bring a Prefect server along, run the chain, stop the server, then print."""
+"""The body of `coat run`: check the params, hold the workspace, start a Prefect server, run the chain, stop the server, print."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ _LOGGING = {
 
 
 def run_chain(workspace: Path, jobs: int | None) -> None:
-    """Run the chain in a workspace and print what came of it.
+    """Run the chain in a workspace and print the summary.
+
+    Args:
+        workspace: folder with `dvc.yaml` and `params.yaml`.
+        jobs: stages side by side; default: the number of cores.
 
     Raises:
-        SettingsError: params do not hold; nothing was started.
+        SettingsError: params are invalid; nothing was started.
         CoatError: the default graph names other experts than params.
         BusyError: another run holds the workspace.
         StageError: a stage failed.
@@ -40,7 +44,7 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
             from coat_core.watchdog import owner_mark
             from flows.chain import chain
 
-            _say_failures_once()
+            _hide_reported_failures()
             with tags(f"owner:{owner_mark()}"):
                 state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
             outcome = state.result(raise_on_failure=False)
@@ -49,20 +53,20 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
         _print_summary(workspace)
 
 
-class _SaidLater(logging.Filter):
-    """Holds back what Prefect's engine says of a failed flow where a message of ours follows; its run page still has it."""
+class _ReportedFailures(logging.Filter):
+    """Hides what Prefect's engine logs of a failed flow when we print the error ourselves; the run page still shows it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is to be shown."""
+        """Return whether to show the record."""
         if record.name != "prefect.flow_runs":
             return True
         error = record.exc_info[1] if record.exc_info else None
         return not isinstance(error, CoatError) and not record.getMessage().startswith("Finished in state Failed")
 
 
-def _say_failures_once() -> None:
+def _hide_reported_failures() -> None:
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_SaidLater())
+        handler.addFilter(_ReportedFailures())
 
 
 def _print_summary(workspace: Path) -> None:

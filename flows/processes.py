@@ -1,4 +1,4 @@
-"""The stages that run now, each in a session of its own, so that each can be signalled alone and all can be ended at once."""
+"""The running stage processes, each in its own session: one can be signalled alone, and all can be ended at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coat_core.watchdog import OWNER, owner_mark
 from flows.dvc import environment
 
 GRACE_S = 2.0
-"""From SIGTERM to SIGKILL when everything is to end."""
+"""Time from SIGTERM to SIGKILL when all stages are ended."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Ended:
 
     returncode: int
     output: str
-    """The last lines of what it printed."""
+    """The last 4,000 characters of its output."""
 
 
 class StageProcesses:
-    """Starts stage processes and ends them all; after `end_all` nothing starts any more."""
+    """Starts stage processes and ends them all; after `end_all` no process starts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class StageProcesses:
 
     @property
     def closed(self) -> bool:
-        """Whether everything is being ended."""
+        """Whether `end_all` was called."""
         return self._closed
 
     def open(self) -> None:
@@ -47,16 +47,16 @@ class StageProcesses:
             self._closed = False
 
     def run(self, command: Sequence[str], workspace: Path, log: Path) -> Ended:
-        """Run a command in its own session, its output in `log`, and wait for it.
+        """Run a command in its own session, write its output to `log`, and wait for it.
 
         Raises:
-            Interrupted: everything is being ended.
+            Interrupted: `end_all` was called.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as stream:
             with self._lock:
                 if self._closed:
-                    raise Interrupted("the run is being stopped", next_step="coat run goes on from here")
+                    raise Interrupted("the run is being stopped", next_step="run the same command again; it resumes")
                 process = subprocess.Popen(
                     command,
                     cwd=workspace,
@@ -73,11 +73,11 @@ class StageProcesses:
                 with self._lock:
                     self._running.discard(process)
         if self._closed:
-            raise Interrupted("the run is being stopped", next_step="coat run goes on from here")
+            raise Interrupted("the run is being stopped", next_step="run the same command again; it resumes")
         return Ended(returncode, log.read_text(errors="replace")[-4000:])
 
     def end_all(self) -> None:
-        """Forbid new starts and end every process group: SIGTERM, then SIGKILL for what is left."""
+        """Forbid new starts and end every process group: SIGTERM, then SIGKILL for those that remain."""
         with self._lock:
             self._closed = True
             groups = [process.pid for process in self._running]

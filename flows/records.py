@@ -1,4 +1,4 @@
-"""What the run page shows, and the runs that a dead process left open."""
+"""Artifacts of the run page, and runs that a dead process left open."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _OWNER_TAG = "owner:"
 
 
 def close_dead_flow_runs() -> int:
-    """Mark flow runs and task runs as crashed whose process is gone, and return how many there were.
+    """Mark flow runs and task runs whose process is gone as crashed, and return their number.
 
-    A task run is recorded by events that its process sends when it can: of a process that was ended in between, the flow run
-    may stand as ended and its task runs as running.
+    A process sends the states of its task runs as events. When it is killed before the last events, the flow run may be recorded as
+    ended and its task runs as running. NotReady is a last state: Prefect records it for a task whose upstream task did not complete.
     """
     from prefect import State
     from prefect.client.orchestration import get_client
@@ -46,37 +46,37 @@ def close_dead_flow_runs() -> int:
                 client.set_flow_run_state(run.id, gone, force=True)
                 closed += 1
         for task in client.read_task_runs(flow_filter=flow, flow_run_filter=ended_runs, task_run_filter=open_tasks):
-            if task.flow_run_id and not _owner_lives(client.read_flow_run(task.flow_run_id).tags):
+            if task.state_name != "NotReady" and task.flow_run_id and not _owner_lives(client.read_flow_run(task.flow_run_id).tags):
                 client.set_task_run_state(task.id, gone, force=True)
                 closed += 1
     return closed
 
 
 def _owner_lives(tags: list[str]) -> bool | None:
-    """Return whether the process that a run's tags name still runs; None when they name none (a worker's run: its worker judges)."""
+    """Return whether the process named in a run's tags still runs; None without such a tag (the worker then reports the run)."""
     owners = [tag.removeprefix(_OWNER_TAG) for tag in tags if tag.startswith(_OWNER_TAG)]
     return any(map(is_alive, owners)) if owners else None
 
 
 def publish_contract(workspace: Path) -> None:
-    """Show the contract's result on the run page."""
+    """Add the contract's result to the run page."""
     from prefect.artifacts import create_markdown_artifact
 
     result = storage.read_json(workspace / "data/contract/results.json")
     quarantined = storage.read_jsonl(workspace / "data/quarantine.jsonl")
-    verdict = "holds" if result["passed"] else "does **not** hold"
-    lines = [f"# Data contract: {verdict}", "", f"{len(quarantined)} rows set aside.", ""]
+    verdict = "is met" if result["passed"] else "is **not** met"
+    lines = [f"# Data contract: {verdict}", "", f"{len(quarantined)} rows quarantined.", ""]
     lines += [f"- `{row['id']}`: {', '.join(row['reasons'])}" for row in quarantined[:20]]
-    create_markdown_artifact("\n".join(lines), key="contract", description="What the corpus was held to, and what was set aside")
+    create_markdown_artifact("\n".join(lines), key="contract", description="Checks of the corpus, and quarantined rows")
 
 
 def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
-    """Show the metrics table, the decisions with their reasons and the way to MLflow on the run page."""
+    """Add the metrics table, the decisions with their reasons and the link to MLflow to the run page."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     create_markdown_artifact((workspace / "report/tables.md").read_text(), key="metrics", description="Accuracy by arm and family")
     rows = [{**decision, "reasons": "; ".join(decision["reasons"])} for decision in decisions]
-    create_table_artifact(rows, key="decisions", description="What the promotion gate decided, and why")
+    create_table_artifact(rows, key="decisions", description="Decisions of the promotion gate, with reasons")
     tracking = tracking_uri(workspace)
     for decision in decisions if tracking.startswith("http") else ():
         link = f"{tracking}/#/models/{decision['model']}/versions/{decision['version']}"

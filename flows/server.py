@@ -1,11 +1,14 @@
-"""The Prefect server that `coat run` brings along when no `PREFECT_API_URL` is set: loopback, its own session, its own home.
+"""The Prefect server that `coat run` starts when no `PREFECT_API_URL` is set: on loopback, in its own session, with its own home.
 
-Prefect's built-in temporary server drops records at exit and dies of Ctrl-C before the flow does; this one is started by us,
-outlives the flow's last record, and ends by itself when its flow is gone.
+Prefect's built-in temporary server drops records at exit, and Ctrl-C ends it before the flow. This server runs until the flow's last
+record is stored, and ends by itself when its flow is gone.
+
+    python -m flows.server --port 4200
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -24,10 +27,10 @@ from coat_core.watchdog import OWNER, owner_mark
 START_S = 120.0
 DELIVERY_LIMIT_S = 10.0
 DRAIN_S = 2.0
-"""What the server is given to write down what it has received."""
+"""Time for the server to store what it has received."""
 _DATABASE_WAIT_S = "60"
-"""SQLite has one writer at a time: on a busy disk the default 10 s end in errors that nobody can act on."""
-_QUIET = {
+"""SQLite has one writer at a time: on a busy disk the default limit of 10 s ends in errors that no user can fix."""
+_SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
@@ -37,17 +40,17 @@ _QUIET = {
 
 def free_port() -> int:
     """Return a free TCP port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @contextmanager
 def prefect_api(workspace: Path) -> Iterator[str]:
-    """Give the URL of a Prefect API: the one configured, else a server of our own for as long as the block lasts.
+    """Yield the URL of a Prefect API: the configured one, or that of a server that runs until the block ends.
 
     Raises:
-        StageError: the server does not come up; its log is named.
+        StageError: the server does not start; the message names its log.
     """
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
@@ -57,10 +60,14 @@ def prefect_api(workspace: Path) -> Iterator[str]:
     home.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), home / "server.log"
     url = f"http://127.0.0.1:{port}/api"
-    settings = {**_QUIET, "PREFECT_HOME": str(home), "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}"}
+    settings = {
+        **_SERVER_SETTINGS,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+    }
     with log.open("wb") as stream:
         server = subprocess.Popen(
-            [sys.executable, "-m", "flows", "server", "--port", str(port)],
+            [sys.executable, "-m", "flows.server", "--port", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -84,7 +91,7 @@ def prefect_api(workspace: Path) -> Iterator[str]:
 
 
 def serve(port: int) -> None:
-    """Run a Prefect server on the loopback interface in this process, until it is signalled or its owner is gone."""
+    """Run a Prefect server on the loopback interface in this process until it is signalled or its owner is gone."""
     for name in ("PREFECT_SERVER_DATABASE_TIMEOUT", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT"):
         os.environ.setdefault(name, _DATABASE_WAIT_S)
     import uvicorn
@@ -98,9 +105,9 @@ def serve(port: int) -> None:
 
 
 def _deliver_records() -> None:
-    """Hand the server every log line and event that is still queued, however the flow ended.
+    """Send the server every log line and event that is still queued, however the flow ended.
 
-    Prefect's own queues wait for their server at interpreter exit, without limit: with the server stopped before, the process hangs.
+    At interpreter exit Prefect's own queues wait for their server without limit: the process would hang once the server is stopped.
     """
     for module, worker in (("prefect.logging.handlers", "APILogWorker"), ("prefect.events.worker", "EventsWorker")):
         if module in sys.modules:
@@ -119,8 +126,19 @@ def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.25)
     raise StageError(
-        "the Prefect server did not come up",
+        "the Prefect server did not start",
         field="log",
         value=str(log),
         next_step="read its log, or set PREFECT_API_URL to a running server",
     )
+
+
+def main() -> None:
+    """Run the server with the port from the command line."""
+    parser = argparse.ArgumentParser(description="Run a Prefect server on the loopback interface; it ends with its owner.")
+    parser.add_argument("--port", type=int, required=True, help="TCP port of the loopback interface")
+    serve(parser.parse_args().port)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,8 +19,12 @@ os.environ.update(
 )
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from coat_core.backbones.base import Backbone
 
 BACKBONE_KEYS = ("qwen2_audio", "qwen2_5_omni", "audio_flamingo_3")
 TEXTS = (
@@ -57,3 +61,11 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for key in BACKBONE_KEYS:
         save_random_base(key, root / key, texts=TEXTS)
     return {key: root / key for key in BACKBONE_KEYS}
+
+
+@pytest.fixture
+def backbone(backbone_key: str, tiny_bases: dict[str, Path]) -> Backbone:
+    """A new model that a test can change."""
+    from coat_core.backbones.catalogue import load_backbone
+
+    return load_backbone(backbone_key, str(tiny_bases[backbone_key]))

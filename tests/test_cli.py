@@ -1,4 +1,4 @@
-"""The command line: light at start-up, clear in its mistakes."""
+"""The command line: no heavy imports at start-up, and one clear message for an error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from coat_core.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "export", "doctor"]
-COMMANDS += ["corpus", "contract", "features", "train", "evaluate", "latency", "report"]
-HEAVY = {"torch", "transformers", "peft", "mlflow", "prefect", "great_expectations", "librosa", "sklearn", "matplotlib", "pandas", "dvc"}
+COMMANDS += ["corpus", "contract", "features", "train", "answer", "score", "latency", "report"]
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "mlflow",
+    "prefect",
+    "great_expectations",
+    "librosa",
+    "sklearn",
+    "matplotlib",
+    "pandas",
+    "dvc",
+    "flows",
+}
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
@@ -30,29 +44,36 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_says_what_it_does(command: str) -> None:
-    result = CliRunner().invoke(app, [command, "--help"])
+def test_the_help_describes_the_command_and_each_of_its_arguments(command: str) -> None:
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    assert len(result.output.splitlines()) > 5
+    shown = " ".join(result.output.split())
+    assert len(found.help.split()) > 2
+    assert found.help in shown
+    for parameter in found.params:
+        assert parameter.opts[0] in shown, "the name of an argument, or an option with its dashes"
+        assert parameter.help
+        assert parameter.help in shown, "in one line: the window is wide enough"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["train", "qwen2_audio", "coat-7"], "params name no such stage"),
         (["train", "bert", "coat-0"], "train@qwen2_audio-coat-0"),
         (["register", "bert", "coat-0"], "allowed: qwen2_audio"),
-        (["rollback", "qwen2_audio", "--why", "", "--who", "me"], "a rollback says who and why"),
+        (["rollback", "qwen2_audio", "--why", "", "--who", "me"], "a rollback needs who and why"),
         (["ask", "models/nothing", "none.wav", "What?"], "none.wav"),
         (["ask", "models/nothing", "none.wav", "What?", "--show", "x.jpg"], "ends in .png"),
         (["export", "models/nothing", "--to", "out"], "not a release"),
-        (["export", "models/nothing", "--to", "out", "--dtype", "int4"], "no such number format"),
+        (["export", "models/nothing", "--to", "out", "--dtype", "int4"], "unknown number format"),
         (["workspace", ".", "--params", "params.yaml"], "itself a workspace"),
         (["workspace", "w", "--params", "nothing.yaml"], "cannot read params"),
     ],
 )
-def test_a_mistake_is_one_clear_message(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_error_is_one_clear_message(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if arguments[0] == "workspace" and arguments[1] == ".":
         monkeypatch.chdir(ROOT)
@@ -66,12 +87,31 @@ def test_a_mistake_is_one_clear_message(
         main()
     assert caught.value.code == 1
     printed = capsys.readouterr().err
-    assert said in printed
+    assert message in printed
     assert "Traceback" not in printed
     assert {path.name for path in tmp_path.iterdir()} - set(before) <= {".scratch", "mlflow.db", "mlartifacts"}
 
 
-def test_wrong_params_stop_every_stage_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("arguments", "called"), [(["run"], "flows.main.run_chain"), (["corpus"], "coat_core.pipeline.runner.run_stage")])
+def test_an_interrupt_is_reported_and_sets_the_exit_status(
+    arguments: list[str], called: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(called, interrupt)
+    monkeypatch.setattr(sys, "argv", ["coat", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "coat: stopped; completed work is kept, and the same command resumes\n"
+
+
+def test_the_number_of_jobs_is_positive() -> None:
+    assert CliRunner().invoke(app, ["run", "--jobs", "0"]).exit_code == 2
+
+
+def test_invalid_params_start_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     (tmp_path / "params.yaml").write_text(

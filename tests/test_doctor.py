@@ -1,4 +1,4 @@
-"""`coat doctor` says whether torch can compute where params want it to."""
+"""`coat doctor` checks that torch can compute on the devices in params."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def _device(workspace: Path, **changes: str) -> Finding:
     return found
 
 
-def test_a_gpu_is_looked_for_even_where_params_want_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seen, said in ((False, "sees no GPU"), (True, "sees a GPU")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda seen=seen: seen)
+def test_the_gpu_is_reported_when_params_use_only_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for available, expected in ((False, "sees no GPU"), (True, "sees a GPU")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         found = _device(tmp_path)
         assert found.ok
-        assert said in found.found
+        assert expected in found.found
 
 
-def test_every_setting_that_wants_a_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_that_needs_a_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     found = _device(tmp_path, runtime="cuda", speech="cuda")
     assert not found.ok

@@ -28,7 +28,7 @@ def test_the_sixth_expert_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path
     from coat_core.experts.store.extraction import extract_features
     from coat_core.storage import sha256_file
 
-    code = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S) if "experts/rhythm.py" in block)
+    code = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.S) if "acoustic/rhythm.py" in block)
     module = ModuleType("rhythm_of_the_guide")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(code, "rhythm.py", "exec"), module.__dict__)

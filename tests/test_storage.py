@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files and folders are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from coat_core.errors import CoatError
 from coat_core.storage import copy_tree, new_folder, read_jsonl, sha256_json, sha256_tree, write_bytes, write_json, write_jsonl
 
 
-def test_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_folder_keeps_the_old_one(tmp_path: Path) -> None:
     with new_folder(tmp_path / "a") as folder:
         (folder / "x").write_text("old")
 
@@ -25,14 +25,14 @@ def test_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_new_folder_replaces_whole(tmp_path: Path) -> None:
+def test_a_new_folder_replaces_the_old_one_completely(tmp_path: Path) -> None:
     for name in ("x", "y"):
         with new_folder(tmp_path / "a") as folder:
             (folder / name).write_text(name)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["y"]
 
 
-def test_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_bytes(tmp_path / "x", "text")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
@@ -52,7 +52,7 @@ def test_jsonl_names_the_bad_line(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "a.jsonl")
 
 
-def test_tree_hash_sees_names_and_bytes_not_caches(tmp_path: Path) -> None:
+def test_the_hash_of_a_tree_covers_names_and_bytes_but_no_caches(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a/x.py").write_text("1")
     first = sha256_tree(tmp_path / "a")

@@ -1,1 +1,1 @@
-"""The three LALMs behind one narrow interface, and the tiny bases of the same classes."""
+"""The large audio language models (LALMs) behind one narrow interface."""

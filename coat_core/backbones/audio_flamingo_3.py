@@ -1,4 +1,4 @@
-"""Audio Flamingo 3: AF-Whisper tower in windows of 30 s, a two-layer projector, Qwen2.5.
+"""Audio Flamingo 3: AF-Whisper tower on windows of 30 s, a two-layer projector, Qwen2.5.
 
 Source: Goel et al., "Audio Flamingo 3", arXiv:2507.08128.
 """
@@ -32,11 +32,11 @@ class AudioFlamingo3:
         return AudioFlamingo3ForConditionalGeneration
 
     def model_config(self, config: Any) -> Any | None:
-        """Return the configuration as it is, if it is Audio Flamingo 3's."""
+        """Return the configuration unchanged; None if it is of another model."""
         return config if config.model_type == "audioflamingo3" else None
 
     def window_samples(self, config: Any, extractor: Any) -> int | None:
-        """Return one window; a clip may take several."""
+        """Return the samples of one window; a clip may have several."""
         return int(config.audio_config.max_source_positions) * 2 * HOP
 
     def limit_samples(self, config: Any, extractor: Any) -> int:
@@ -44,16 +44,16 @@ class AudioFlamingo3:
         return MAX_WINDOWS * int(config.audio_config.max_source_positions) * 2 * HOP
 
     def long_limit_samples(self, config: Any, extractor: Any) -> int:
-        """Return the same: it hears in windows anyway."""
+        """Return `limit_samples`: this model always splits a clip into windows."""
         return self.limit_samples(config, extractor)
 
     def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
-        """Run the tower window by window and join a clip's windows."""
+        """Run the tower on each window and concatenate the windows of a clip."""
         states = model.model.get_audio_features(**self.audio_inputs(model, mel), return_dict=True).pooler_output
         return list(states.split([token_count(count) for count in mel.frames.tolist()]))
 
     def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
-        """Return one row a window, clip after clip."""
+        """Return one row per window, clip after clip."""
         features, valid, _ = split_windows(mel, 2 * int(model.config.audio_config.max_source_positions))
         mask = (torch.arange(features.shape[-1])[None] < valid[:, None]).long()
         return {"input_features": features.to(model.device, model.dtype), "input_features_mask": mask.to(model.device)}

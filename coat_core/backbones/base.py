@@ -1,4 +1,4 @@
-"""The narrow interface through which everything else sees a LALM."""
+"""The `Backbone` interface, through which the rest of the system uses a LALM, and `Architecture`, what each LALM implements."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Query:
     """One question about one clip.
 
     Attributes:
-        key: SHA-256 of the audio file, for caching what depends on the audio alone.
+        key: SHA-256 of the audio file, the cache key of everything that depends on the audio alone.
         waveform: mono float32 `[N]` at 16 kHz.
-        text: what the user asks (question and choices).
-        answer: what the assistant should say; None at inference.
+        text: the user's text (question and choices).
+        answer: the assistant's text; None at inference.
         name: the example's id, for error messages.
     """
 
@@ -34,7 +34,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Mel:
-    """Log-mel features `[B, n_mels, T]` (100 Hz, padded to whole windows as the tower demands) and valid frames `[B]`."""
+    """Log-mel features `[B, n_mels, T]` (100 Hz, padded to whole windows if the tower requires them) and valid frames `[B]`."""
 
     features: Tensor
     frames: Tensor
@@ -45,11 +45,11 @@ class Batch:
     """Token ids of a padded batch, and its audio.
 
     Attributes:
-        input_ids: `[B, L]`, placeholders expanded to the number of audio tokens; padded on the right for training, on the
-            left for generation.
-        attention_mask: `[B, L]`, 1 where a token stands.
-        answer_mask: `[B, L]` bool, True on the ids of answer + end of turn (what the answer loss predicts).
-        queries: the queries, in row order (their waveforms are the audio).
+        input_ids: `[B, L]`, each placeholder expanded to the number of audio tokens; right-padded for training, left-padded for
+            generation.
+        attention_mask: `[B, L]`, 1 for tokens, 0 for padding.
+        answer_mask: `[B, L]` bool, True for the ids of answer + end of turn (the targets of the answer loss).
+        queries: the queries, in row order; their waveforms are the audio.
     """
 
     input_ids: Tensor
@@ -58,18 +58,52 @@ class Batch:
     queries: tuple[Query, ...]
 
 
-class Backbone(Protocol):
-    """A LALM: audio tower + projector + decoder-only language model, behind one interface.
+class Architecture(Protocol):
+    """The differences between the LALMs; `Lalm` implements the rest of `Backbone` for all of them."""
 
-    The three adapters differ by properties and methods of their classes, never by `if name == …` elsewhere.
+    key: str
+    """The backbone's key in the catalogue and in params."""
+    audio_token: str
+    """The placeholder of audio in a prompt."""
+    template: str
+    """The published chat template, for a checkpoint without one."""
+    tensor_prefix: str
+    """Prefix of the model's tensor names in a checkpoint of several models; empty for a checkpoint of one model."""
+
+    def model_class(self) -> Any:
+        """Return the stock transformers class."""
+
+    def model_config(self, config: Any) -> Any | None:
+        """Return the configuration of that class, given the result of `AutoConfig`; None if it belongs to another LALM."""
+
+    def window_samples(self, config: Any, extractor: Any) -> int | None:
+        """Return the samples of the audio tower's window; None if the tower accepts any length."""
+
+    def limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return the samples of the longest clip that the model was published for."""
+
+    def long_limit_samples(self, config: Any, extractor: Any) -> int:
+        """Return the samples of the longest clip with `long_audio: windows`; `limit_samples` if the option changes nothing."""
+
+    def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
+        """Run tower and projector; return `[A, D]` per clip."""
+
+    def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
+        """Return the audio arguments of the stock `forward` and `generate`."""
+
+
+class Backbone(Protocol):
+    """A LALM: audio tower + projector + decoder-only language model.
+
+    LALMs differ by properties and methods of their `Architecture`, never by `if name == …` elsewhere.
     """
 
     key: str
-    """`qwen2_audio`, `qwen2_5_omni` or `audio_flamingo_3`."""
+    """The backbone's key in the catalogue and in params."""
     model: nn.Module
     """The stock transformers model; `generate` and `save_pretrained` are called on it."""
     tokenizer: Any
-    """The tokenizer; its `chat_template` is *the* template (the thinking block rewrites it)."""
+    """The tokenizer; its `chat_template` is the only template (the thinking block rewrites it)."""
 
     @property
     def hidden_size(self) -> int:
@@ -81,7 +115,7 @@ class Backbone(Protocol):
 
     @property
     def audio_token_rate_hz(self) -> float:
-        """Audio tokens a second (25 for all three)."""
+        """Audio tokens per second (25 for all three)."""
 
     @property
     def audio_token_id(self) -> int:
@@ -93,36 +127,36 @@ class Backbone(Protocol):
 
     @property
     def embedding(self) -> nn.Embedding:
-        """The language model's input embedding (untied from the output)."""
+        """The language model's input embedding (not tied to the output)."""
 
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder layers, for hooks."""
 
     def lora_targets(self, modules: Sequence[str]) -> str:
-        """Return an anchored regular expression that matches those linear layers of the language model and nothing else."""
+        """Return an anchored regular expression that matches exactly those linear layers of the language model."""
 
     def audio_token_count(self, samples: int) -> int:
-        """Return how many audio tokens a clip of that many samples (16 kHz) takes."""
+        """Return the number of audio tokens of a clip of `samples` samples (16 kHz)."""
 
     def messages(self, text: str) -> list[dict[str, Any]]:
-        """Return the stock chat messages of one question about one clip (what `apply_chat_template` takes)."""
+        """Return the stock chat messages of one question about one clip (the input of `apply_chat_template`)."""
 
     def mel(self, waveforms: Sequence[NDArray[np.float32]]) -> Mel:
-        """Return log-mel features; one-by-one equals batched."""
+        """Return log-mel features; batched and one by one are equal."""
 
     def embed_audio(self, mel: Mel) -> list[Tensor]:
-        """Run tower and projector; return per clip `[A, D]` (A audio tokens)."""
+        """Run tower and projector; return `[A, D]` per clip (A audio tokens)."""
 
     def encode(self, queries: Sequence[Query], *, generation: bool = False) -> Batch:
-        """Tokenize through the template; with answers and right padding, or (`generation`) prompts only, left-padded.
+        """Tokenize through the template: prompts and answers, right-padded, or (`generation`) prompts only, left-padded.
 
         Raises:
-            BackboneError: an example does not fit, or its placeholders are not its audio tokens; it is named.
+            BackboneError: an example is too long, or its placeholders do not match its audio tokens; the message names it.
         """
 
     def embed(self, batch: Batch, audio: Sequence[Tensor]) -> Tensor:
-        """Return input embeddings `[B, L, D]` with audio embeddings in the placeholders' place.
+        """Return input embeddings `[B, L, D]`, with the audio embeddings at the placeholders.
 
         Raises:
             BackboneError: the counts of placeholders and audio embeddings differ.
@@ -131,7 +165,7 @@ class Backbone(Protocol):
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Run the decoder; return the states after decoder layer `layer` and those after the final norm, both `[B, L, D]`.
 
-        Layers count from 1; what is read at one is taken before the final norm.
+        Layers count from 1. The states of a layer are taken before the final norm.
         """
 
     def answer_logits(self, states: Tensor) -> Tensor:
@@ -141,4 +175,4 @@ class Backbone(Protocol):
         """Return the keyword arguments of the stock `model.generate` for a left-padded batch (ids, mask, mel features)."""
 
     def save(self, folder: str, *, weights: bool = True) -> None:
-        """Save model (safetensors), tokenizer, front end and the one template in the published layout."""
+        """Save model (safetensors), tokenizer, front end and template in the published layout."""

@@ -1,4 +1,4 @@
-"""The LALMs by key, and how a checkpoint becomes a `Backbone`."""
+"""The catalogue of LALMs, and `load_backbone`, which makes a `Backbone` from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from coat_core.backbones.architecture import Architecture
-from coat_core.backbones.base import Backbone
-from coat_core.device import check_device
+from coat_core.backbones.base import Architecture, Backbone
+from coat_core.device import check_device, release_memory
 from coat_core.errors import BackboneError, OutOfMemoryError
 from coat_core.hub import checkpoint_folder
 
 MINIMUM_TRANSFORMERS = "5.14"
-"""Older ones leak audio between the samples of an Audio Flamingo 3 batch, or give it wrong labels."""
+"""Older versions mix audio between the samples of an Audio Flamingo 3 batch, or compute wrong labels for it."""
 
 
 def _qwen2_audio() -> Architecture:
@@ -45,7 +44,7 @@ BACKBONES: tuple[str, ...] = tuple(_ARCHITECTURES)
 
 
 def load_architecture(key: str) -> Architecture:
-    """Return what sets one LALM apart.
+    """Return the architecture of one LALM.
 
     Raises:
         BackboneError: the key is unknown.
@@ -66,22 +65,22 @@ def load_backbone(
     attention: str = "sdpa",
     long_audio: str = "refuse",
 ) -> Backbone:
-    """Load a checkpoint, published or tiny, from a folder or the hub.
+    """Load a published or tiny checkpoint, from a folder or the hub.
 
     Args:
         key: one of `BACKBONES`.
         id_or_path: a folder in the published layout, or a hub id.
-        revision: commit of the hub repository; a hub id needs one.
+        revision: commit of the hub repository; required for a hub id.
         allow_moving_revision: whether the revision may be a branch or tag.
         dtype: `float32`, `bfloat16` or `float16`.
-        device: where the weights go.
-        attention: which attention the model computes with: `sdpa`, `eager` or `flash_attention_2`.
-        long_audio: `refuse` clips beyond the tower's one window, or hear them in `windows` (Qwen2-Audio).
+        device: device of the weights.
+        attention: the attention implementation: `sdpa`, `eager` or `flash_attention_2`.
+        long_audio: for clips longer than the tower's one window (Qwen2-Audio): `refuse` them, or process them in `windows`.
 
     Raises:
-        BackboneError: transformers is too old, the key unknown, the checkpoint incomplete or of another LALM.
-        CheckpointError: the checkpoint is not there and cannot be fetched.
-        DeviceError: this host has no such device.
+        BackboneError: transformers is too old, the key is unknown, or the checkpoint is incomplete or of another LALM.
+        CheckpointError: the checkpoint is not on this disk and cannot be downloaded.
+        DeviceError: torch cannot use the device.
         OutOfMemoryError: the device is too small for the weights.
     """
     import torch
@@ -89,7 +88,6 @@ def load_backbone(
 
     from coat_core.backbones.lalm import Lalm
     from coat_core.backbones.template import published_template
-    from coat_core.device import release_memory
 
     check_transformers()
     check_device(device, "device")
@@ -98,10 +96,10 @@ def load_backbone(
     folder = checkpoint_folder(id_or_path, revision, field=field, allow_moving=allow_moving_revision)
     try:
         with suppress_config_warnings():
-            found = AutoConfig.from_pretrained(folder, local_files_only=True)
-        config = architecture.model_config(found)
+            stored = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = architecture.model_config(stored)
         if config is None:
-            raise BackboneError("the checkpoint is of another model", field=field, value=f"{id_or_path} ({found.model_type})", allowed=key)
+            raise BackboneError("the checkpoint is of another model", field=field, value=f"{id_or_path} ({stored.model_type})", allowed=key)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         extractor = WhisperFeatureExtractor.from_pretrained(folder, local_files_only=True)
         model, report = architecture.model_class().from_pretrained(
@@ -119,11 +117,12 @@ def load_backbone(
             f"cannot load the base of {key}: {str(error).strip().splitlines()[0]}",
             field=field,
             value=id_or_path,
-            next_step="name a folder in the published layout (`coat bases` makes tiny ones) or a hub id with its commit",
+            next_step="set it to a folder in the published layout (`coat bases` makes tiny ones) or to a hub id with its commit",
         ) from error
-    broken = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if broken:
-        raise BackboneError(f"the checkpoint lacks {len(broken)} of the model's weights, first {broken[0]}", field=field, value=id_or_path)
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:
+        message = f"the checkpoint lacks {len(missing)} of the model's weights, first {missing[0]}"
+        raise BackboneError(message, field=field, value=id_or_path)
     tokenizer.chat_template = published_template(folder, tokenizer, architecture.audio_token, architecture.template)
     if tokenizer.convert_tokens_to_ids(architecture.audio_token) != config.audio_token_id:
         raise BackboneError(
@@ -133,12 +132,12 @@ def load_backbone(
             allowed=f"the id of {architecture.audio_token}",
         )
     if device != "cpu":
-        # Models refer to themselves in circles: one that nobody holds any more makes room now, not at Python's next collection.
+        # A model contains reference cycles, so an unused one occupies memory until the next garbage collection.
         release_memory()
-    return Lalm(architecture, _placed(model, device, field).eval(), tokenizer, extractor, long_audio=long_audio)
+    return Lalm(architecture, _move_to_device(model, device, field).eval(), tokenizer, extractor, long_audio=long_audio)
 
 
-def _placed(model: Any, device: str, field: str) -> Any:
+def _move_to_device(model: Any, device: str, field: str) -> Any:
     """Move a model to its device.
 
     Raises:
@@ -149,19 +148,19 @@ def _placed(model: Any, device: str, field: str) -> Any:
     try:
         return model.to(device)
     except torch.OutOfMemoryError as error:
-        needed = sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
+        size = sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
         raise OutOfMemoryError(
-            f"the weights alone need {needed / 1e9:.1f} GB and do not fit on the device: {error}",
+            f"the weights alone need {size / 1e9:.1f} GB and do not fit on the device: {error}",
             field=field.replace(".base", ".dtype"),
             value=str(model.dtype).removeprefix("torch."),
-            allowed="bfloat16 halves what float32 takes",
-            next_step="set dtype: bfloat16, stop what else runs on the device, or take a larger one",
+            allowed="bfloat16 needs half the memory of float32",
+            next_step="set dtype: bfloat16, stop other processes on the device, or use a larger one",
         ) from error
 
 
 @contextmanager
 def suppress_config_warnings() -> Iterator[None]:
-    """Keep back the remarks that Qwen2.5-Omni's *default* talker makes on being compared with ours, at every load."""
+    """Suppress the warnings that transformers logs for the default talker of Qwen2.5-Omni at every load."""
     logger = logging.getLogger("transformers.configuration_utils")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -172,10 +171,10 @@ def suppress_config_warnings() -> Iterator[None]:
 
 
 def check_transformers(version: str | None = None) -> None:
-    """Refuse a transformers that is known to compute wrongly.
+    """Refuse a transformers version that is known to compute wrong results.
 
     Raises:
-        BackboneError: it is older than `MINIMUM_TRANSFORMERS`.
+        BackboneError: the version is older than `MINIMUM_TRANSFORMERS`.
     """
     import transformers
     from packaging.version import Version
@@ -187,5 +186,5 @@ def check_transformers(version: str | None = None) -> None:
             field="transformers",
             value=found,
             allowed=f">= {MINIMUM_TRANSFORMERS}",
-            next_step="install the versions of the lock file",
+            next_step="install the versions in the lock file",
         )

@@ -1,4 +1,4 @@
-"""A LALM of any of the three architectures behind the `Backbone` interface."""
+"""`Lalm`: the `Backbone` interface for any architecture of the catalogue."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coat_core.backbones.architecture import Architecture
-from coat_core.backbones.base import SAMPLE_RATE_HZ, Batch, Mel, Query
+from coat_core.backbones.base import SAMPLE_RATE_HZ, Architecture, Batch, Mel, Query
 from coat_core.backbones.mel import HOP, frame_count, log_mel, token_count
 from coat_core.backbones.prompts import encode_queries, user_messages
 from coat_core.errors import BackboneError
@@ -21,17 +20,17 @@ _DECODER = "model.language_model"
 
 
 class Lalm:
-    """A stock transformers model, its tokenizer and its front end; see `Backbone` for what each member means.
+    """A stock transformers model, its tokenizer and its front end. `Backbone` documents the members.
 
-    It reads modules from `model` at every call, so it goes on working once PEFT has injected LoRA or merged it.
+    Modules are looked up in `model` at every call, so that the object stays valid after PEFT injects LoRA or merges it.
 
     Args:
-        architecture: what sets the LALM apart.
+        architecture: the part that differs between LALMs.
         model: the stock model.
-        tokenizer: with the one template.
+        tokenizer: its tokenizer, with the template.
         extractor: a `WhisperFeatureExtractor`.
-        long_audio: `refuse` a clip longer than a tower of one window, or hear it in `windows`, whose embeddings stand end to
-            end in one span of placeholders.
+        long_audio: for a clip longer than a tower's single window: `refuse` it, or process it in `windows`, whose embeddings are
+            concatenated in one span of placeholders.
     """
 
     def __init__(self, architecture: Architecture, model: Any, tokenizer: Any, extractor: Any, *, long_audio: str = "refuse") -> None:
@@ -54,7 +53,7 @@ class Lalm:
 
     @property
     def audio_token_rate_hz(self) -> float:
-        """Audio tokens a second: mel frames at 100 Hz, halved twice."""
+        """Audio tokens per second: mel frames at 100 Hz, halved twice."""
         return SAMPLE_RATE_HZ / HOP / 4
 
     @property
@@ -64,7 +63,7 @@ class Lalm:
 
     @property
     def end_of_turn(self) -> str:
-        """What ends a turn in the Qwen chat format."""
+        """The end-of-turn token of the Qwen chat format."""
         return "<|im_end|>"
 
     @property
@@ -96,7 +95,7 @@ class Lalm:
         return rf"^{re.escape(_DECODER)}\.layers\.\d+\.(?:self_attn|mlp)\.(?:{'|'.join(map(re.escape, modules))})$"
 
     def audio_token_count(self, samples: int) -> int:
-        """Return the audio tokens of a clip of that many samples."""
+        """Return the number of audio tokens of a clip of `samples` samples."""
         return token_count(frame_count(samples))
 
     def messages(self, text: str) -> list[dict[str, Any]]:
@@ -104,7 +103,7 @@ class Lalm:
         return user_messages(text)
 
     def mel(self, waveforms: Sequence[NDArray[np.float32]]) -> Mel:
-        """Return log-mel features, padded as the tower demands."""
+        """Return log-mel features, padded as the tower requires."""
         return log_mel(self.extractor, waveforms, self.architecture.window_samples(self.model.config, self.extractor))
 
     def embed_audio(self, mel: Mel) -> list[Tensor]:
@@ -125,13 +124,14 @@ class Lalm:
 
     def _audio_tokens(self, query: Query) -> int:
         samples, config = len(query.waveform), self.model.config
-        limit, longest = (of(config, self.extractor) for of in (self.architecture.limit_samples, self.architecture.long_limit_samples))
+        limit = self.architecture.limit_samples(config, self.extractor)
+        longest = self.architecture.long_limit_samples(config, self.extractor)
         allowed = longest if self.long_audio == "windows" else limit
         count = self.audio_token_count(samples)
         if query.waveform.ndim != 1 or samples > allowed or count < 1:
             seconds = samples / SAMPLE_RATE_HZ
-            way_out = (
-                f"set backbones.{self.key}.long_audio: windows to hear up to {longest / SAMPLE_RATE_HZ:g} s window by window, or "
+            windows_advice = (
+                f"set backbones.{self.key}.long_audio: windows to process up to {longest / SAMPLE_RATE_HZ:g} s window by window, or "
                 if allowed < samples <= longest
                 else ""
             )
@@ -140,36 +140,36 @@ class Lalm:
                 field="waveform",
                 value=f"{query.waveform.shape} samples, {seconds:.2f} s",
                 allowed=f"mono, 0.03 s to {allowed / SAMPLE_RATE_HZ:g} s",
-                next_step=f"{way_out}cut the clip, or set it aside in the contract; nothing is truncated",
+                next_step=f"{windows_advice}cut the clip, or exclude it by the contract; clips are never truncated",
             )
         return count
 
     def embed(self, batch: Batch, audio: Sequence[Tensor]) -> Tensor:
-        """Return input embeddings with audio in the placeholders' place.
+        """Return input embeddings, with the audio embeddings at the placeholders.
 
         Raises:
-            BackboneError: a row's placeholders are not its audio embeddings.
+            BackboneError: the counts of placeholders and audio embeddings of a row differ.
         """
         ids = batch.input_ids.to(self.embedding.weight.device)
-        holes = ids == self.audio_token_id
-        found, given = holes.sum(-1).tolist(), [len(states) for states in audio]
-        if found != given:
-            padded = [*given, *[-1] * len(found)]
-            wrong = [query.name or query.key[:12] for query, f, g in zip(batch.queries, found, padded, strict=False) if f != g]
+        is_audio = ids == self.audio_token_id
+        expected, given = is_audio.sum(-1).tolist(), [len(states) for states in audio]
+        if expected != given:
+            padded = [*given, *[-1] * len(expected)]
+            wrong = [query.name or query.key[:12] for query, e, g in zip(batch.queries, expected, padded, strict=False) if e != g]
             raise BackboneError(
                 f"audio placeholders and audio embeddings differ: {', '.join(wrong) or 'more clips than rows'}",
                 field="placeholders",
-                value=found,
+                value=expected,
                 allowed=str(given),
             )
         embeddings: Tensor = self.embedding(ids)
-        return embeddings.masked_scatter(holes[..., None], torch.cat(list(audio)).to(embeddings.device, embeddings.dtype))
+        return embeddings.masked_scatter(is_audio[..., None], torch.cat(list(audio)).to(embeddings.device, embeddings.dtype))
 
     def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Run the decoder; return the states after `layer` and after the final norm.
 
-        Positions count the real tokens from 0 whatever the padding side, and are given outright: left to itself, the
-        thinker of Qwen2.5-Omni would use offsets that an earlier call left on the model.
+        Positions count the tokens from 0 without padding, on either padding side. They are passed explicitly: otherwise the
+        thinker of Qwen2.5-Omni uses offsets that an earlier call stored in the model.
         """
         if not 1 <= layer <= self.layer_count:
             raise BackboneError("no such decoder layer", field="read_layer", value=layer, allowed=f"1 to {self.layer_count}")
@@ -200,7 +200,7 @@ class Lalm:
         }
 
     def save(self, folder: str, *, weights: bool = True) -> None:
-        """Save in the published layout; the one template goes into `chat_template.jinja`."""
+        """Save in the published layout; the template is written to `chat_template.jinja`."""
         if weights:
             self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

@@ -1,9 +1,9 @@
 """The front end of all three LALMs: Whisper's log-mel features, computed for a clip's true length.
 
-The stock extractor pads every clip to its longest one (Qwen2.5-Omni: 300 s, the others: 30 s) and computes the features of the
-silence too. Here only frames that the signal reaches are computed; the rest of a window is filled with the value that silence
-has. What stands on valid frames is what the stock extractor gives for the padded clip: same filters, same window, same float32
-operations in the same order, and the same reflection at both ends of the padded clip.
+The stock extractor pads every clip to its maximum length (Qwen2.5-Omni: 300 s, the others: 30 s) and computes the features of the
+silence too. This module computes only the frames whose STFT window contains signal, and fills the rest with the value of silence.
+On valid frames the result equals the stock extractor's for the padded clip: same filters, same window, same float32 operations in
+the same order, and the same reflection at both ends of the padded clip.
 
 Source: Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision" (Whisper), arXiv:2212.04356.
 """
@@ -24,11 +24,11 @@ from coat_core.errors import BackboneError
 HOP = 160
 """Samples between mel frames (100 Hz)."""
 REACH = 200
-"""Samples that an STFT window of 400 reaches beyond its centre."""
+"""Samples on each side of the centre of an STFT window of 400."""
 _BLOCK = 1000
-"""Frames that a thread computes at once (10 s), so that what is needed on the way stays small whatever the length."""
+"""Frames that a thread computes at once (10 s), so that temporary memory does not grow with the clip."""
 _DYNAMIC_RANGE = 8.0
-"""Powers of ten below a clip's loudest value at which its features end."""
+"""Features are clipped at this many powers of ten below the clip's maximum."""
 
 
 def frame_count(samples: int) -> int:
@@ -37,28 +37,27 @@ def frame_count(samples: int) -> int:
 
 
 def token_count(frames: int) -> int:
-    """Return the audio tokens of a clip: two halvings of the mel frames, as each of the three towers does them.
+    """Return the number of audio tokens of a clip: the mel frames, halved twice as in each of the three towers.
 
-    A clip heard in windows takes the tokens of its windows together, which is the same number: a window's frames divide by
-    four. A last window of one or two frames adds none.
+    For a clip in several windows this equals the sum over its windows, because the frames of a full window are divisible by
+    four. A last window of one or two frames adds no token.
     """
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def log_mel(extractor: Any, waveforms: Sequence[NDArray[np.float32]], window: int | None, *, device: torch.device | str = "cpu") -> Mel:
-    """Return the features of a batch; each clip is computed on its own, so one by one equals batched, bit by bit.
+    """Return the features of a batch. Each clip is computed separately, so batched and one by one are bit-identical.
 
     Args:
-        extractor: a `WhisperFeatureExtractor`; its filters and its longest clip are used.
+        extractor: a `WhisperFeatureExtractor`; its filters and its maximum length are used.
         waveforms: mono clips `[N]` at 16 kHz.
-        window: samples of the tower's window, of which a clip takes as many as it needs and fills the last with silence;
-            None: the tower takes any length up to the extractor's longest, and clips are padded with zeros to the longest
-            of the batch.
-        device: where the features are computed and left.
+        window: samples of the tower's window; a clip is padded with silence to whole windows. None: the tower accepts any
+            length up to the extractor's maximum, and features are padded with zeros to the longest clip of the batch.
+        device: device of the computation and of the result.
 
     Raises:
-        BackboneError: a clip is not a mono waveform with at least one sample, or is longer than the extractor's longest
-            (windows: of any length); or the extractor computes something else than Whisper's features.
+        BackboneError: a clip is not a mono waveform with at least one sample, or is longer than the extractor's maximum
+            (with windows: of any length); or the extractor does not compute Whisper's features.
     """
     _check_extractor(extractor)
     edge = window or int(extractor.n_samples)
@@ -82,11 +81,11 @@ def split_windows(mel: Mel, window: int) -> tuple[Tensor, Tensor, list[int]]:
     """Return the windows of all clips as rows, clip after clip.
 
     Args:
-        mel: of a batch; each clip padded to whole windows.
+        mel: the features of a batch; each clip padded to whole windows.
         window: frames of a window.
 
     Returns:
-        Features `[W, n_mels, window]`, the valid frames of each window `[W]`, and how many windows each clip has.
+        Features `[W, n_mels, window]`, the valid frames of each window `[W]`, and the number of windows of each clip.
     """
     counts = mel.frames.tolist()
     windows = [-(-count // window) for count in counts]
@@ -98,7 +97,7 @@ def split_windows(mel: Mel, window: int) -> tuple[Tensor, Tensor, list[int]]:
 
 
 def _check_extractor(extractor: Any) -> None:
-    """Refuse a front end whose features these are not (the published ones of all three LALMs are Whisper's)."""
+    """Refuse a front end other than Whisper's (all three LALMs publish Whisper's)."""
     expected = {"n_fft": 2 * REACH, "hop_length": HOP, "sampling_rate": SAMPLE_RATE_HZ, "dither": 0.0, "padding_value": 0.0}
     for name, value in expected.items():
         found = getattr(extractor, name, value)
@@ -117,40 +116,40 @@ def _check_clip(waveform: NDArray[np.float32], limit: int | None) -> None:
         raise BackboneError("a clip must be mono with at least one sample", field="waveform", value=waveform.shape, allowed="[N]")
     if limit is not None and len(waveform) > limit:
         raise BackboneError(
-            "a clip is longer than the front end's longest",
+            "a clip is longer than the front end's maximum",
             field="waveform",
             value=f"{len(waveform) / SAMPLE_RATE_HZ:.2f} s",
             allowed=f"at most {limit / SAMPLE_RATE_HZ:g} s",
-            next_step="cut the clip; nothing is truncated",
+            next_step="cut the clip; clips are never truncated",
         )
 
 
 def _write_piece(target: Tensor, piece: Tensor, edge: int, filters: Tensor) -> None:
-    """Write the features of a piece that silence follows up to `edge` samples into `[n_mels, frames]`.
+    """Write the features of a piece, followed by silence up to `edge` samples, into `target` `[n_mels, frames]`.
 
-    Frames beyond those that are wanted are computed where the signal reaches into them: the loudest value, from which the
-    floor is counted, may stand there.
+    Frames after the last valid one are computed too if their STFT window contains signal: the maximum, from which the floor is
+    derived, can be in such a frame.
     """
-    reached = min(edge // HOP, -(-(len(piece) + REACH) // HOP))
-    wanted = min(reached, target.shape[1])
-    level = target[:, :reached] if wanted == reached else torch.empty(len(filters), reached, device=target.device)
-    padded = _padded(piece, edge, reached)
+    computed = min(edge // HOP, -(-(len(piece) + REACH) // HOP))
+    kept = min(computed, target.shape[1])
+    level = target[:, :computed] if kept == computed else torch.empty(len(filters), computed, device=target.device)
+    padded = _pad(piece, edge, computed)
     taper = torch.hann_window(2 * REACH, device=target.device)
     block = _BLOCK * torch.get_num_threads()
-    for start in range(0, reached, block):
-        end = min(start + block, reached)
+    for start in range(0, computed, block):
+        end = min(start + block, computed)
         part = padded[start * HOP : (end - 1) * HOP + 2 * REACH]
         spectrum = torch.stft(part, 2 * REACH, HOP, window=taper, center=False, return_complex=True)
         torch.matmul(filters, spectrum.abs().square_(), out=level[:, start:end])
     silence = torch.full((1,), 1e-10, device=target.device).log10_()
     floor = level.clamp_(min=1e-10).log10_().max() - _DYNAMIC_RANGE
-    torch.maximum(level[:, :wanted], floor, out=target[:, :wanted])
-    target[:, wanted:] = torch.maximum(silence, floor)
+    torch.maximum(level[:, :kept], floor, out=target[:, :kept])
+    target[:, kept:] = torch.maximum(silence, floor)
     target.add_(4.0).div_(4.0)
 
 
-def _padded(piece: Tensor, edge: int, frames: int) -> Tensor:
-    """Return what the first STFT windows of a piece read: silence after it up to `edge`, and both ends reflected there."""
+def _pad(piece: Tensor, edge: int, frames: int) -> Tensor:
+    """Return the input of the first `frames` STFT windows: the piece, silence up to `edge`, and the reflection at both ends."""
     padded = piece.new_zeros((frames - 1) * HOP + 2 * REACH)
     body = padded[REACH : REACH + edge]
     body[: len(piece)] = piece[: len(body)]

@@ -1,4 +1,4 @@
-"""From queries to padded token ids, through the tokenizer's chat template."""
+"""Tokenization of queries into padded batches, through the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from coat_core.errors import BackboneError
 
 
 def user_messages(text: str) -> list[dict[str, Any]]:
-    """Return the stock chat messages of one question about one clip (older published templates look for `audio_url`)."""
+    """Return the stock chat messages of one question about one clip (older published templates require `audio_url`)."""
     return [{"role": "user", "content": [{"type": "audio", "audio_url": ""}, {"type": "text", "text": text}]}]
 
 
 def prompt_ids(tokenizer: Any, query: Query, audio_token: str, tokens: int) -> list[int]:
-    """Return the ids of the generation prompt, the one placeholder expanded to `tokens` of them.
+    """Return the ids of the generation prompt, its placeholder expanded to `tokens` placeholders.
 
     Raises:
-        BackboneError: the prompt does not hold exactly one placeholder.
+        BackboneError: the prompt does not contain exactly one placeholder.
     """
     text = tokenizer.apply_chat_template(user_messages(query.text), add_generation_prompt=True, tokenize=False)
     found = text.count(audio_token)
     if found != 1:
         raise BackboneError(
-            f"{_name(query)}: a prompt takes exactly one audio, this one has {found} placeholders {audio_token}",
+            f"{_name(query)}: a prompt must contain exactly one audio, this one has {found} placeholders {audio_token}",
             field="text",
             value=query.text[:80],
-            next_step="compose the sounds into one clip, and keep the placeholder out of the question",
+            next_step="combine the sounds into one clip, and remove the placeholder from the question",
         )
     audio_id = tokenizer.convert_tokens_to_ids(audio_token)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -41,10 +41,11 @@ def answer_ids(tokenizer: Any, query: Query, audio_token: str, end_of_turn: str)
     """Return the ids of answer + end of turn.
 
     Raises:
-        BackboneError: there is no answer, or it holds the audio placeholder.
+        BackboneError: the answer is empty or contains the audio placeholder.
     """
     if query.answer is None or not query.answer.strip() or audio_token in query.answer:
-        raise BackboneError(f"{_name(query)}: nothing to learn from", field="answer", value=query.answer, allowed="text, no placeholder")
+        message = f"{_name(query)}: the answer is empty or contains the audio placeholder"
+        raise BackboneError(message, field="answer", value=query.answer, allowed="text without placeholder")
     ids: list[int] = tokenizer(query.answer + end_of_turn, add_special_tokens=False)["input_ids"]
     return ids
 
@@ -59,19 +60,19 @@ def encode_queries(
     max_positions: int,
     generation: bool,
 ) -> Batch:
-    """Tokenize queries into one padded batch; nothing is ever cut off.
+    """Tokenize queries into one padded batch, without truncation.
 
     Args:
-        tokenizer: holds the template.
+        tokenizer: the tokenizer with the template.
         queries: the rows.
         audio_token: the placeholder's text.
-        audio_tokens: gives the audio tokens of a query's clip, or refuses it.
-        end_of_turn: what ends an answer.
-        max_positions: the longest sequence of the language model.
-        generation: prompts only, left-padded; else prompts and answers, right-padded.
+        audio_tokens: returns the number of audio tokens of a query's clip; raises BackboneError for an invalid clip.
+        end_of_turn: the text that ends an answer.
+        max_positions: the language model's longest sequence.
+        generation: True: prompts only, left-padded; False: prompts and answers, right-padded.
 
     Raises:
-        BackboneError: an example does not fit; it is named.
+        BackboneError: an example is too long or invalid; the message names it.
     """
     if not queries:
         raise BackboneError("a batch needs at least one query", field="queries", value=0)
@@ -85,7 +86,7 @@ def encode_queries(
                 field="tokens",
                 value=len(prompt) + len(answer),
                 allowed=f"at most {max_positions}",
-                next_step="shorten the clip, the question or the thinking block; nothing is truncated",
+                next_step="shorten the clip, the question or the thinking block; prompts are never truncated",
             )
         rows.append((prompt, answer))
     length = max(len(prompt) + len(answer) for prompt, answer in rows)

@@ -15,11 +15,11 @@ from coat_core.backbones.mel import HOP, split_windows, token_count
 from coat_core.backbones.template import qwen_template
 
 TEXT_POSITIONS = 512
-"""Positions kept for template, question, thinking block and answer when a long clip is heard in windows."""
+"""Positions reserved for template, question, thinking block and answer when a long clip is processed in windows."""
 
 
 class Qwen2Audio:
-    """`Qwen2AudioForConditionalGeneration`: trained on one window of 30 s; several, end to end, are the user's choice."""
+    """`Qwen2AudioForConditionalGeneration`: trained on one window of 30 s; `long_audio: windows` allows several."""
 
     key = "qwen2_audio"
     audio_token = "<|AUDIO|>"
@@ -33,25 +33,25 @@ class Qwen2Audio:
         return Qwen2AudioForConditionalGeneration
 
     def model_config(self, config: Any) -> Any | None:
-        """Return the configuration as it is, if it is Qwen2-Audio's."""
+        """Return the configuration unchanged; None if it is of another model."""
         return config if config.model_type == "qwen2_audio" else None
 
     def window_samples(self, config: Any, extractor: Any) -> int | None:
-        """Return the window that the tower insists on: two mel frames a position."""
+        """Return the tower's fixed window: two mel frames per position."""
         return self.limit_samples(config, extractor)
 
     def limit_samples(self, config: Any, extractor: Any) -> int:
-        """Return the one window."""
+        """Return the samples of one window."""
         return int(config.audio_config.max_source_positions) * 2 * HOP
 
     def long_limit_samples(self, config: Any, extractor: Any) -> int:
-        """Return the windows whose tokens fit the language model's positions beside `TEXT_POSITIONS` (published: 10, 300 s)."""
+        """Return the windows whose tokens and `TEXT_POSITIONS` fit into the language model's positions (published: 10, 300 s)."""
         window = self.limit_samples(config, extractor)
         windows = (int(config.text_config.max_position_embeddings) - TEXT_POSITIONS) // token_count(window // HOP)
         return max(1, windows) * window
 
     def embed_audio(self, model: Any, mel: Mel) -> list[Tensor]:
-        """Run the tower as the stock forward does, which has no method of its own for it, and join a clip's windows."""
+        """Run the tower as the stock forward does (the class has no method for it) and concatenate the windows of a clip."""
         from transformers.masking_utils import create_bidirectional_mask
 
         tower, weight = model.model.audio_tower, model.model.audio_tower.conv1.weight
@@ -65,7 +65,7 @@ class Qwen2Audio:
         return [torch.cat([next(pieces) for _ in range(count)]) if count > 1 else next(pieces) for count in counts]
 
     def audio_inputs(self, model: Any, mel: Mel) -> dict[str, Tensor]:
-        """Return one row a window, clip after clip: the stock forward fills the placeholders in this order."""
+        """Return one row per window, clip after clip: the stock forward fills the placeholders in this order."""
         features, valid, _ = split_windows(mel, 2 * int(model.config.audio_config.max_source_positions))
         mask = (torch.arange(features.shape[-1])[None] < valid[:, None]).long()
         return {"input_features": features.to(model.device, model.dtype), "feature_attention_mask": mask.to(model.device)}

@@ -1,4 +1,4 @@
-"""The chat template of a base: the published one, held by the tokenizer alone."""
+"""The chat template of a base. It is stored in the tokenizer only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def qwen_template(audio: str) -> str:
     """Return the Qwen chat format with a system prompt, as the three LALMs publish it.
 
     Args:
-        audio: what is written for an audio part; `audios.count` holds its number, from 1.
+        audio: the text of an audio part; `audios.count` is its number, from 1.
     """
     return (
         "{% set audios = namespace(count=0) %}"
@@ -30,15 +30,15 @@ def qwen_template(audio: str) -> str:
 
 
 def published_template(folder: Path, tokenizer: Any, audio_token: str, default: str) -> str:
-    """Return the template that a checkpoint publishes for prompts with audio.
+    """Return the checkpoint's published template for prompts with audio.
 
-    The processor's file goes before the tokenizer's own: some checkpoints keep a text-only template in the tokenizer.
+    The processor's file takes precedence over the tokenizer: some checkpoints store a text-only template in the tokenizer.
 
     Args:
-        folder: of the checkpoint.
+        folder: the checkpoint's folder.
         tokenizer: its tokenizer.
-        audio_token: a template without it cannot write a prompt with audio.
-        default: what to use when no published template holds the audio token.
+        audio_token: a template without this token is text-only and is skipped.
+        default: the result if no published template contains the audio token.
     """
     found: list[Any] = []
     for name in ("chat_template.jinja", "chat_template.json"):

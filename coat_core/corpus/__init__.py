@@ -1,1 +1,1 @@
-"""Audio question answering data: examples, generated and recorded corpora, and the contract they must meet."""
+"""Audio question answering data: examples, generated and imported corpora, and the data contract."""

@@ -1,7 +1,7 @@
-"""Audio files in and out: header guards before any decoding, mono float32 waveforms, measured facts, FLAC.
+"""Reading, measuring and writing audio files.
 
-Every format that libsndfile reads (WAV, FLAC, Ogg, MP3, …) goes through the same door. Headers only guard resources; what
-a file holds is known by decoding it.
+All formats of libsndfile (WAV, FLAC, Ogg, MP3, …) are read by the same functions. Headers are used only to check limits before
+decoding. Durations and levels are measured on the decoded samples.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MAX_DURATION_S = 600.0
 MAX_CHANNELS = 8
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 1000, 192_000
 MAX_SAMPLES = 64_000_000
-"""Largest product of duration, rate and channels that is ever decoded (10 minutes of 48 kHz stereo)."""
+"""Largest number of samples, over all channels, that is decoded (10 minutes of 48 kHz stereo have 58 million)."""
 HEADER_SLACK_S = 0.5
-"""How far the header of a lossy format may exceed the decode: MP3 headers count the encoder's padding."""
+"""Largest excess of the header's duration over the decoded duration for lossy formats: MP3 headers count the encoder's padding."""
 FLOOR_DBFS = -120.0
-"""Level reported for digital silence, so that no level is infinite."""
+"""Level reported for digital silence instead of minus infinity."""
 
 _LOSSLESS = ("WAV", "WAVEX", "RF64", "FLAC", "AIFF", "AU", "CAF", "W64")
 _CLIPPED = 32766.5 / 32768.0
@@ -38,7 +38,7 @@ _BLOCK_S = 1.0
 
 @dataclass(frozen=True)
 class AudioHeader:
-    """What a file's header says; nothing is decoded for it. Frames are samples per channel."""
+    """Fields of a file's header, read without decoding. Frames are samples per channel."""
 
     frames: int
     sample_rate_hz: int
@@ -48,18 +48,18 @@ class AudioHeader:
 
     @property
     def duration_s(self) -> float:
-        """Duration in seconds, by the header."""
+        """Duration in seconds according to the header."""
         return self.frames / self.sample_rate_hz
 
     @property
     def lossless(self) -> bool:
-        """Whether the header must agree with the decode sample by sample."""
+        """Whether the number of decoded samples must equal that of the header."""
         return self.format in _LOSSLESS
 
 
 @dataclass(frozen=True)
 class AudioFacts:
-    """What was measured on one file at its own rate, over all channels; `error` says why nothing could be measured."""
+    """Measurements of one file at its own sample rate, over all channels. `error` contains the reason when the file is unreadable."""
 
     path: str
     sha256: str | None = None
@@ -75,15 +75,15 @@ class AudioFacts:
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts as plain JSON."""
+        """Return the measurements as a JSON object."""
         return asdict(self)
 
 
-def probe(path: Path) -> AudioHeader:
+def read_header(path: Path) -> AudioHeader:
     """Read a file's header.
 
     Raises:
-        AudioError: the file is missing, is no audio, declares more data than it holds, or does not tell its length.
+        AudioError: the file is missing, is not audio, declares more data than it contains, or does not declare its length.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,17 +96,17 @@ def probe(path: Path) -> AudioHeader:
     if header.format in ("WAV", "WAVEX"):
         _check_riff(path)
     if header.frames <= 0:
-        raise _unreadable(path, "the audio file holds no samples")
+        raise _unreadable(path, "the audio file contains no samples")
     return header
 
 
 def decode(
     path: Path, *, sample_rate_hz: int = SAMPLE_RATE_HZ, max_duration_s: float = MAX_DURATION_S, max_channels: int = MAX_CHANNELS
 ) -> NDArray[np.float32]:
-    """Decode a file to mono float32 `[N]` at `sample_rate_hz`, channels averaged, resampled by soxr (HQ).
+    """Decode a file to mono float32 `[N]` at `sample_rate_hz`. Channels are averaged; soxr (HQ) resamples.
 
     Raises:
-        AudioError: the header is over a limit (checked before any decoding), or the samples are broken; the file is named.
+        AudioError: the header exceeds a limit (checked before decoding), or the samples are invalid. The message names the file.
     """
     header, samples = _read(Path(path), max_duration_s, max_channels)
     mono = samples[:, 0] if header.channels == 1 else samples.mean(axis=1, dtype=np.float32)
@@ -116,7 +116,7 @@ def decode(
 
 
 def measure(path: Path, *, max_duration_s: float = MAX_DURATION_S, max_channels: int = MAX_CHANNELS) -> AudioFacts:
-    """Measure a file at its own rate; what is wrong with it comes back as `error`, never as an exception."""
+    """Measure a file at its own sample rate. A defect of the file is returned as `error`; no exception is raised."""
     path = Path(path)
     digest = None
     try:
@@ -139,7 +139,7 @@ def measure(path: Path, *, max_duration_s: float = MAX_DURATION_S, max_channels:
 
 
 def flac_bytes(waveform: NDArray[Any], sample_rate_hz: int) -> bytes:
-    """Encode a mono waveform `[N]` in [-1, 1] as 16-bit FLAC; the same samples give the same bytes.
+    """Encode a mono waveform `[N]` in [-1, 1] as 16-bit FLAC. Equal samples give equal bytes.
 
     Raises:
         AudioError: the waveform is empty, is not mono, or is not finite.
@@ -147,7 +147,7 @@ def flac_bytes(waveform: NDArray[Any], sample_rate_hz: int) -> bytes:
     if waveform.ndim != 1 or waveform.size == 0:
         raise AudioError("a waveform to write is not [N] with N > 0", field="waveform", value=list(waveform.shape))
     if not np.isfinite(waveform).all():
-        raise AudioError("a waveform to write holds NaN or infinity", field="waveform")
+        raise AudioError("a waveform to write contains NaN or infinity", field="waveform")
     whole = np.rint(np.clip(waveform, -1.0, 32767.0 / 32768.0) * 32768.0).astype(np.int16)
     stream = io.BytesIO()
     soundfile.write(stream, whole, sample_rate_hz, format="FLAC", subtype="PCM_16")
@@ -155,7 +155,7 @@ def flac_bytes(waveform: NDArray[Any], sample_rate_hz: int) -> bytes:
 
 
 def write_flac(path: Path, waveform: NDArray[Any], sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
-    """Write a mono waveform `[N]` in [-1, 1] as 16-bit FLAC, whole or not at all.
+    """Write a mono waveform `[N]` in [-1, 1] as 16-bit FLAC, atomically.
 
     Raises:
         AudioError: the waveform is empty, is not mono, or is not finite.
@@ -169,22 +169,22 @@ def to_dbfs(level: float) -> float:
 
 
 def _read(path: Path, max_duration_s: float, max_channels: int) -> tuple[AudioHeader, NDArray[np.float32]]:
-    """Return the header and every sample `[N, channels]`, after all checks."""
-    header = probe(path)
+    """Return the header and all samples `[N, channels]`, after all checks."""
+    header = read_header(path)
     _check_limits(path, header, max_duration_s, max_channels)
-    # The decode of a lossy file may run past its header; it never runs past the limit that the header was held to.
+    # A lossy file may decode to more frames than its header declares, but never to more than the duration limit.
     blocks = list(_blocks(path, header, max_duration_s))
     samples = np.concatenate(blocks) if blocks else np.zeros((0, header.channels), np.float32)
     missing_s = header.duration_s - samples.shape[0] / header.sample_rate_hz
     if samples.shape[0] == 0 or (header.lossless and samples.shape[0] != header.frames) or missing_s > HEADER_SLACK_S:
-        raise _unreadable(path, f"the file is cut short: {samples.shape[0]} of {header.frames} frames decode")
+        raise _unreadable(path, f"the file is truncated: {samples.shape[0]} of {header.frames} frames decode")
     if not np.isfinite(samples).all():
         raise _unreadable(path, f"{int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
     return header, samples
 
 
 def _blocks(path: Path, header: AudioHeader, max_duration_s: float) -> Iterator[NDArray[np.float32]]:
-    """Yield blocks of about a second `[n, channels]`, so that memory follows the data and not the header."""
+    """Yield blocks of about one second `[n, channels]`. Memory use depends on the decoded data, not on the header."""
     block = max(1, int(_BLOCK_S * header.sample_rate_hz))
     left = int(max_duration_s * header.sample_rate_hz) + block
     try:
@@ -201,7 +201,7 @@ def _blocks(path: Path, header: AudioHeader, max_duration_s: float) -> Iterator[
 
 
 def _check_limits(path: Path, header: AudioHeader, max_duration_s: float, max_channels: int) -> None:
-    """Hold the header to every limit, and to their product, before anything is decoded."""
+    """Check the header against every limit and their product, before decoding."""
     found: list[tuple[str, object, str]] = []
     if header.duration_s > max_duration_s:
         found.append(("duration_s", round(header.duration_s, 3), f"at most {max_duration_s:g}"))
@@ -214,12 +214,12 @@ def _check_limits(path: Path, header: AudioHeader, max_duration_s: float, max_ch
     if found:
         name, value, allowed = found[0]
         every = "; ".join(f"{n} {v} ({a})" for n, v, a in found)
-        message = f"{path}: the header is over the limits, nothing was decoded: {every}"
-        raise AudioError(message, field=name, value=value, allowed=allowed, next_step="cut the file, or leave its row out")
+        message = f"{path}: the header exceeds the limits, nothing was decoded: {every}"
+        raise AudioError(message, field=name, value=value, allowed=allowed, next_step="shorten the file, or remove its row")
 
 
 def _check_riff(path: Path) -> None:
-    """Refuse a WAV whose data chunk declares more bytes than the file holds: libsndfile would quietly take what is there."""
+    """Refuse a WAV whose data chunk declares more bytes than the file contains: libsndfile would read it without an error."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         if stream.read(4) != b"RIFF":
@@ -229,17 +229,17 @@ def _check_riff(path: Path) -> None:
             stream.seek(offset)
             name, length = stream.read(4), int.from_bytes(stream.read(4), "little")
             if name == b"data":
-                # 0xFFFFFFFF stands for "unknown" in streamed files.
+                # Streamed files declare 0xFFFFFFFF for an unknown length.
                 if length != 0xFFFFFFFF and offset + 8 + length > size:
-                    raise _unreadable(path, f"the header declares {length} bytes of samples, the file holds {size - offset - 8}")
+                    raise _unreadable(path, f"the header declares {length} bytes of samples, the file contains {size - offset - 8}")
                 return
             offset += 8 + length + (length & 1)
 
 
 def _reason(error: Exception) -> str:
-    """Return libsndfile's own words without the path, which the message gives already."""
+    """Return libsndfile's message without the path, which our message already contains."""
     return str(getattr(error, "error_string", error)).rstrip(".")
 
 
 def _unreadable(path: Path, reason: str) -> AudioError:
-    return AudioError(f"{path}: {reason}", field="audio", value=path.name, next_step="replace the file, or leave its row out")
+    return AudioError(f"{path}: {reason}", field="audio", value=path.name, next_step="replace the file, or remove its row")

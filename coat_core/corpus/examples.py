@@ -1,4 +1,4 @@
-"""One example of audio question answering, and the manifest (JSON Lines) that holds them."""
+"""Examples of audio question answering and their manifest (JSON Lines)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Example(BaseModel):
-    """One question about one clip; the field order is the manifest's."""
+    """One question about one clip. The fields are in the order of the manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -26,12 +26,12 @@ class Example(BaseModel):
     audio: str
     """Path of the audio file, relative to the corpus folder (`data/corpus`)."""
     sha256: str
-    """SHA-256 of the audio file's bytes; features are stored under it."""
+    """SHA-256 of the audio file's bytes; the key of its features in the expert stores."""
     duration_s: float
     sample_rate_hz: int
     split: Split
     group: str
-    """What a split never divides: a speaker, an actor, a source recording."""
+    """Identity of a speaker, an actor or a source recording. All examples of a group are in the same split."""
     family: Family
     task: str
     question: str
@@ -42,7 +42,7 @@ class Example(BaseModel):
 
     @property
     def prompt(self) -> str:
-        """The text a model is asked: the question, and the choices in the order of the row."""
+        """The text of the prompt: the question, and the choices in the order of the row."""
         return self.question if self.choices is None else f"{self.question} Choices: {', '.join(self.choices)}."
 
     def to_row(self) -> dict[str, object]:
@@ -54,7 +54,7 @@ def example_from_row(row: dict[str, object], where: str = "manifest") -> Example
     """Read one manifest row.
 
     Raises:
-        CorpusError: a field is missing, unknown or of the wrong type; every mistake is named.
+        CorpusError: a field is missing, unknown or of the wrong type. The message lists every mistake.
     """
     try:
         choices = row.get("choices")
@@ -62,7 +62,7 @@ def example_from_row(row: dict[str, object], where: str = "manifest") -> Example
     except ValidationError as error:
         mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
         raise CorpusError(
-            f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="mend the row or let the contract stage set it aside"
+            f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="fix the row, or let the contract stage quarantine it"
         ) from error
 
 
@@ -70,16 +70,16 @@ def read_manifest(path: Path) -> list[Example]:
     """Read a manifest.
 
     Raises:
-        CorpusError: a row does not hold.
+        CorpusError: a row is invalid.
     """
     return [example_from_row(row, str(path)) for row in read_jsonl(path)]
 
 
 def write_manifest(path: Path, examples: Iterable[Example]) -> None:
-    """Write a manifest whole."""
+    """Write a manifest atomically."""
     write_jsonl(path, (example.to_row() for example in examples))
 
 
-def of_split(examples: Sequence[Example], split: Split) -> list[Example]:
+def select_split(examples: Sequence[Example], split: Split) -> list[Example]:
     """Return the examples of one split, in manifest order."""
     return [example for example in examples if example.split == split]

@@ -1,4 +1,4 @@
-"""Tasks of the generated corpus: from the facts of a clip to a question, its choices and its answer."""
+"""Tasks that make a question, its choices and its answer from the facts of a clip; seeded generators and balanced draws."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.random import Generator
 
 Facts = dict[str, Any]
-"""What is true of a clip: filled by a recipe, read by its tasks."""
+"""Labels and parameters of a clip by name. A recipe or a scene sets them; its tasks read them."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """One question about one clip."""
 
     task: str
@@ -26,11 +26,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Task:
-    """One question form.
+    """A question template.
 
-    `wordings` are paraphrases with `{fact}` fields. `options` are the answers that may be shown, or a function that takes them
-    from the facts; at most `shown` of them are, the right one among them, in an order drawn for the clip. None asks an open
-    question.
+    Args:
+        key: name of the task.
+        wordings: paraphrases of the question with `{fact}` fields.
+        answer: returns the answer for the facts of a clip.
+        options: possible answers, or a function that returns them for the facts of a clip. None makes an open question.
+        shown: largest number of choices. The answer is one of them; the other choices and their order are random.
     """
 
     key: str
@@ -39,32 +42,32 @@ class Task:
     options: Sequence[str] | Callable[[Facts], Sequence[str]] | None = None
     shown: int = 4
 
-    def ask(self, facts: Facts, rng: Generator) -> Asked:
-        """Word the question for a clip."""
+    def make_question(self, facts: Facts, rng: Generator) -> Question:
+        """Return the question for a clip with these facts."""
         question = self.wordings[int(rng.integers(len(self.wordings)))].format_map(facts)
         answer = self.answer(facts)
         if self.options is None:
-            return Asked(self.key, question, None, answer)
+            return Question(self.key, question, None, answer)
         options = self.options(facts) if callable(self.options) else self.options
-        # Wrong choices are drawn evenly, so that the set shown says nothing of which one is right.
+        # Wrong choices are drawn uniformly, so the set of choices contains no information about the answer.
         others = [option for option in options if option != answer]
-        assert len(others) == len(options) - 1, f"{self.key}: {answer!r} is not once among {options}"
+        assert len(others) == len(options) - 1, f"{self.key}: {answer!r} is not exactly once among {options}"
         picked = [answer, *(others[i] for i in rng.permutation(len(others))[: self.shown - 1])]
-        return Asked(self.key, question, tuple(picked[i] for i in rng.permutation(len(picked))), answer)
+        return Question(self.key, question, tuple(picked[i] for i in rng.permutation(len(picked))), answer)
 
 
 def fact(name: str) -> Callable[[Facts], str]:
-    """Return the reader of one fact."""
+    """Return a function that reads one fact."""
     return lambda facts: str(facts[name])
 
 
-def generator(*parts: object) -> Generator:
-    """Return the random generator that belongs to these names alone, in whatever order clips are made."""
+def seeded_generator(*parts: object) -> Generator:
+    """Return a random generator whose seed depends only on `parts`. Clips can therefore be made in any order."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
 
 
-def balanced(options: Sequence[Any], turn: int, *parts: object) -> Any:
-    """Return the `turn`-th of an endless draw in which each run of `len(options)` turns holds every option once."""
+def balanced_draw(options: Sequence[Any], turn: int, *parts: object) -> Any:
+    """Return element `turn` of an endless random sequence; each block of `len(options)` elements contains every option once."""
     block, place = divmod(turn, len(options))
-    return options[int(generator(*parts, block).permutation(len(options))[place])]
+    return options[int(seeded_generator(*parts, block).permutation(len(options))[place])]

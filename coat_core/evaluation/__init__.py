@@ -1,1 +1,1 @@
-"""Evidence: responses, scorers, statistics, latency, report."""
+"""Evaluation: responses, scores, statistics and latency."""

@@ -1,4 +1,4 @@
-"""One arm's scores over its seeds: accuracy, chance and unscored share by family, and differences between two arms."""
+"""Scores of one arm over its seeds: accuracy, chance and unscored share by family; paired differences between two arms."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from coat_core.errors import EvaluationError
-from coat_core.evaluation.responses import ScoreRow
+from coat_core.evaluation.scores import ScoreRow
 from coat_core.evaluation.statistics import Bootstrap, Floats, Interval, Item, mean_over_seeds
 
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of the same items by every seed of one arm.
+    """Scores of one arm: every seed scored the same items.
 
     Attributes:
         items: the examples, in manifest order.
-        seeds: per seed the rows with the clip's own audio (aligned with `items`).
-        others: per seed the rows with another clip's audio, by example id.
+        seeds: per seed the rows with the example's own clip (aligned with `items`).
+        others: per seed the rows with the clip of another example, by example id.
     """
 
     items: tuple[Item, ...]
@@ -29,41 +29,41 @@ class ArmScores:
 
     @classmethod
     def of(cls, rows: Mapping[int, Sequence[ScoreRow]]) -> ArmScores:
-        """Sort the rows of each seed.
+        """Separate the rows of each seed by the clip that was played.
 
         Raises:
-            EvaluationError: there is no row, or two seeds hold different items.
+            EvaluationError: there are no rows, or two seeds have different items.
         """
         seeds = {seed: tuple(row for row in rows[seed] if row.audio == "own") for seed in sorted(rows)}
         orders = {tuple(row.item for row in own) for own in seeds.values()}
         if len(orders) != 1 or not next(iter(orders)):
             raise EvaluationError(
-                "the seeds of an arm hold different items, or none",
+                "the seeds of an arm have different items, or none",
                 field="scores",
                 value=sorted(rows),
-                next_step="evaluate all seeds on one manifest",
+                next_step="run the answer and score stages of all seeds on one manifest",
             )
         return cls(orders.pop(), seeds, {seed: {row.id: row for row in rows[seed] if row.audio == "other"} for seed in seeds})
 
     @property
-    def earned(self) -> Floats:
+    def values(self) -> Floats:
         """Score per item `[n]`, unscored as 0, averaged over seeds."""
-        return mean_over_seeds([{row.id: row.earned for row in own} for own in self.seeds.values()], self.items)
+        return mean_over_seeds([{row.id: row.value for row in own} for own in self.seeds.values()], self.items)
 
     @property
     def unscored(self) -> Floats:
-        """Share of seeds whose response could not be read, per item `[n]`."""
+        """Share of seeds whose response is unscored, per item `[n]`."""
         return mean_over_seeds([{row.id: float(row.score is None) for row in own} for own in self.seeds.values()], self.items)
 
     @property
     def chance(self) -> Floats:
-        """What guessing earns per item `[n]`; NaN for an open answer that had no other clip to be asked about."""
-        return mean_over_seeds([{row.id: _guess(row, self.others[seed]) for row in own} for seed, own in self.seeds.items()], self.items)
+        """Expected score of guessing, per item `[n]`; NaN for an open-ended example without a response to another clip."""
+        return mean_over_seeds([{row.id: _chance(row, self.others[seed]) for row in own} for seed, own in self.seeds.items()], self.items)
 
     def table(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Return `families` (per family) and `mean` (over families): accuracy with interval, chance and unscored share.
 
-        `clear_of_chance` is true where the interval of accuracy - chance, item by item, lies above zero; null where chance is unknown.
+        `clear_of_chance` is true where the interval of accuracy - chance (paired by item) is above zero; null where chance is unknown.
         """
         families = {family: self._entry(rows, bootstrap) for family, rows in self._slices().items()}
         return {"families": families, "mean": self._entry(list(range(len(self.items))), bootstrap)}
@@ -72,9 +72,9 @@ class ArmScores:
         """Return per seed the accuracy of each of the `families` and their `mean`."""
         result = {}
         for seed, own in self.seeds.items():
-            earned = np.asarray([row.earned for row in own])
-            families = {family: _round(self._mean(rows, earned)) for family, rows in self._slices().items()}
-            result[str(seed)] = {"families": families, "mean": _round(self._mean(list(range(len(own))), earned))}
+            values = np.asarray([row.value for row in own])
+            families = {family: _round(self._mean(rows, values)) for family, rows in self._slices().items()}
+            result[str(seed)] = {"families": families, "mean": _round(self._mean(list(range(len(own))), values))}
         return result
 
     def _slices(self) -> dict[str, list[int]]:
@@ -92,8 +92,8 @@ class ArmScores:
 
     def _entry(self, rows: list[int], bootstrap: Bootstrap) -> dict[str, Any]:
         items = [self.items[i] for i in rows]
-        earned, chance = self.earned[rows], self.chance[rows]
-        accuracy = bootstrap.macro(items, earned)
+        values, chance = self.values[rows], self.chance[rows]
+        accuracy = bootstrap.macro(items, values)
         entry: dict[str, Any] = {
             "n": accuracy.n,
             "accuracy": _round(accuracy.value),
@@ -109,7 +109,7 @@ class ArmScores:
             "clear_of_chance": None,
         }
         if np.isfinite(chance).all():
-            over = bootstrap.macro(items, earned - chance)
+            over = bootstrap.macro(items, values - chance)
             entry |= {
                 "chance": _round(self._mean(rows, self.chance)),
                 "over_chance": _round(over.value),
@@ -120,26 +120,28 @@ class ArmScores:
         return entry
 
 
-def _guess(row: ScoreRow, others: Mapping[str, ScoreRow]) -> float:
+def _chance(row: ScoreRow, others: Mapping[str, ScoreRow]) -> float:
     if row.chance is not None:
         return row.chance
-    return others[row.id].earned if row.id in others else np.nan
+    return others[row.id].value if row.id in others else np.nan
 
 
 def difference(first: ArmScores, second: ArmScores, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return `first - second`, paired item by item, for each of the `families` and their `mean`, each with its interval.
+    """Return `first - second`, paired by item, for each of the `families` and their `mean`, each with its interval.
 
-    Where both arms ran a seed, only such shared seeds are averaged; else (against `base`, which has one) all of each.
+    Only the seeds that both arms ran are averaged. If there are none (an untrained arm has one seed), all seeds of each arm are.
 
     Raises:
-        EvaluationError: the two arms do not hold the same items.
+        EvaluationError: the two arms have different items.
     """
     if first.items != second.items:
-        raise EvaluationError("two arms hold different items", field="scores", next_step="evaluate both on the same manifest")
+        raise EvaluationError(
+            "two arms have different items", field="scores", next_step="run the answer and score stages of both on one manifest"
+        )
     shared = sorted(set(first.seeds) & set(second.seeds))
     if shared:
         first, second = _only(first, shared), _only(second, shared)
-    gap = first.earned - second.earned
+    gap = first.values - second.values
     families = {family: _gap(interval) for family, interval in bootstrap.by_family(first.items, gap).items()}
     return {"families": families, "mean": _gap(bootstrap.macro(first.items, gap)), "seeds": shared}
 

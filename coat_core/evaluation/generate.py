@@ -1,11 +1,11 @@
-"""Responses of a model: stock greedy `generate` over left-padded batches of like length, in manifest order."""
+"""Generation of responses: stock greedy `generate` over left-padded batches of clips of similar length."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone, Query
+from coat_core.backbones.base import Backbone, Query
+from coat_core.batching import length_sorted_batches
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
-from coat_core.device import memory_watch
+from coat_core.device import explain_out_of_memory
 from coat_core.errors import OutOfMemoryError
-from coat_core.evaluation.responses import Audio, Response
+from coat_core.evaluation.responses import Audio, Response, write_responses
+from coat_core.evaluation.selection import select
 from coat_core.settings import EvaluationSettings
-from coat_core.sizing.meta import shape_of
-from coat_core.sizing.out_of_memory import inference_error
-from coat_core.sizing.workload import InferenceLoad
+
+ExplainMemory = Callable[[Backbone, Sequence[Query], int, int], OutOfMemoryError]
+"""Takes the backbone, the queries of a batch that ran out of memory, `max_new_tokens` and the bytes of the device; returns the error."""
 
 Clips = Callable[[str], NDArray[np.float32]]
 
@@ -34,12 +36,12 @@ _KEPT_CLIPS = 2048
 class _Question:
     example: Example
     clip: Example
-    """Whose audio is played."""
+    """The example whose audio is played."""
     audio: Audio
 
 
 def clips_of(corpus: Path) -> Clips:
-    """Return a reader of waveforms (mono float32 at 16 kHz) by path relative to the corpus; a clip is decoded once."""
+    """Return a reader of waveforms (mono float32 at 16 kHz) by path relative to the corpus; recent clips are cached."""
 
     @lru_cache(maxsize=_KEPT_CLIPS)
     def read(path: str) -> NDArray[np.float32]:
@@ -49,29 +51,16 @@ def clips_of(corpus: Path) -> Clips:
 
 
 def query_of(example: Example, clips: Clips, clip: Example | None = None) -> Query:
-    """Return the question of an example about its clip, or about another example's clip."""
+    """Return the query for an example and its clip, or the clip of another example."""
     played = clip or example
     return Query(key=played.sha256, waveform=clips(played.audio), text=example.prompt, name=example.id)
 
 
-def select(examples: Sequence[Example], settings: EvaluationSettings) -> list[Example]:
-    """Return the examples to evaluate: those of the split, at most `limit_per_family` of each family, in manifest order."""
-    counts: dict[str, int] = {}
-    chosen = []
-    for example in examples:
-        if example.split != settings.split:
-            continue
-        counts[example.family] = counts.get(example.family, 0) + 1
-        if settings.limit_per_family is None or counts[example.family] <= settings.limit_per_family:
-            chosen.append(example)
-    return chosen
-
-
 def other_clips(examples: Sequence[Example], seed: int) -> dict[str, Example]:
-    """Give each open-ended example another clip of its family: example id → the example whose audio is played.
+    """Assign to each open-ended example another clip of its family: example id → the example whose audio is played.
 
-    The clips of a family are shuffled by the seed and each question gets the next one, so no clip meets its own question.
-    A family with one clip only gets none.
+    The clips of a family are shuffled by the seed and each clip is replaced by the next, so no question gets its own clip.
+    Examples of a family with a single clip are left out.
     """
     result: dict[str, Example] = {}
     opens = [example for example in examples if example.choices is None]
@@ -86,28 +75,72 @@ def other_clips(examples: Sequence[Example], seed: int) -> dict[str, Example]:
     return result
 
 
+def answer_release(
+    release: Path,
+    examples: Sequence[Example],
+    corpus: Path,
+    settings: EvaluationSettings,
+    target: Path,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+    attention: str = "sdpa",
+    explain_memory: ExplainMemory | None = None,
+) -> None:
+    """Answer the selected examples with a release and write its responses to the file `target`, whole or not at all.
+
+    Args:
+        release: folder of the release.
+        examples: rows of the accepted manifest; `select` chooses among them.
+        corpus: folder that the rows' audio paths are relative to.
+        settings: the evaluation section; `split`, `limit_per_family`, `max_new_tokens`, `batch_size` and `seed` are used.
+        target: JSON Lines file of `Response` rows.
+        device: `cpu` or `cuda`.
+        dtype: dtype of the base's weights; None: the dtype that the release was trained with.
+        attention: attention implementation of the model.
+        explain_memory: returns the error of a batch that runs out of memory; None: an error without a recommended value.
+
+    Raises:
+        EvaluationError: the split is empty.
+        ReleaseError: the release cannot be loaded; `load_release` lists further errors.
+        OutOfMemoryError: a batch does not fit the device's memory.
+    """
+    from coat_core.thinking.release import load_release
+
+    chosen = select(examples, settings)
+    loaded = load_release(release, merge=True, device=device, dtype=dtype, attention=attention)
+    write_responses(target, generate_responses(loaded.backbone, chosen, corpus, settings, explain_memory=explain_memory))
+
+
 def generate_responses(
-    backbone: Backbone, examples: Sequence[Example], corpus: Path, settings: EvaluationSettings, *, progress: bool = True
+    backbone: Backbone,
+    examples: Sequence[Example],
+    corpus: Path,
+    settings: EvaluationSettings,
+    *,
+    progress: bool = True,
+    explain_memory: ExplainMemory | None = None,
 ) -> list[Response]:
-    """Ask every example about its own clip, and every open-ended one about another clip too (what guessing earns).
+    """Answer every example with its own clip, and every open-ended one also with another clip (the score of guessing).
 
     Returns:
-        Responses with the own audio, in the order of `examples`, then those with another clip's, in the same order.
+        Responses to the own clips, in the order of `examples`, then those to other clips, in the same order.
 
     Raises:
         AudioError: a clip cannot be decoded.
-        BackboneError: an example does not fit the model; it is named.
-        OutOfMemoryError: the device is too small for a batch; one that would fit is named.
+        BackboneError: an example does not fit the model; the message names it.
+        OutOfMemoryError: a batch does not fit the device's memory; `explain_memory` makes the error.
     """
     others = other_clips(examples, settings.seed)
     questions = [_Question(example, example, "own") for example in examples]
     questions += [_Question(example, others[example.id], "other") for example in examples if example.id in others]
     texts: list[str] = [""] * len(questions)
     clips = clips_of(corpus)
+    explain = explain_memory or _out_of_memory
     with tqdm(total=len(questions), desc="answering", unit="question", disable=None if progress else True) as bar:
-        for rows in length_batches([question.clip.duration_s for question in questions], settings.batch_size):
+        for rows in length_sorted_batches([question.clip.duration_s for question in questions], settings.batch_size):
             queries = [query_of(questions[i].example, clips, questions[i].clip) for i in rows]
-            with memory_watch(_device(backbone), lambda budget, queries=queries: _too_large(backbone, queries, settings, budget)):  # type: ignore[misc]
+            with explain_out_of_memory(_device(backbone), partial(explain, backbone, queries, settings.max_new_tokens)):
                 answers = generate_texts(backbone, queries, settings.max_new_tokens)
             for i, text in zip(rows, answers, strict=True):
                 texts[i] = text
@@ -119,31 +152,24 @@ def _device(backbone: Backbone) -> torch.device:
     return backbone.embedding.weight.device
 
 
-def _too_large(backbone: Backbone, queries: Sequence[Query], settings: EvaluationSettings, budget: int) -> OutOfMemoryError:
-    lalm: Any = backbone
-    prompts = backbone.encode(queries, generation=True).input_ids.shape[1]
-    audio_s = max(len(query.waveform) for query in queries) / SAMPLE_RATE_HZ
-    dtype = str(lalm.model.dtype).removeprefix("torch.")
-    text = max(prompts - round(audio_s * backbone.audio_token_rate_hz), 0)
-    load = InferenceLoad(len(queries), audio_s, text, settings.max_new_tokens, dtype)
-    return inference_error(shape_of(lalm), load, budget, field="evaluation.batch_size")
-
-
-def length_batches(durations_s: Sequence[float], size: int) -> Iterator[list[int]]:
-    """Yield row numbers in batches of like duration, longest first, so that memory runs out at once or never."""
-    order = sorted(range(len(durations_s)), key=lambda i: (-durations_s[i], i))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def _out_of_memory(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, budget: int) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "answering ran out of the device's memory",
+        field="evaluation.batch_size",
+        value=f"{len(queries)} clips at once",
+        allowed=f"{budget / 1e9:.1f} GB on this device",
+        next_step="lower evaluation.batch_size",
+    )
 
 
 @torch.inference_mode()
 def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int) -> list[str]:
     """Return the greedy answers to queries, cut at the end of turn.
 
-    Everything else about the generation (what is suppressed, what ends it) is the generation config of the release.
+    Suppressed tokens and end tokens come from the generation config of the release.
 
     Raises:
-        BackboneError: a query does not fit the model; it is named.
+        BackboneError: a query does not fit the model; the message names it.
     """
     batch = backbone.encode(queries, generation=True)
     inputs = backbone.generation_inputs(batch)

@@ -1,8 +1,8 @@
-"""Time to the first token and per decoded token, on merged models, the trials in turn within one process.
+"""Time to the first token and time per decoded token of two trials, on merged models, in one process.
 
-What is timed is what a caller waits for: mel front end, template, tower, prefill, then decoding of a forced number of tokens.
-Decoding the waveform from its file is left out. The trials alternate clip by clip, and every other time in reverse order, so
-that neither a warming machine nor its neighbours favour one.
+A timing covers the mel front end, the chat template, the audio tower, the prefill and the decoding of a fixed number of tokens;
+reading the audio file is not included. The trials alternate clip by clip and their order is reversed every other time, so that
+changes in the machine's speed affect both.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MEASURES = ("first_token_s", "decode_s_per_token", "total_s")
 
 
 class _Clock:
-    """A stopping criterion that never stops: it notes when each token has been chosen."""
+    """Stopping criterion that never stops and records the time of each token."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.ticks: list[float] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        self.ticks.append(_now(self.device))
+        self.ticks.append(_synchronized_time(self.device))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
@@ -52,14 +52,14 @@ def measure_latency(
     """Time two releases of one backbone and write the result to `target` (JSON).
 
     Args:
-        releases: trial → release folder; must name `settings.baseline` and `settings.candidate`.
-        examples: rows of the accepted manifest; clips of the test split are taken, evenly over their durations.
+        releases: trial → release folder; must contain `settings.baseline` and `settings.candidate`.
+        examples: rows of the accepted manifest; clips of the test split are chosen, spread evenly over their durations.
         corpus: folder that audio paths are relative to.
         settings: the latency section.
         target: file to write.
         device: `cpu` or `cuda`.
-        dtype: of the base's weights; None: what the release was trained on.
-        attention: which attention the model computes with.
+        dtype: dtype of the base's weights; None: the dtype that the release was trained with.
+        attention: attention implementation of the model.
 
     Raises:
         EvaluationError: a trial is missing, or there is no example.
@@ -73,8 +73,8 @@ def measure_latency(
         raise EvaluationError("a trial to time is missing", field="latency", value=missing, allowed=sorted(releases), next_step="train it")
     loaded = {trial: load_release(releases[trial], merge=True, device=device, dtype=dtype, attention=attention) for trial in trials}
     clips = clips_of(corpus)
-    queries = [query_of(example, clips) for example in spread(examples, settings.clips)]
-    timings = time_in_turn({trial: release.backbone for trial, release in loaded.items()}, queries, settings)
+    queries = [query_of(example, clips) for example in spread_over_durations(examples, settings.clips)]
+    timings = time_alternately({trial: release.backbone for trial, release in loaded.items()}, queries, settings)
     result = {
         "backbone": loaded[settings.candidate].info.backbone, "device": device, "threads": torch.get_num_threads(),
         "clips": len(queries), "clip_s": [round(len(query.waveform) / 16_000, 3) for query in queries], "repeats": settings.repeats,
@@ -84,8 +84,8 @@ def measure_latency(
     return result
 
 
-def spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """Return up to `count` test examples (any split, if there is none), evenly over the range of durations.
+def spread_over_durations(examples: Sequence[Example], count: int) -> list[Example]:
+    """Return up to `count` examples of the test split (of all splits if it is empty), spread evenly over the durations.
 
     Raises:
         EvaluationError: there is no example.
@@ -98,8 +98,8 @@ def spread(examples: Sequence[Example], count: int) -> list[Example]:
     return [pool[(2 * i + 1) * len(pool) // (2 * count)] for i in range(count)]
 
 
-def time_in_turn(backbones: Mapping[str, Backbone], queries: Sequence[Query], settings: LatencySettings) -> Timings:
-    """Return per trial one row of timings for each repeat of each clip, aligned between trials; one unrecorded round warms up."""
+def time_alternately(backbones: Mapping[str, Backbone], queries: Sequence[Query], settings: LatencySettings) -> Timings:
+    """Return per trial one row of timings for each repeat of each clip, aligned between trials, after one unrecorded warm-up."""
     rows: Timings = {trial: [] for trial in backbones}
     trials = list(backbones)
     for repeat in range(settings.repeats + 1):
@@ -113,14 +113,14 @@ def time_in_turn(backbones: Mapping[str, Backbone], queries: Sequence[Query], se
 
 @torch.inference_mode()
 def time_once(backbone: Backbone, query: Query, new_tokens: int) -> dict[str, float]:
-    """Answer one query with exactly `new_tokens` tokens; return seconds, prompt tokens and tokens decoded."""
+    """Answer one query with exactly `new_tokens` tokens; return the timings in seconds and the numbers of prompt and decoded tokens."""
     model: Any = backbone.model
     clock = _Clock(model.device)
-    started = _now(model.device)
+    started = _synchronized_time(model.device)
     batch = backbone.encode([query], generation=True)
     inputs = backbone.generation_inputs(batch)
     ids = model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, stopping_criteria=[clock])
-    total = _now(model.device) - started
+    total = _synchronized_time(model.device) - started
     prompt, decoded = batch.input_ids.shape[1], ids.shape[1] - batch.input_ids.shape[1]
     first = clock.ticks[0] - started
     per_token = (clock.ticks[-1] - clock.ticks[0]) / (decoded - 1) if decoded > 1 else 0.0
@@ -128,7 +128,7 @@ def time_once(backbone: Backbone, query: Query, new_tokens: int) -> dict[str, fl
 
 
 def summarise_timings(timings: Timings, baseline: str, candidate: str) -> dict[str, Any]:
-    """Return medians per trial, and per measure the median, least and greatest ratio candidate ÷ baseline, pair by pair."""
+    """Return medians per trial, and per measure the median, minimum and maximum of the paired ratios candidate ÷ baseline."""
     trials = {}
     for trial, rows in timings.items():
         columns = {name: [row[name] for row in rows] for name in (*_MEASURES, "prompt_tokens", "decoded_tokens")}
@@ -143,7 +143,7 @@ def summarise_timings(timings: Timings, baseline: str, candidate: str) -> dict[s
     return {"baseline": baseline, "candidate": candidate, "trials": trials, "ratios": ratios}
 
 
-def _now(device: torch.device) -> float:
+def _synchronized_time(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

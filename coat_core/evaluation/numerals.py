@@ -4,34 +4,11 @@ from __future__ import annotations
 
 import re
 
-_UNITS = dict(
-    zip(
-        (
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ),
-        range(20),
-        strict=True,
-    )
-)
+_UNIT_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen",
+    "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_UNITS = {word: number for number, word in enumerate(_UNIT_WORDS)}
 _TENS = dict(zip(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), range(20, 100, 10), strict=True))
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 1_000_000}
 _TOKEN = re.compile(r"(?<![\w.])[-−]?\d+(?:,\d{3})*(?:\.\d+)?(?![\w]|[.,]\d)|[^\W\d_]+|[^\w\s]")
@@ -43,13 +20,13 @@ def _digits(token: str) -> float | None:
 
 
 class _Words:
-    """Number words met so far, e.g. one · hundred · and · twenty · five."""
+    """Value of the number words read so far, e.g. one · hundred · and · twenty · five."""
 
     def __init__(self) -> None:
         self.total, self.current, self.last = 0, 0, ""
 
-    def takes(self, word: str) -> bool:
-        """Say whether `word` continues the number; "one two" and "twenty thirty" are two numbers."""
+    def accepts(self, word: str) -> bool:
+        """Return whether `word` continues the number; "one two" and "twenty thirty" are two numbers."""
         if not self.last:
             return word in _UNITS or word in _TENS
         if word in _SCALES:
@@ -73,7 +50,7 @@ class _Words:
 
 
 def numbers_in(text: str) -> list[float]:
-    """Return the numbers of a text in their order: digits ("1,200", "-3.5") and English words ("twenty-one")."""
+    """Return the numbers of a text in order: digits ("1,200", "-3.5") and English words ("twenty-one")."""
     tokens = _TOKEN.findall(text.casefold())
     found: list[float] = []
     index = 0
@@ -87,9 +64,9 @@ def numbers_in(text: str) -> list[float]:
         negative = index > 0 and tokens[index - 1] == "minus"
         while index < len(tokens):
             joined = tokens[index] in ("and", "-") and words.last and index + 1 < len(tokens)
-            if joined and (words.last in _SCALES) == (tokens[index] == "and") and words.takes(tokens[index + 1]):
+            if joined and (words.last in _SCALES) == (tokens[index] == "and") and words.accepts(tokens[index + 1]):
                 index += 1
-            if not words.takes(tokens[index]):
+            if not words.accepts(tokens[index]):
                 break
             words.add(tokens[index])
             index += 1
@@ -101,7 +78,7 @@ def numbers_in(text: str) -> list[float]:
 
 
 def parse_number(text: str) -> float | None:
-    """Return the number that a text *is* ("7", "seven", "2.50"), or None if it is anything else or more than one."""
+    """Return the number that is the whole text ("7", "seven", "2.50"); None for any other text."""
     found = numbers_in(text)
     allowed = {*_UNITS, *_TENS, *_SCALES, "and", "-", "minus", "."}
     others = any(_digits(token) is None and token not in allowed for token in _TOKEN.findall(text.casefold()))

@@ -1,6 +1,6 @@
-"""Scorers: `(example, response) → Score | Unscored`. Pure, so a scoring fix needs no new responses.
+"""Scorers: `(example, response) → Score | Unscored`, pure functions of saved responses.
 
-A response that cannot be read is *unscored*, never guessed at: it counts as wrong in accuracy and is reported as its own number.
+A response without a readable answer is *unscored*: it counts as wrong in accuracy, and its share is reported separately.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from coat_core.evaluation.numerals import numbers_in, parse_number
 Kind = Literal["choice", "wer", "number"]
 
 MAX_PHRASE_WORDS = 16
-"""An option is looked for inside a response only up to this length: a longer one is rambling, not an answer."""
+"""A longer response is unscored unless it is exactly an option: options are not searched in long text."""
 
 _HEDGES = frozenset(("not", "no", "nor", "neither", "never", "none", "or", "n't", "cannot"))
 _LETTER = re.compile(r"\(?([a-z])\)?[.):]?")
@@ -37,7 +37,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Unscored:
-    """A response that could not be read, and why."""
+    """A response without a readable answer, and the reason."""
 
     reason: str
     kind: Kind
@@ -47,7 +47,7 @@ Scorer = Callable[[Example, str], Score | Unscored]
 
 
 def kind_of(example: Example) -> Kind:
-    """Return how an example's answer is scored: by its choices, as a number, or else by its words (1 - WER)."""
+    """Return how responses to an example are scored: by its choices, as a number, or by words (1 - WER)."""
     if example.choices is not None:
         return "choice"
     if example.family != "transcription" and parse_number(example.answer) is not None:
@@ -56,15 +56,15 @@ def kind_of(example: Example) -> Kind:
 
 
 def score(example: Example, response: str, *, numeric_tolerance: float = 0.0) -> Score | Unscored:
-    """Score one response by the kind of its example.
+    """Score one response with the scorer of its example's kind.
 
     Args:
         example: the question, its choices and its answer.
-        response: what the model said, without the end of turn.
-        numeric_tolerance: largest absolute error that counts as right where the answer is a number.
+        response: the model's response, without the end of turn.
+        numeric_tolerance: largest absolute error of a correct numeric answer.
 
     Raises:
-        EvaluationError: the example's answer is not among its choices, or holds no words.
+        EvaluationError: the example's answer is not among its choices, or contains no words.
     """
     kind = kind_of(example)
     if kind == "choice":
@@ -74,8 +74,8 @@ def score(example: Example, response: str, *, numeric_tolerance: float = 0.0) ->
     return score_words(example, response)
 
 
-def plain(text: str) -> str:
-    """Return a text in one case, one Unicode form and single spaces, without quotes around it or punctuation after it."""
+def normalise_option(text: str) -> str:
+    """Return a text in lower case, in one Unicode form and with single spaces, without enclosing quotes and final punctuation."""
     folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return folded.strip("\"'`“”‘’*").rstrip(".!?,;:").strip("\"'`“”‘’* ")  # noqa: RUF001
 
@@ -83,28 +83,28 @@ def plain(text: str) -> str:
 def score_choice(example: Example, response: str) -> Score | Unscored:
     """Score a multiple-choice response: 1 if it names the right option and no other, 0 if it names a wrong one.
 
-    Read in this order: the option's exact text; its letter ("A", "(b)", "c."), unless options are letters themselves; the
-    letter with a text that agrees; the one option that stands in a short phrase as whole words.
+    Rules, in order: the exact text of an option; its letter ("A", "(b)", "c."), unless an option is itself a letter; the letter
+    with a text that does not contradict it; the only option that occurs, as whole words, in a short phrase.
 
     Raises:
         EvaluationError: the example has no choices, or its answer is not among them.
     """
-    options = [plain(choice) for choice in example.choices or ()]
-    if plain(example.answer) not in options:
+    options = [normalise_option(choice) for choice in example.choices or ()]
+    if normalise_option(example.answer) not in options:
         raise EvaluationError(
             f"{example.id}: the answer is not among the choices",
             field="answer",
             value=example.answer,
             allowed=list(example.choices or ()),
-            next_step="run the contract stage, which sets such rows aside",
+            next_step="run the contract stage, which quarantines such rows",
         )
     chosen = read_choice(options, response)
-    return chosen if isinstance(chosen, Unscored) else Score(float(options[chosen] == plain(example.answer)), "choice")
+    return chosen if isinstance(chosen, Unscored) else Score(float(options[chosen] == normalise_option(example.answer)), "choice")
 
 
 def read_choice(options: Sequence[str], response: str) -> int | Unscored:
-    """Return the index of the option that a response names (options as `plain` writes them), or why it cannot be told."""
-    text = plain(response)
+    """Return the index of the option that a response names, or the reason why none is; options are as `normalise_option` returns them."""
+    text = normalise_option(response)
     if not text:
         return Unscored("empty response", "choice")
     if text in options:
@@ -132,12 +132,12 @@ def read_choice(options: Sequence[str], response: str) -> int | Unscored:
     (index,) = named
     rest = _blank(options[index], text).replace("n't", " n't").split()
     if _HEDGES & set(rest) and not _HEDGES & set(options[index].split()):
-        return Unscored("names an option beside a negation", "choice")
+        return Unscored("names an option next to a negation", "choice")
     return index
 
 
 def _pattern(option: str) -> str:
-    # '#' and '-' join: "C" is not in "C#", nor "A" in "A-flat"; "3" is not in "3.5".
+    # '#' and '-' are part of a word: "C" does not occur in "C#", nor "A" in "A-flat"; "3" does not occur in "3.5".
     return rf"(?<![\w#♯♭-])(?<!\d\.){re.escape(option)}(?![\w#♯♭-])(?!\.\d)"
 
 
@@ -146,7 +146,7 @@ def _blank(option: str, text: str) -> str:
 
 
 def _named_options(options: Sequence[str], text: str) -> set[int]:
-    """Indices of the options in a text, longest first, so that "dog bark" does not name "dog" too."""
+    """Return the indices of the options that occur in a text; longest first, so that "dog bark" does not also match "dog"."""
     named = set()
     for index in sorted(range(len(options)), key=lambda i: (-len(options[i]), i)):
         rest = _blank(options[index], text)
@@ -157,56 +157,56 @@ def _named_options(options: Sequence[str], text: str) -> set[int]:
 
 
 def _numbered_options(options: Sequence[str], text: str) -> set[int]:
-    """Indices of the options that are the one number of a text, written the other way ("two" for "2")."""
+    """Return the indices of the options equal to the only number of a text, in digits or words ("two" for "2")."""
     found = set(numbers_in(text))
     return {i for i, option in enumerate(options) if parse_number(option) in found} if len(found) == 1 else set()
 
 
 def score_number(example: Example, response: str, *, tolerance: float = 0.0) -> Score | Unscored:
-    """Score a numeric response, digits or words: 1 within `tolerance` (absolute, in the answer's unit) of the answer.
+    """Score a numeric response, digits or words: 1 if it is within `tolerance` (absolute, in the answer's unit) of the answer.
 
     Raises:
         EvaluationError: the answer is not a number.
     """
-    wanted = parse_number(example.answer)
-    if wanted is None:
+    expected = parse_number(example.answer)
+    if expected is None:
         raise EvaluationError(f"{example.id}: the answer is not a number", field="answer", value=example.answer)
     if not response.strip():
         return Unscored("empty response", "number")
     found = set(numbers_in(response))
     if not found:
-        return Unscored("holds no number", "number")
+        return Unscored("contains no number", "number")
     if len(found) > 1:
-        return Unscored("holds more than one number", "number")
-    # The slack is for decimal fractions that binary floats miss, e.g. |0.3 - 0.2| ≤ 0.1.
-    return Score(float(abs(found.pop() - wanted) <= tolerance + 1e-9), "number")
+        return Unscored("contains more than one number", "number")
+    # 1e-9 absorbs binary rounding, e.g. |0.3 - 0.2| ≤ 0.1.
+    return Score(float(abs(found.pop() - expected) <= tolerance + 1e-9), "number")
 
 
 def score_words(example: Example, response: str) -> Score | Unscored:
-    """Score spoken or open text: 1 - word error rate after the Whisper English normaliser, not below 0.
+    """Score transcriptions and open answers: 1 - word error rate after the Whisper English normaliser, at least 0.
 
-    The normaliser joins spoken digits ("three one" → "31"), which would make one wrong digit a wrong sequence: where the
-    reference is digits only, both sides are compared digit by digit.
+    The normaliser joins spoken digits ("three one" → "31"), so one wrong digit would make the whole sequence wrong. If the
+    reference consists of digits only, both sides are compared digit by digit.
 
     Raises:
-        EvaluationError: the answer holds no words.
+        EvaluationError: the answer contains no words.
     """
     import jiwer
 
-    reference, heard = normalise_words(example.answer), normalise_words(response)
+    reference, hypothesis = normalise_words(example.answer), normalise_words(response)
     if not any(map(str.isalnum, reference)):
-        raise EvaluationError(f"{example.id}: the answer holds no words", field="answer", value=example.answer)
-    if not any(map(str.isalnum, heard)):
-        return Unscored("holds no words" if response.strip() else "empty response", "wer")
+        raise EvaluationError(f"{example.id}: the answer contains no words", field="answer", value=example.answer)
+    if not any(map(str.isalnum, hypothesis)):
+        return Unscored("contains no words" if response.strip() else "empty response", "wer")
     if reference.replace(" ", "").isdigit():
-        reference, heard = _apart(reference), _apart(heard)
-    return Score(min(1.0, max(0.0, 1.0 - float(jiwer.wer(reference, heard)))), "wer")
+        reference, hypothesis = _split_digits(reference), _split_digits(hypothesis)
+    return Score(min(1.0, max(0.0, 1.0 - float(jiwer.wer(reference, hypothesis)))), "wer")
 
 
 def normalise_words(text: str) -> str:
-    """Return a text as the Whisper paper (arXiv 2212.04356, appendix C) normalises English before WER.
+    """Normalise English text as the Whisper paper does before WER (arXiv 2212.04356, appendix C).
 
-    The table of British spellings is no part of transformers and is left out: both sides are spelt by the same corpus.
+    The table of British spellings is not part of transformers and is not used.
     """
     return str(_normaliser()(text)).strip()
 
@@ -219,5 +219,5 @@ def _normaliser() -> Callable[[str], str]:
     return normaliser
 
 
-def _apart(text: str) -> str:
+def _split_digits(text: str) -> str:
     return " ".join(" ".join(word) if word.isdigit() else word for word in text.split())

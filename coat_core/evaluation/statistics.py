@@ -1,8 +1,8 @@
-"""Accuracies, their intervals and paired differences, by a bootstrap over groups.
+"""Means and their intervals by a bootstrap over groups.
 
-Items of one group (a speaker, a source recording) are not independent, so groups are drawn, not items (the cluster bootstrap,
-Davison & Hinkley 1997, § 3.8; percentile intervals). A family whose items come from fewer than five groups is drawn by item,
-and its result says so. Several seeds are averaged within each item first: the interval speaks of the items, not the seeds.
+Items of one group (a speaker, a source recording) are not independent, so groups are resampled, not items (the cluster bootstrap,
+Davison & Hinkley 1997, § 3.8; percentile intervals). A family with fewer than five groups is resampled by item; the result states
+which was done. Several seeds are averaged within each item first: the interval covers the choice of items, not of seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coat_core.errors import EvaluationError
 
 MIN_GROUPS = 5
-"""Fewer groups than this say too little about new groups; items are drawn then."""
+"""With fewer groups, items are resampled instead: so few groups are no sample of new groups."""
 
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22
@@ -25,12 +25,12 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Item:
-    """What resampling needs to know of one example."""
+    """The fields of an example that resampling uses."""
 
     id: str
     family: str
     group: str
-    """A composite group ("a+b") is a group of its own."""
+    """A composite group ("a+b") is a separate group."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Interval:
     """A mean with its bootstrap interval.
 
     Attributes:
-        value: the mean over items (over families, for the macro mean).
+        value: mean over items; of the macro mean, mean over families.
         low: lower bound.
         high: upper bound.
-        n: items.
-        units: what was drawn: groups or items.
-        resampling: "group", "item", or "mixed" for a macro mean over families of both kinds.
+        n: number of items.
+        units: number of resampled units, groups or items.
+        resampling: the kind of unit: "group", "item", or "mixed" for a macro mean over families of both kinds.
     """
 
     value: float
@@ -55,27 +55,27 @@ class Interval:
 
     @property
     def includes_zero(self) -> bool:
-        """Whether zero lies within the interval."""
+        """Whether the interval includes zero."""
         return self.low <= 0.0 <= self.high
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON, rounded to six digits."""
+        """Return the fields as JSON, rounded to six digits."""
         return {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn: resamples, two-sided confidence, seed."""
+    """Settings of the bootstrap: number of resamples, two-sided confidence, seed."""
 
     resamples: int = 2000
     confidence: float = 0.95
     seed: int = 11
 
     def by_family(self, items: Sequence[Item], values: Floats) -> dict[str, Interval]:
-        """Return per family the mean of `values` `[n]` (aligned with `items`) with its interval, families in order of appearance.
+        """Return per family the mean of `values` `[n]` (aligned with `items`) and its interval, families in order of appearance.
 
         Raises:
-            EvaluationError: nothing to average, lengths differ, or a value is not finite.
+            EvaluationError: there are no items, the lengths differ, or a value is not finite.
         """
         _check(items, values)
         result = {}
@@ -85,10 +85,10 @@ class Bootstrap:
         return result
 
     def macro(self, items: Sequence[Item], values: Floats) -> Interval:
-        """Return the mean over families of the family means, with its interval; units are drawn for all families at once.
+        """Return the mean over families of the family means and its interval; units are resampled for all families together.
 
         Raises:
-            EvaluationError: nothing to average, lengths differ, or a value is not finite.
+            EvaluationError: there are no items, the lengths differ, or a value is not finite.
         """
         _check(items, values)
         return self._mean(items, values)
@@ -108,7 +108,7 @@ class Bootstrap:
         return Interval(value, float(low), float(high), len(items), len(codes), kinds.pop() if len(kinds) == 1 else "mixed")
 
     def _draws(self, sums: Floats, counts: Floats) -> Floats:
-        """Return the resampled means `[resamples]` of sums and counts `[units, families]`."""
+        """Return the resampled means `[resamples]`, from sums and counts `[units, families]`."""
         generator = np.random.default_rng(self.seed)
         units = len(sums)
         share = np.full(units, 1.0 / units)
@@ -117,7 +117,7 @@ class Bootstrap:
             rows = min(left, max(1, _BLOCK // units))
             weights = generator.multinomial(units, share, size=rows).astype(np.float64)
             drawn = weights @ counts
-            # A draw may miss a family altogether; its mean is then over the others.
+            # A draw may contain no unit of a family; its mean is over the other families.
             ratios = np.divide(weights @ sums, drawn, out=np.zeros_like(drawn), where=drawn > 0)
             means.append(ratios.sum(axis=1) / (drawn > 0).sum(axis=1))
             left -= rows
@@ -125,7 +125,7 @@ class Bootstrap:
 
 
 def resampling_units(items: Sequence[Item]) -> tuple[list[str], set[Literal["group", "item", "mixed"]]]:
-    """Return the name of each item's unit, and which kinds there are: its group, or itself where its family has < 5 groups."""
+    """Return the unit of each item (its group, or the item itself if its family has < 5 groups) and the kinds of units used."""
     groups: dict[str, set[str]] = {}
     for item in items:
         groups.setdefault(item.family, set()).add(item.group)
@@ -138,18 +138,20 @@ def mean_over_seeds(scores: Sequence[Mapping[str, float]], items: Sequence[Item]
     """Average several seeds' scores (item id → score) within each item; return `[n]` in the order of `items`.
 
     Raises:
-        EvaluationError: a seed lacks an item, or there is no seed.
+        EvaluationError: a seed lacks an item, or there are no seeds.
     """
     if not scores:
-        raise EvaluationError("no seed to average", field="scores", next_step="evaluate at least one trial of the arm")
+        raise EvaluationError(
+            "there are no seeds to average", field="scores", next_step="run the score stage of at least one trial of the arm"
+        )
     for seed in scores:
         missing = [item.id for item in items if item.id not in seed]
         if missing:
             raise EvaluationError(
-                "two evaluations do not hold the same items",
+                "two evaluations do not have the same items",
                 field="scores",
                 value=missing[:3],
-                next_step="evaluate both on the same manifest",
+                next_step="run the answer and score stages of both on the same manifest",
             )
     table: Floats = np.asarray([[seed[item.id] for item in items] for seed in scores], dtype=np.float64)
     return np.asarray(table.mean(axis=0), dtype=np.float64)
@@ -157,7 +159,7 @@ def mean_over_seeds(scores: Sequence[Mapping[str, float]], items: Sequence[Item]
 
 def _check(items: Sequence[Item], values: Floats) -> None:
     if not items:
-        raise EvaluationError("an empty set has no mean", field="items", next_step="evaluate a split that has examples")
+        raise EvaluationError("there are no items to average", field="items", next_step="evaluate a split that contains examples")
     if values.shape != (len(items),):
         raise EvaluationError("one value per item is needed", field="values", value=values.shape, allowed=f"({len(items)},)")
     if not np.isfinite(values).all():

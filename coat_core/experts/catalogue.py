@@ -1,4 +1,4 @@
-"""Experts by name; a module is imported only when its expert is asked for."""
+"""Catalogue of experts by name; the module of an expert is imported when the expert is built."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 EXPERTS: dict[str, str] = {
     "log_mel": "coat_core.experts.acoustic.log_mel",
-    "cepstra": "coat_core.experts.acoustic.mfcc",
+    "mfcc": "coat_core.experts.acoustic.mfcc",
     "spectral_events": "coat_core.experts.acoustic.spectral_events",
     "prosody": "coat_core.experts.acoustic.prosody",
-    "f0_bins": "coat_core.experts.acoustic.f0_bins",
+    "f0_bins": "coat_core.experts.acoustic.f0",
 }
-"""Acoustic experts: implementation name → module with a function `build() -> Expert`; a sixth expert is one more line."""
+"""Acoustic experts: implementation name → module with a function `build() -> Expert`. To add an expert, add a line."""
 
 NEURAL: dict[str, str] = {
     "speech_encoder": "coat_core.experts.neural.speech_encoder",
@@ -30,7 +30,7 @@ NEURAL: dict[str, str] = {
 }
 """Neural experts: implementation name → module with a function `build(settings: ExpertSettings) -> Expert`."""
 PACKAGED = ("neural_pitch",)
-"""Neural experts whose weights are part of an installed package: params choose no checkpoint."""
+"""Neural experts whose weights are part of an installed package; params cannot set their checkpoint."""
 
 
 def load_expert(implementation: str, settings: ExpertSettings | None = None) -> Expert:
@@ -38,10 +38,10 @@ def load_expert(implementation: str, settings: ExpertSettings | None = None) -> 
 
     Args:
         implementation: a name of `EXPERTS` or `NEURAL`.
-        settings: the expert's section of params, of which acoustic experts need nothing; None: the implementation's defaults.
+        settings: the expert's section of params, unused by acoustic experts; None: the implementation's defaults.
 
     Raises:
-        ExpertError: no expert has this name, or its checkpoint or licence does not allow it.
+        ExpertError: no expert has this name, or its checkpoint or licence is refused.
         CheckpointError: the checkpoint is not on this disk and cannot be fetched.
     """
     expert: Expert
@@ -57,18 +57,18 @@ def load_expert(implementation: str, settings: ExpertSettings | None = None) -> 
             field="experts.*.implementation",
             value=implementation,
             allowed=[*sorted(EXPERTS), *sorted(NEURAL)],
-            next_step="mend params.yaml, or add the expert to coat_core/experts/catalogue.py",
+            next_step="fix params.yaml, or add the expert to coat_core/experts/catalogue.py",
         )
     return expert
 
 
 def expert_of(spec: ExpertSpec) -> Expert:
-    """Build the expert that a store's or a release's spec describes, on the CPU.
+    """Build the expert of a store's or a release's spec, on the CPU.
 
-    Its licence was accepted when its features were made, and is taken as accepted.
+    Its licence counts as accepted, because it was accepted when the features were extracted.
 
     Raises:
-        ExpertError: no expert has this name any more, or its checkpoint cannot be used.
+        ExpertError: no expert has this name, or its checkpoint cannot be used.
         CheckpointError: the checkpoint is not on this disk and cannot be fetched.
     """
     if spec.implementation not in NEURAL or spec.implementation in PACKAGED:

@@ -1,4 +1,4 @@
-"""Working ahead: the next items are seen to in threads while the last one is used."""
+"""Ordered prefetching with a thread pool."""
 
 from __future__ import annotations
 
@@ -9,56 +9,56 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 _THREAD = threading.local()
 
 
-class NotWantedError(Exception):
-    """What this thread works on is not wanted any more."""
+class PrefetchCancelledError(Exception):
+    """The generator that this thread works for is closed."""
 
 
-def work_ahead(
-    work: Callable[[Item], Done], items: Iterable[Item], *, threads: int = 1, start: Callable[[], object] | None = None
-) -> Generator[Done]:
-    """Yield `work(item)` of every item in order, at most two for each thread finished or begun before they are asked for.
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1, initializer: Callable[[], object] | None = None
+) -> Generator[Result]:
+    """Yield `function(item)` of every item in order, computed up to two items per thread before they are requested.
 
-    An error in `work` is raised where its item is due. Close the generator (`contextlib.closing`) where the loop around it may be left
-    early: it then ends its threads, each at the end of its item or where that calls `go_on`.
+    An error in `function` is raised at its item. Close the generator (`contextlib.closing`) if the loop around it may end early: its
+    threads then end after their current item, or earlier where that calls `check_cancelled`.
 
     Args:
-        work: what is done with an item, in a thread.
-        items: taken one by one, in the thread that iterates.
-        threads: items that are worked on at once.
-        start: called once in each thread before anything else.
+        function: called in a thread.
+        items: iterated one by one in the thread that iterates the generator.
+        threads: number of threads.
+        initializer: called once in each thread before anything else.
     """
-    left = threading.Event()
+    cancelled = threading.Event()
 
-    def begin() -> None:
-        _THREAD.left = left
-        if start is not None:
-            start()
+    def initialize() -> None:
+        _THREAD.cancelled = cancelled
+        if initializer is not None:
+            initializer()
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="work-ahead", initializer=begin) as pool:
-        waiting: deque[Future[Done]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch", initializer=initialize) as pool:
+        waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
+                waiting.append(pool.submit(function, item))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            left.set()
+            cancelled.set()
             for future in waiting:
                 future.cancel()
 
 
-def go_on() -> None:
-    """Return while this thread's work is wanted; any thread may call it.
+def check_cancelled() -> None:
+    """Return if this thread's result is still needed; in a thread of no `prefetch` it always is.
 
     Raises:
-        NotWantedError: the loop that asked for the work was left.
+        PrefetchCancelledError: the generator that this thread works for is closed.
     """
-    left: threading.Event | None = getattr(_THREAD, "left", None)
-    if left is not None and left.is_set():
-        raise NotWantedError
+    cancelled: threading.Event | None = getattr(_THREAD, "cancelled", None)
+    if cancelled is not None and cancelled.is_set():
+        raise PrefetchCancelledError

@@ -1,4 +1,4 @@
-"""What an export says of itself to people: the model card, and the stock code that loads it."""
+"""The model card of an export, and the stock code that loads the export."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 RECORD, CARD = "export.json", "README.md"
 _KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
-"""Those that model cards name by themselves; any other is `other` with its name."""
+"""Licences that have an identifier in model cards; any other is written as `other` with its name."""
 
 
 def usage(model_class: Any, folder: Path, *, merge: bool) -> str:
     """Return stock code that loads an export."""
     name = model_class.__name__
-    pictures = {"image", "video"} & {*model_class.input_modalities}
-    front = "AutoTokenizer, WhisperFeatureExtractor" if pictures else "AutoProcessor"
+    needs_torchvision = {"image", "video"} & {*model_class.input_modalities}
+    front = "AutoTokenizer, WhisperFeatureExtractor" if needs_torchvision else "AutoProcessor"
     where = f'"{folder}"'
     lines = [f"from transformers import {front}, {'' if merge else 'GenerationConfig, '}{name}"]
     if merge:
@@ -25,13 +25,13 @@ def usage(model_class: Any, folder: Path, *, merge: bool) -> str:
         lines.append(f"config = PeftConfig.from_pretrained({where})")
         lines.append(f"base = {name}.from_pretrained(config.base_model_name_or_path, revision=config.revision)")
         lines.append(f"model = PeftModel.from_pretrained(base, {where})")
-        lines.append(f"base.generation_config = GenerationConfig.from_pretrained({where})  # the base's own samples, and knows no block")
+        lines.append(f"base.generation_config = GenerationConfig.from_pretrained({where})  # the base's config samples")
     lines += [f"{_variable(loader)} = {loader}.from_pretrained({where})" for loader in front.split(", ")]
     return "\n".join(lines)
 
 
 def card(record: Mapping[str, Any], code: str) -> str:
-    """Return the model card: licence, base, how to load, what the gate found."""
+    """Return the model card: licence, base, code to load the export, results of the parity gate."""
     base, block, parity = record["base"], record["block"], record["parity"]
     licence = base["licence"] or "unknown"
     named = licence.lower() if licence.lower() in _KNOWN_LICENCES else f"other\nlicense_name: {licence}"
@@ -39,8 +39,8 @@ def card(record: Mapping[str, Any], code: str) -> str:
     thinks = (
         "It has no thinking block."
         if block is None
-        else f"Every prompt holds a block of {block['tokens']} think tokens, written by the chat template: always make prompts with it. "
-        f"The ids {', '.join(map(str, block['ids']))} are never to be generated: this folder's `generation_config.json` suppresses them."
+        else f"Every prompt contains a block of {block['tokens']} think tokens, which the chat template writes: use it for all prompts. "
+        f"The ids {', '.join(map(str, block['ids']))} must not be generated: `generation_config.json` of this folder suppresses them."
     )
     pairs = "\n".join(
         f"| {pair['first']} / {pair['second']} | {pair['largest']:.2e} | {pair['answers']} of {pair['probes']} | {pair['ties']} |"
@@ -56,19 +56,19 @@ pipeline_tag: audio-text-to-text
 # {record["class"]}, {record["kind"]}
 
 Made from `{base["id"]}`{at} (licence of its weights: {licence}), trial `{record["arm"]}-{record["seed"]}`.
-{thinks} With that file answers are greedy; one audio a prompt.
+{thinks} With that file decoding is greedy. Use one audio per prompt.
 
 ```python
 {code}
 ```
 
-With Qwen2.5-Omni, `AutoProcessor` does the work of tokenizer and feature extractor where torchvision is installed.
+With Qwen2.5-Omni, `AutoProcessor` replaces tokenizer and feature extractor if torchvision is installed.
 
-| parity on {parity["device"]}, {parity["dtype"]} | largest difference of a logit | equal greedy answers | parted at a tie |
+| parity on {parity["device"]}, {parity["dtype"]} | largest difference of a logit | equal greedy answers | differ at a tie |
 |:--|--:|--:|--:|
 {pairs}
 
-`export.json` holds the same figures and the key of the release.
+`export.json` contains the same figures and the key of the release.
 """
 
 

@@ -1,4 +1,4 @@
-"""`coat export`: a release as a stock PEFT adapter, or merged into a plain checkpoint, handed over only when it says the same."""
+"""`coat export`: writes a release as a stock PEFT adapter or as a merged checkpoint, after the parity gate."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _ADAPTER_FILES = (
     "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json",
     "generation_config.json", "chat_template.jinja",
 )  # fmt: skip
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported.
+    """A finished export.
 
     Attributes:
-        folder: where it is.
+        folder: of the export.
         size_bytes: of all its files.
-        record: what `export.json` says.
+        record: content of `export.json`.
         usage: stock code that loads it.
     """
 
@@ -53,53 +53,54 @@ def export(
     device: str = "cpu",
     max_shard_size: str = MAX_SHARD_SIZE,
     speakers: bool = False,
-    say: Say = print,
+    progress: Progress = print,
 ) -> Export:
-    """Export a model for stock `transformers` and `peft`; the folder appears only when the parity gate has passed.
+    """Export a model for stock `transformers` and `peft`; the folder appears only after the parity gate has passed.
 
     Args:
         model: `models:/name@alias`, `models:/name/version`, or a release folder.
-        target: folder to make; an earlier export there is replaced, anything else is refused.
-        merge: write a plain checkpoint of the stock class instead of the adapter.
-        dtype: of a merged checkpoint, and what the gate computes in; None keeps what the base has on disk, and the gate computes in
-            that or in what the release was trained on, whichever is coarser.
+        target: folder to create; an earlier export there is replaced, any other content is an error.
+        merge: write a merged checkpoint of the stock class instead of the adapter.
+        dtype: number format of a merged checkpoint and of the gate. None: the checkpoint has the format of the base's files, and the
+            gate uses that format or the one of training, whichever is coarser.
         device: where the gate runs.
-        max_shard_size: of a merged checkpoint's files, as `5GB`; the base's own files are kept where none is larger.
+        max_shard_size: of a merged checkpoint's files, e.g. `5GB`; the base's division into files is kept if no file is larger.
         speakers: Qwen2.5-Omni: also copy `spk_dict.pt`, a pickle.
-        say: is told of progress.
+        progress: called with one line of text at each step.
 
     Raises:
-        CoatError: the model, its base or the disk's room is not there, or the folder is not free.
-        ReleaseError: the release does not load, has no adapter to export, or the parity gate failed.
+        CoatError: the model or its base does not exist, the disk is too small, or the folder contains something else.
+        ReleaseError: the release cannot be loaded, has no adapter to export, or the parity gate failed.
+        OutOfMemoryError: the device is too small for one model.
     """
     from coat_core.export import parity
 
     if dtype is not None and dtype not in DTYPES:
-        raise CoatError("no such number format", field="--dtype", value=dtype, allowed=DTYPES)
+        raise CoatError("unknown number format", field="--dtype", value=dtype, allowed=DTYPES)
     check_device(device, "--device")
     shard_bytes = _shard_bytes(max_shard_size)
     target = target.absolute()
     _check_target(target)
     source = find_source(model, merge=merge, speakers=speakers)
     if any(target in (folder, *folder.parents) for folder in (source.release.resolve(), source.base.resolve())):
-        raise CoatError("the folder holds what is exported", field="--to", value=str(target), next_step="name a new folder")
-    say(f"{model}: {source.info.backbone}, arm {source.info.arm}, on {source.info.base.id}")
+        raise CoatError("the folder contains the model to export", field="--to", value=str(target), next_step="name a new folder")
+    progress(f"{model}: {source.info.backbone}, arm {source.info.arm}, on {source.info.base.id}")
     weights = source.plan(dtype, shard_bytes) if merge else None
     computed = dtype or _coarser(source.base_dtype(), source.info.base.dtype)
     packed_bytes = _size(source.base) if source.packed else 0
     _check_disk(target, weights.total_bytes if weights is not None else _size(source.release) + packed_bytes)
     with new_folder(target) as folder:
         if weights is not None:
-            say(f"writing the merged checkpoint, {weights.total_bytes / 1e9:.2f} GB of weights")
-            _write_merged(folder, source, weights, dtype, speakers, say)
+            progress(f"writing the merged checkpoint, {weights.total_bytes / 1e9:.2f} GB of weights")
+            _write_merged(folder, source, weights, dtype, speakers, progress)
         else:
-            say("writing the adapter")
+            progress("writing the adapter")
             _write_adapter(folder, source, target)
-        with _memory(computed, device):
-            readings = _read(folder, source, merge, computed, device, say)
-        pairs = parity.compare(readings, computed)
+        with _memory_advice(computed, device):
+            results = _run_models(folder, source, merge, computed, device, progress)
+        pairs = parity.compare(results, computed)
         for pair in pairs:
-            say(f"  {parity.describe(pair)}")
+            progress(f"  {parity.describe(pair)}")
         parity.check(pairs, computed)
         record = _record(source, merge, computed, device, [asdict(pair) for pair in pairs])
         code = usage(source.model_class, target, merge=merge)
@@ -110,7 +111,7 @@ def export(
 
 
 def _coarser(stored: str, trained: str) -> str:
-    """Return the number format that both sides can be compared in: 16 bits where either has them."""
+    """Return the number format of the comparison: 16 bits if the base's files or the training have 16 bits."""
     return stored if trained == "float32" else trained
 
 
@@ -122,21 +123,21 @@ def _shard_bytes(text: str) -> int:
     except ValueError as error:
         size, text = 0, f"{text} ({error})"
     if size < 1:
-        raise CoatError("no size of a file", field="--max-shard-size", value=text, allowed="a number with KB, MB, GB or TB, as 5GB")
+        raise CoatError("not a file size", field="--max-shard-size", value=text, allowed="a number with KB, MB, GB or TB, e.g. 5GB")
     return size
 
 
 @contextmanager
-def _memory(dtype: str, device: str) -> Iterator[None]:
-    """Say which lever to pull when the device is too small for one model."""
+def _memory_advice(dtype: str, device: str) -> Iterator[None]:
+    """Add advice to an error of a device that is too small for one model."""
     import torch
 
     try:
         yield
     except (torch.OutOfMemoryError, OutOfMemoryError) as error:
         raise OutOfMemoryError(
-            f"the parity gate needs one whole model in memory: {error}", field="--device", value=f"{device}, {dtype}",
-            next_step="give --dtype bfloat16 (half of float32), or --device cpu",
+            f"the parity gate needs one complete model in memory: {error}", field="--device", value=f"{device}, {dtype}",
+            next_step="use --dtype bfloat16 (half the memory of float32), or --device cpu",
         ) from error  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def _check_target(target: Path) -> None:
     if not target.exists() or (target.is_dir() and (not any(target.iterdir()) or (target / RECORD).is_file())):
         return
     raise CoatError(
-        "the folder holds something that is no export", field="--to", value=str(target),
+        "the folder contains something that is not an export", field="--to", value=str(target),
         allowed="a new or empty folder, or an earlier export", next_step="name another folder",
     )  # fmt: skip
 
@@ -153,25 +154,25 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _check_disk(target: Path, wanted: int) -> None:
+def _check_disk(target: Path, required: int) -> None:
     free = free_bytes(target)
-    if wanted + _HEADROOM_BYTES > free:
+    if required + _HEADROOM_BYTES > free:
         raise CoatError(
-            f"the disk is too small for the export: {wanted / 1e9:.2f} GB are to be written, {free / 1e9:.2f} GB are free",
+            f"the disk is too small for the export: it needs {required / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
             field="--to", value=str(target), next_step="free space, or name a folder on a larger disk",
         )  # fmt: skip
 
 
-def _write_merged(folder: Path, source: ExportSource, weights: Any, dtype: str | None, speakers: bool, say: Say) -> None:
-    from coat_core.export.files import check_one_template, write_plain_files
+def _write_merged(folder: Path, source: ExportSource, weights: Any, dtype: str | None, speakers: bool, progress: Progress) -> None:
+    from coat_core.export.files import check_one_template, write_merged_files
 
-    write_plain_files(folder, source.base, source.release, dtype=dtype, part=source.part, speakers=speakers)
-    weights.write(folder, say)
+    write_merged_files(folder, source.base, source.release, dtype=dtype, part=source.part, speakers=speakers)
+    weights.write(folder, progress)
     check_one_template(folder)
 
 
 def _write_adapter(folder: Path, source: ExportSource, target: Path) -> None:
-    """Copy what stock libraries read of a release; its config then names the base so that it is found from anywhere."""
+    """Copy the files of a release that stock libraries read; the adapter config names a base folder by its absolute path."""
     for name in _ADAPTER_FILES:
         shutil.copyfile(source.release / name, folder / name)
     if source.packed:
@@ -182,51 +183,51 @@ def _write_adapter(folder: Path, source: ExportSource, target: Path) -> None:
         write_json(config, {**read_json(config), "base_model_name_or_path": str(base)})
 
 
-def _read_live(source: ExportSource, dtype: str, device: str) -> list[Any]:
-    from coat_core.export.parity import probe_queries, read_probes
+def _run_live(source: ExportSource, dtype: str, device: str) -> list[Any]:
+    from coat_core.export.parity import reference_queries, run_queries
     from coat_core.thinking.release import load_release
 
     backbone: Any = load_release(source.release, merge=False, device=device, dtype=dtype, base=str(source.base)).backbone
-    return read_probes(
+    return run_queries(
         backbone.model,
         backbone.model.generation_config,
         lambda query: backbone.generation_inputs(backbone.encode([query], generation=True)),
-        probe_queries(),
+        reference_queries(),
         dtype=dtype,
     )
 
 
-def _read(folder: Path, source: ExportSource, merge: bool, dtype: str, device: str, say: Say) -> dict[str, Any]:
-    """Return the readings of the live model, of its adapter under stock PEFT and of the merged checkpoint: one in memory at a time."""
+def _run_models(folder: Path, source: ExportSource, merge: bool, dtype: str, device: str, progress: Progress) -> dict[str, Any]:
+    """Return the results of the live model, its adapter under stock PEFT and the merged checkpoint; one model is in memory at a time."""
     from transformers import GenerationConfig
 
     from coat_core.device import release_memory
     from coat_core.export import parity
     from coat_core.export.stock import load_front_end, load_stock
 
-    probes = parity.probe_queries()
-    say(f"parity gate, {len(probes)} probes in {dtype} on {device}: the live model")
-    live = _read_live(source, dtype, device)
+    queries = parity.reference_queries()
+    progress(f"parity gate, {len(queries)} reference queries in {dtype} on {device}: the live model")
+    live = _run_live(source, dtype, device)
     release_memory()
-    stock, readings = source.model_class, {"live": live}
+    stock, results = source.model_class, {"live": live}
     front = load_front_end(folder, stock, source.architecture.audio_token)
     generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
     written = {"adapter": (source.base, source.release if merge else folder), "merged": (folder, None)}
-    for name in ("adapter",) * (source.info.arm != "base") + ("merged",) * merge:
-        say(f"parity gate: the {name} under stock libraries")
+    for name in ("adapter",) * source.info.trained + ("merged",) * merge:
+        progress(f"parity gate: the {name} under stock libraries")
         checkpoint, adapter = written[name]
         model = load_stock(stock, checkpoint, dtype=dtype, device=device, adapter=adapter)
-        readings[name] = parity.read_probes(model, generation, front.inputs, probes, dtype=dtype, live=live)
+        results[name] = parity.run_queries(model, generation, front.inputs, queries, dtype=dtype, live=live)
         del model
         release_memory()
-    return readings
+    return results
 
 
 def _record(source: ExportSource, merge: bool, dtype: str, device: str, pairs: list[dict[str, Any]]) -> dict[str, Any]:
     from importlib.metadata import version
 
     info = source.info
-    block = info.block and {"tokens": info.block.tokens, "placement": info.block.placement, "ids": list(info.block.row_ids)}
+    block = info.block and {"tokens": info.block.tokens, "placement": info.block.placement, "ids": list(info.block.trainable_token_ids)}
     return {
         "kind": "merged" if merge else "adapter",
         "backbone": info.backbone,

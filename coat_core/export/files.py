@@ -1,4 +1,4 @@
-"""The files of a plain checkpoint beside its weights: configuration, processor, tokenizer, one template, greedy generation."""
+"""The files of a merged checkpoint other than its weights: configuration, processor, tokenizer, chat template, generation config."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from coat_core.storage import read_json, write_json
 CONFIG, TEMPLATE, GENERATION = "config.json", "chat_template.jinja", "generation_config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 SPEAKERS = "spk_dict.pt"
-"""The talker's voices in the published Qwen2.5-Omni, a pickle: it is copied only where it is asked for."""
+"""The talker's voices in the published Qwen2.5-Omni. It is a pickle and is copied on request only."""
 FROM_BASE = ("*.json", "LICENSE*", "NOTICE*")
-_OURS = frozenset({
+_REPLACED = frozenset({
     CONFIG, GENERATION, INDEX, *TOKENIZER, "vocab.json", "added_tokens.json", "special_tokens_map.json", "chat_template.json",
     "adapter_config.json", "export.json", "coat.json",
 })  # fmt: skip
-"""What is written from the release or by us. The older tokenizer files of a base do not know the block's tokens."""
+"""Files of the base that are not copied: the export writes its own, or (older tokenizer files) they lack the block's tokens."""
 _FRONT_ENDS = ("preprocessor_config.json", "processor_config.json")
 
 
-def write_plain_files(folder: Path, base: Path, release: Path, *, dtype: str | None, part: str | None, speakers: bool = False) -> None:
-    """Write everything but the weights.
+def write_merged_files(folder: Path, base: Path, release: Path, *, dtype: str | None, part: str | None, speakers: bool = False) -> None:
+    """Write all files of a merged checkpoint except the weights.
 
     Args:
-        folder: gets the files.
-        base: gives configuration, processor files (image and video settings too) and licence.
-        release: gives tokenizer, template and generation config.
-        dtype: what the configuration shall say; None leaves it as it is.
-        part: key of the configuration of the part that is merged, where the checkpoint holds several (`thinker_config`).
-        speakers: copy `spk_dict.pt` too.
+        folder: target of the files.
+        base: source of configuration, processor files (including image and video settings) and licence.
+        release: source of tokenizer, template and generation config.
+        dtype: number format to write into the configuration; None: unchanged.
+        part: key of the configuration of the merged part, if the checkpoint has several parts (`thinker_config`).
+        speakers: also copy `spk_dict.pt`.
 
     Raises:
-        ReleaseError: the speakers are asked for and are not there, or are more than tensors.
+        ReleaseError: `speakers` is true and the file is missing, or contains more than tensors.
     """
-    for path in sorted(path for path in base.iterdir() if path.is_file() and path.name not in _OURS):
+    for path in sorted(path for path in base.iterdir() if path.is_file() and path.name not in _REPLACED):
         if any(fnmatch(path.name, pattern) for pattern in FROM_BASE):
             _copy_without_template(path, folder / path.name)
     if not any((folder / name).exists() for name in _FRONT_ENDS):
@@ -55,48 +55,48 @@ def write_plain_files(folder: Path, base: Path, release: Path, *, dtype: str | N
 
 
 def check_one_template(folder: Path) -> None:
-    """Refuse a folder with any other chat template than `chat_template.jinja`.
+    """Check that `chat_template.jinja` is the only chat template of a folder.
 
     Raises:
-        ReleaseError: there is none, or a second one in a file of its own or inside another.
+        ReleaseError: it is missing, or there is a second template, in its own file or inside another one.
     """
     second = [path.relative_to(folder).as_posix() for path in folder.rglob("*chat_template*") if path.name != TEMPLATE]
-    second += [path.name for path in sorted(folder.glob("*.json")) if path.name != INDEX and _holds_template(path)]
+    second += [path.name for path in sorted(folder.glob("*.json")) if path.name != INDEX and _has_template(path)]
     if second or not (folder / TEMPLATE).is_file():
         raise ReleaseError(
-            "an export holds exactly one chat template", field="chat_template", value=second or None, allowed=TEMPLATE,
-            next_step="mend the base's or the release's files",
+            "an export must contain exactly one chat template", field="chat_template", value=second or None, allowed=TEMPLATE,
+            next_step="fix the files of the base or of the release",
         )  # fmt: skip
 
 
-def _holds_template(path: Path) -> bool:
+def _has_template(path: Path) -> bool:
     value = read_json(path)
     return isinstance(value, dict) and "chat_template" in value
 
 
 def _copy_without_template(source: Path, target: Path) -> None:
-    """Copy a file byte for byte; a JSON file that holds a chat template loses it."""
-    if source.suffix == ".json" and _holds_template(source):
+    """Copy a file byte for byte; a chat template inside a JSON file is removed."""
+    if source.suffix == ".json" and _has_template(source):
         write_json(target, {key: value for key, value in read_json(source).items() if key != "chat_template"})
     else:
         shutil.copyfile(source, target)
 
 
 def _with_dtype(config: dict[str, Any], dtype: str, part: str | None) -> dict[str, Any]:
-    """Return the configuration with the number format that its weights now have, in every section of the part that was cast."""
+    """Return the configuration with another number format, in every section of the part whose weights were cast."""
     changed: dict[str, Any] = json.loads(json.dumps(config))
     sections = [changed]
     if part is not None:
-        _name_dtype(changed, dtype)
+        _set_dtype(changed, dtype)
         sections = [changed[part]]
     while sections:
         section = sections.pop()
-        _name_dtype(section, dtype)
+        _set_dtype(section, dtype)
         sections += [value for key, value in section.items() if isinstance(value, dict) and key.endswith("_config")]
     return changed
 
 
-def _name_dtype(section: dict[str, Any], dtype: str) -> None:
+def _set_dtype(section: dict[str, Any], dtype: str) -> None:
     section.pop("torch_dtype", None)
     section["dtype"] = dtype
 
@@ -107,10 +107,10 @@ def _copy_speakers(base: Path, folder: Path) -> None:
     if not (base / SPEAKERS).is_file():
         raise ReleaseError(
             "the base has no speakers", field="--speakers", value=str(base / SPEAKERS),
-            next_step="leave the option out; or, if its repository has them, fetch the file: hf download ID spk_dict.pt --revision COMMIT",
+            next_step="omit the option; or, if its repository has them, download the file: hf download ID spk_dict.pt --revision COMMIT",
         )  # fmt: skip
     try:
         torch.load(base / SPEAKERS, weights_only=True)
-    except Exception as error:  # A damaged pickle makes the reader fail in any way.
-        raise ReleaseError(f"{SPEAKERS} holds more than tensors; it is not copied: {error}", field="--speakers") from error
+    except Exception as error:  # A damaged pickle can raise any exception.
+        raise ReleaseError(f"{SPEAKERS} contains more than tensors and is not copied: {error}", field="--speakers") from error
     shutil.copyfile(base / SPEAKERS, folder / SPEAKERS)

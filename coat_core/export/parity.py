@@ -1,7 +1,7 @@
-"""The parity gate: the release as it was trained, its adapter under stock PEFT and the merged checkpoint say the same.
+"""The parity gate: compares the release as trained (the live model), its adapter under stock PEFT and the merged checkpoint.
 
-Each is loaded alone, one after the other; only logits are kept. They are compared at the positions that write the answer: the last of
-the prompt, and one for each token of the live model's greedy answer (all three read that same answer).
+The models are loaded one after the other, and only their logits are kept. The logits are compared at the positions that predict the
+answer: the last position of the prompt, and one for each token of the live model's greedy answer, which all three get as input.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from coat_core.seeding import make_generator
 LARGEST_FLOAT32 = 1e-4
 """Largest difference between two logits in float32, absolute."""
 LARGEST_SHARE = 0.1
-"""Largest root mean square difference in 16 bits, as a share of the spread (standard deviation) of the logits."""
+"""Largest root mean square difference in 16 bits, relative to the spread (standard deviation) of the logits."""
 TIE_STEPS = 2
-"""In 16 bits two tokens tie whose logits are this many steps of the format apart; which one wins is rounding."""
+"""In 16 bits, two tokens tie if their logits differ by at most this many steps of the format; rounding then decides."""
 ANSWER_TOKENS = 12
 
 Inputs = Callable[[Query], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one model makes of one probe.
+class QueryResult:
+    """The result of one model for one reference query.
 
     Attributes:
         prompt: ids of the prompt.
-        answer: ids of its own greedy answer.
-        logits: `[n + 1, V]` float32 on the CPU, behind the last prompt token and each token of the live answer.
+        answer: ids of the model's own greedy answer.
+        logits: `[n + 1, V]` float32 on the CPU, after the last token of the prompt and after each token of the live answer.
     """
 
     prompt: list[int]
@@ -49,16 +49,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class Pair:
-    """How two models compare over all probes.
+    """The differences between two models over all reference queries. The fields are the keys in `export.json`.
 
     Attributes:
-        first: name of one.
-        second: name of the other.
+        first: name of the first model.
+        second: name of the second model.
         largest: largest absolute difference between two logits.
-        share: root mean square difference over the standard deviation of the first's logits.
-        answers: probes whose greedy answers are the same, token by token.
-        ties: probes whose answers part where the live model's two candidates tie (16 bits only).
-        probes: number of probes.
+        share: root mean square difference divided by the standard deviation of the first model's logits.
+        answers: number of queries with equal greedy answers, token by token.
+        ties: number of queries whose answers differ first where the live model's two candidates tie (16 bits only).
+        probes: number of reference queries.
     """
 
     first: str
@@ -70,8 +70,8 @@ class Pair:
     probes: int
 
 
-def probe_queries() -> list[Query]:
-    """Return the probe set: six made clips (16 kHz, 0.4 to 3.1 s) with a question each, the same at every call."""
+def reference_queries() -> list[Query]:
+    """Return six synthetic clips (16 kHz, 0.4 to 3.1 s) with one question each, the same at every call."""
     noise = torch.randn(4 * SAMPLE_RATE_HZ, generator=make_generator("parity probes")).numpy()
     rows: list[tuple[float, str, Callable[[Any], Any]]] = [
         (1.5, "What do you hear?", lambda t: np.sin(2 * np.pi * 440 * t)),
@@ -89,120 +89,124 @@ def probe_queries() -> list[Query]:
     for number, (duration_s, text, shape) in enumerate(rows):
         waveform = np.asarray(shape(np.arange(int(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ), dtype=np.float64)
         waveform = (0.3 * waveform / np.abs(waveform).max()).astype(np.float32)
-        queries.append(Query(key=f"probe {number}", waveform=waveform, text=text, name=f"probe {number}"))
+        queries.append(Query(key=f"reference {number}", waveform=waveform, text=text, name=f"reference query {number}"))
     return queries
 
 
 @torch.no_grad()
-def read_probes(
-    model: Any, generation: Any, inputs: Inputs, probes: Sequence[Query], *, dtype: str, live: Sequence[Reading] | None = None
-) -> list[Reading]:
-    """Ask a model every probe, one at a time.
+def run_queries(
+    model: Any, generation: Any, inputs: Inputs, queries: Sequence[Query], *, dtype: str, live: Sequence[QueryResult] | None = None
+) -> list[QueryResult]:
+    """Run a model on every query, one at a time.
 
     Args:
         model: a stock model, or one with an adapter.
         generation: its generation config.
-        inputs: gives the arguments of `generate` for a probe.
-        probes: the probe set.
+        inputs: converts a query into the arguments of `generate`.
+        queries: the reference queries.
         dtype: of the model, for the mel features.
-        live: the live model's readings, whose answers are read; None for the live model itself.
+        live: the results of the live model, whose answers are the input after the prompt; None for the live model itself.
     """
-    readings = []
+    results = []
     greedy = copy.deepcopy(generation)
     greedy.max_new_tokens = ANSWER_TOKENS
     with _exact_convolutions():
-        for number, probe in enumerate(probes):
-            given = {name: _placed(value, model.device, dtype) for name, value in inputs(probe).items()}
-            ids = given["input_ids"]
-            said = model.generate(**given, generation_config=greedy)[0, ids.shape[1] :]
-            read = said if live is None else torch.tensor(live[number].answer, dtype=ids.dtype, device=ids.device)
-            whole = torch.cat([ids, read[None]], dim=1)
-            mask = torch.ones_like(whole)
-            logits = model(**{**given, "input_ids": whole, "attention_mask": mask}).logits[0, ids.shape[1] - 1 :]
-            readings.append(Reading(ids[0].tolist(), said.tolist(), logits.float().cpu()))
-    return readings
+        for number, query in enumerate(queries):
+            arguments = {name: _move(value, model.device, dtype) for name, value in inputs(query).items()}
+            ids = arguments["input_ids"]
+            answer = model.generate(**arguments, generation_config=greedy)[0, ids.shape[1] :]
+            forced = answer if live is None else torch.tensor(live[number].answer, dtype=ids.dtype, device=ids.device)
+            sequence = torch.cat([ids, forced[None]], dim=1)
+            mask = torch.ones_like(sequence)
+            logits = model(**{**arguments, "input_ids": sequence, "attention_mask": mask}).logits[0, ids.shape[1] - 1 :]
+            results.append(QueryResult(ids[0].tolist(), answer.tolist(), logits.float().cpu()))
+    return results
 
 
-def compare(readings: Mapping[str, Sequence[Reading]], dtype: str) -> list[Pair]:
-    """Compare each two of the models that were read; the first is the live one.
+def compare(results: Mapping[str, Sequence[QueryResult]], dtype: str) -> list[Pair]:
+    """Compare every pair of models; the first model is the live one.
+
+    Args:
+        results: name of a model → its results.
+        dtype: that the models computed in.
 
     Raises:
-        ReleaseError: a prompt is not that of the first model, or a logit is not finite.
+        ReleaseError: a prompt differs from that of the first model, or a logit is not finite.
     """
-    first, *others = readings
+    first, *others = results
     for name in others:
-        if [reading.prompt for reading in readings[name]] != [reading.prompt for reading in readings[first]]:
-            raise ReleaseError(f"{name} is asked another prompt than {first}", field="prompt", next_step="mend the chat template")
-    for name, made in readings.items():
-        if not all(bool(torch.isfinite(reading.logits).all()) for reading in made):
+        if [result.prompt for result in results[name]] != [result.prompt for result in results[first]]:
+            raise ReleaseError(f"the prompt of {name} differs from that of {first}", field="prompt", next_step="fix the chat template")
+    for name, own in results.items():
+        if not all(bool(torch.isfinite(result.logits).all()) for result in own):
             raise ReleaseError("a logit is not finite", field="logits", value=name, next_step="try --dtype float32")
-    return [_pair(one, two, readings, dtype) for one, two in combinations(readings, 2)]
+    return [_pair(one, two, results, dtype) for one, two in combinations(results, 2)]
 
 
 def check(pairs: Sequence[Pair], dtype: str) -> None:
-    """Refuse an export whose parts disagree.
+    """Check that the models of an export agree.
 
-    float32: no logit differs by more than 1e-4, and all greedy answers are the same. 16 bits: all greedy answers are the
-    same, ties aside, and the difference is below a tenth of the logits' spread.
+    float32: no logit differs by more than 1e-4, and all greedy answers are equal. 16 bits: all greedy answers are equal except for
+    ties, and the root mean square difference is at most a tenth of the logits' spread.
 
     Raises:
-        ReleaseError: a pair disagrees; every one is named.
+        ReleaseError: a pair disagrees; the message lists every such pair.
     """
-    wrong = []
+    failed = []
     for pair in pairs:
         apart = pair.largest > LARGEST_FLOAT32 if dtype == "float32" else pair.share > LARGEST_SHARE
         if apart or pair.answers + pair.ties < pair.probes:
-            wrong.append(describe(pair))
-    if wrong:
+            failed.append(describe(pair))
+    if failed:
         raise ReleaseError(
-            "the parity gate failed, nothing was written: " + "; ".join(wrong), field="parity", value=dtype,
+            "the parity gate failed, nothing was written: " + "; ".join(failed), field="parity", value=dtype,
             allowed=f"logits within {LARGEST_FLOAT32:g} and equal answers" if dtype == "float32" else "equal greedy answers",
-            next_step="export with --dtype bfloat16, which is judged by answers, and report the figures above"
+            next_step="export with --dtype bfloat16, which is compared by answers, and report the figures above"
             if dtype == "float32"
-            else "export with --dtype float32, which rounds least, and report the figures above",
+            else "export with --dtype float32, which has the smallest rounding errors, and report the figures above",
         )  # fmt: skip
 
 
 def describe(pair: Pair) -> str:
     """Return one line about a pair."""
-    ties = f", {pair.ties} parted at a tie" if pair.ties else ""
+    ties = f", {pair.ties} differ at a tie" if pair.ties else ""
     return (
         f"{pair.first} and {pair.second}: largest difference {pair.largest:.2e} ({pair.share:.1e} of the spread), "
         f"{pair.answers} of {pair.probes} answers equal{ties}"
     )
 
 
-def _pair(one: str, two: str, readings: Mapping[str, Sequence[Reading]], dtype: str) -> Pair:
-    live, first, second = next(iter(readings.values())), readings[one], readings[two]
+def _pair(one: str, two: str, results: Mapping[str, Sequence[QueryResult]], dtype: str) -> Pair:
+    live, first, second = next(iter(results.values())), results[one], results[two]
     equal = [a.answer == b.answer for a, b in zip(first, second, strict=True)]
     ties = 0
-    for same, heard, a, b in zip(equal, live, first, second, strict=True):
-        ties += not same and all(made.answer == heard.answer or _ties(heard, made, dtype) for made in (a, b))
+    for same, reference, a, b in zip(equal, live, first, second, strict=True):
+        ties += not same and all(result.answer == reference.answer or _ties(reference, result, dtype) for result in (a, b))
     difference = torch.cat([(a.logits - b.logits).flatten() for a, b in zip(first, second, strict=True)])
     spread = torch.cat([a.logits.flatten() for a in first]).std()
     share = float(difference.square().mean().sqrt() / spread)
     return Pair(one, two, float(difference.abs().max()), share, sum(equal), ties, len(equal))
 
 
-def _ties(live: Reading, made: Reading, dtype: str) -> bool:
-    """Say whether an answer leaves the live one where 16 bits cannot tell the two candidates apart, by the live logits."""
+def _ties(live: QueryResult, other: QueryResult, dtype: str) -> bool:
+    """Return whether the live logits of the first two tokens that differ are too close for 16 bits to distinguish them."""
     if dtype == "float32":
         return False
-    at = next((i for i, (a, b) in enumerate(zip(live.answer, made.answer, strict=False)) if a != b), None)
+    at = next((i for i, (a, b) in enumerate(zip(live.answer, other.answer, strict=False)) if a != b), None)
     if at is None:
         return False
-    chosen, other = live.logits[at, live.answer[at]], live.logits[at, made.answer[at]]
-    step = torch.finfo(getattr(torch, dtype)).eps * 2.0 ** float(chosen.abs().clamp_min(1e-6).log2().floor())
-    return bool(float((chosen - other).abs()) <= TIE_STEPS * step)
+    first, second = live.logits[at, live.answer[at]], live.logits[at, other.answer[at]]
+    step = torch.finfo(getattr(torch, dtype)).eps * 2.0 ** float(first.abs().clamp_min(1e-6).log2().floor())
+    return bool(float((first - second).abs()) <= TIE_STEPS * step)
 
 
-def _placed(value: Tensor, device: Any, dtype: str) -> Tensor:
+def _move(value: Tensor, device: Any, dtype: str) -> Tensor:
     return value.to(device, getattr(torch, dtype)) if value.is_floating_point() else value.to(device)
 
 
 @contextmanager
 def _exact_convolutions() -> Iterator[None]:
-    """Keep TF32 out of convolutions: on a GPU it alone would differ by more than float32's bound."""
+    """Disable TF32 in convolutions: on a GPU, TF32 alone causes differences above the limit for float32."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

@@ -1,4 +1,4 @@
-"""What `coat export` starts from: a release, its base's files, and what is to become of them."""
+"""The input of `coat export`: a release and the files of its base."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from coat_core.registry.lineage import MODEL_PREFIX
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A release and the base that it stands on.
+    """A release and its base.
 
     Attributes:
         release: folder of the release.
-        info: what it says of itself.
+        info: content of its `coat.json`.
         architecture: of its LALM.
         base: folder of its base.
-        packed: whether that folder is the registry's own copy.
+        packed: whether that folder is the registry's copy of the base.
         config: configuration of the stock class.
-        part: key under which a checkpoint of several models holds that configuration (`thinker_config`); None: it holds one.
+        part: key of that configuration in a checkpoint of several models (`thinker_config`); None for a checkpoint of one model.
     """
 
     release: Path
@@ -42,7 +42,7 @@ class ExportSource:
         """Return the plan of the merged weights (`MergedWeights`).
 
         Raises:
-            ReleaseError: the base's files are not whole, or the adapter is not theirs.
+            ReleaseError: the base's files are incomplete, or the adapter does not belong to them.
         """
         from coat_core.export.merge import MergedWeights, read_changes
         from coat_core.export.weights import WeightFiles, match_parameters
@@ -55,7 +55,7 @@ class ExportSource:
         """Return the number format of the base on disk.
 
         Raises:
-            ReleaseError: the base's files are not whole.
+            ReleaseError: the base's files are incomplete.
         """
         from coat_core.export.merge import stored_dtype
         from coat_core.export.weights import WeightFiles, match_parameters
@@ -69,23 +69,23 @@ def find_source(model: str, *, merge: bool, speakers: bool = False) -> ExportSou
 
     Args:
         model: `models:/name@alias`, `models:/name/version`, or a release folder.
-        merge: whether the base is merged into; arm `base` has nothing else to export.
+        merge: whether the adapter is merged into the base; required for arm `base`, which has no adapter.
         speakers: whether `spk_dict.pt` is needed too.
 
     Raises:
-        CoatError: there is no such model, its base is gone, or it has no adapter and none is merged.
+        CoatError: the model or its base does not exist, or the release has no adapter and `merge` is false.
     """
     from coat_core.backbones.catalogue import load_architecture
     from coat_core.export.files import FROM_BASE, SPEAKERS
-    from coat_core.registry.serving import packed_release
+    from coat_core.registry.versions import packed_release
     from coat_core.thinking.release import read_info
 
     release, base = packed_release(model) if model.startswith(MODEL_PREFIX) else (Path(model), None)
     info = read_info(release)
-    if info.arm == "base" and not merge:
+    if not info.trained and not merge:
         raise ReleaseError(
             "the untouched base has no adapter to export", field="arm", value=info.arm,
-            next_step="give --merge: the base is copied, its weights as they are",
+            next_step="use --merge: the base is copied, with unchanged weights",
         )  # fmt: skip
     architecture = load_architecture(info.backbone)
     folder = base or checkpoint_folder(
@@ -99,14 +99,14 @@ def find_source(model: str, *, merge: bool, speakers: bool = False) -> ExportSou
 def _model_config(architecture: Any, base: Path) -> tuple[Any, str | None]:
     from transformers import AutoConfig
 
-    from coat_core.export.stock import quiet_loading
+    from coat_core.export.stock import suppress_loading_messages
 
     try:
-        with quiet_loading():
+        with suppress_loading_messages():
             found = AutoConfig.from_pretrained(base, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ReleaseError(f"the base cannot be read: {error}", field="base", value=str(base)) from error
     config = architecture.model_config(found)
     if config is None:
-        raise ReleaseError("the base is of another model", field="base", value=found.model_type, allowed=architecture.key)
+        raise ReleaseError("the base is another model", field="base", value=found.model_type, allowed=architecture.key)
     return config, next((name for name in found.sub_configs if getattr(found, name) is config), None)

@@ -1,4 +1,4 @@
-"""An export as its users see it: the stock class, the stock processor (or tokenizer and feature extractor), nothing of ours."""
+"""Loading of an export with stock libraries only: the stock class, and the stock processor or tokenizer and feature extractor."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from coat_core.errors import ReleaseError
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What turns a question about a clip into arguments of `generate`.
+    """Converts a question about a clip into the arguments of `generate`.
 
     Attributes:
-        tokenizer: by `AutoTokenizer`.
-        processor: by `AutoProcessor`, or None where it needs what is not installed.
-        extractor: by `WhisperFeatureExtractor`; used where there is no processor.
-        audio_token: the placeholder of audio.
+        tokenizer: loaded by `AutoTokenizer`.
+        processor: loaded by `AutoProcessor`; None if a package that it requires is not installed.
+        extractor: loaded by `WhisperFeatureExtractor`; used without a processor.
+        audio_token: the placeholder of audio in the text.
     """
 
     tokenizer: Any
@@ -33,13 +33,13 @@ class FrontEnd:
     audio_token: str
 
     def prompt(self, question: str) -> str:
-        """Return the prompt that the export's template writes."""
+        """Return the prompt that the export's chat template writes."""
         return str(
             (self.processor or self.tokenizer).apply_chat_template(user_messages(question), add_generation_prompt=True, tokenize=False)
         )
 
     def inputs(self, query: Query) -> dict[str, Any]:
-        """Return ids, mask and mel features of one query, on the CPU, as the stock libraries make them."""
+        """Return ids, mask and mel features of one query, computed by the stock libraries, on the CPU."""
         text = self.prompt(query.text)
         if self.processor is not None:
             return dict(self.processor(text=text, audio=query.waveform, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt"))
@@ -52,13 +52,13 @@ class FrontEnd:
 
 
 def load_front_end(folder: Path, model_class: Any, audio_token: str) -> FrontEnd:
-    """Load an export's front end with the auto classes, and check that both loaders find the one template.
+    """Load an export's front end with the auto classes, and check that tokenizer and processor read the same template.
 
-    A processor that also takes images or video (Qwen2.5-Omni's) needs torchvision; where it cannot be built, tokenizer and
-    feature extractor do its work.
+    A processor that also accepts images or video (that of Qwen2.5-Omni) requires torchvision. If it cannot be built, tokenizer and
+    feature extractor replace it.
 
     Raises:
-        ReleaseError: the processor of a purely acoustic model cannot be built, or the loaders see different templates.
+        ReleaseError: the processor of an audio-only model cannot be built, or tokenizer and processor read different templates.
     """
     from transformers import AutoProcessor, AutoTokenizer, ProcessorMixin, WhisperFeatureExtractor
 
@@ -79,54 +79,54 @@ def load_front_end(folder: Path, model_class: Any, audio_token: str) -> FrontEnd
         rendered = loader.apply_chat_template(user_messages("?"), add_generation_prompt=True, tokenize=False)
         if loader.chat_template != written or rendered != front.prompt("?"):
             raise ReleaseError(
-                "tokenizer and processor do not read the one chat template", field="chat_template", value=type(loader).__name__
+                "tokenizer and processor do not read the same chat template", field="chat_template", value=type(loader).__name__
             )
     return front
 
 
 def load_stock(model_class: Any, folder: Path, *, dtype: str, device: str, adapter: Path | None = None) -> Any:
-    """Load a plain checkpoint (and a PEFT adapter onto it) with the stock classes.
+    """Load a checkpoint, and optionally a PEFT adapter onto it, with the stock classes.
 
     Args:
         model_class: stock transformers class.
         folder: the checkpoint.
         dtype: of the weights.
-        device: where they go.
+        device: of the weights.
         adapter: folder of the adapter.
 
     Raises:
-        ReleaseError: the folder lacks weights of the class, or has others.
+        ReleaseError: weights of the class are missing in the folder, or it contains others.
     """
     import torch
 
-    with quiet_loading():
+    with suppress_loading_messages():
         model, report = model_class.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True, local_files_only=True)
         broken = sorted(str(name) for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") for name in report[kind])
         if broken:
-            raise ReleaseError(f"{len(broken)} weights of the folder are not the stock class's", field=str(folder), value=broken[:4])
+            raise ReleaseError(f"{len(broken)} weights of the folder do not match the stock class", field=str(folder), value=broken[:4])
         model = model.to(device)
         if adapter is not None:
             from peft import PeftModel
 
             with warnings.catch_warnings():
-                # PEFT 0.21 asks transformers 5 by a deprecated name.
+                # PEFT 0.21 uses a deprecated name of transformers 5.
                 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
                 model = PeftModel.from_pretrained(model, str(adapter), torch_device=device)
     return model.eval()
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep progress bars away, and the remarks of Qwen2.5-Omni's default talker on being compared with another vocabulary."""
-    from transformers.utils import logging as bars
+def suppress_loading_messages() -> Iterator[None]:
+    """Suppress progress bars, and warnings about the vocabulary of Qwen2.5-Omni's default talker."""
+    from transformers.utils import logging as transformers_logging
 
     logger = logging.getLogger("transformers.configuration_utils")
-    level, shown = logger.level, bars.is_progress_bar_enabled()
+    level, enabled = logger.level, transformers_logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
-    bars.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
-        if shown:
-            bars.enable_progress_bar()
+        if enabled:
+            transformers_logging.enable_progress_bar()

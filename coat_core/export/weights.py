@@ -1,4 +1,4 @@
-"""The weight files of a checkpoint folder: what they hold, tensor by tensor, and which parameter of the stock class each one is."""
+"""The weight files of a checkpoint folder: their tensors, and the parameter of the stock class for each tensor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS: Mapping[str, tuple[str | None, int]] = {
     "F64": (None, 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I64": (None, 8), "I32": (None, 4),
     "I16": (None, 2), "I8": (None, 1), "U8": (None, 1), "BOOL": (None, 1),
 }  # fmt: skip
-"""Safetensors' names of number formats: what `--dtype` calls them (None: never cast), and bytes a number."""
+"""Number formats by their names in safetensors: the name in `--dtype` (None: never cast), and bytes per number."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StoredTensor:
 
     Attributes:
         file: name of its file.
-        form: number format by safetensors' name (`BF16`).
+        form: number format by its name in safetensors (`BF16`).
         shape: as stored.
     """
 
@@ -38,15 +38,15 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     def size(self, form: str | None = None) -> int:
-        """Return its bytes, in its own format or in another."""
+        """Return its size in bytes, in its own format or in another one."""
         return math.prod(self.shape) * FORMATS[form or self.form][1]
 
 
 class WeightFiles:
-    """The safetensors of a folder, one or several with an index; a tensor is read when it is asked for.
+    """The safetensors files of a folder, one file or several with an index. Tensors are read on demand.
 
     Raises:
-        ReleaseError: there are none, one is missing, or a format is unknown.
+        ReleaseError: a file is missing or cannot be read, or a format is unknown.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,11 +59,11 @@ class WeightFiles:
             if not (folder / file).is_file():
                 raise ReleaseError(
                     "a weight file of the base is missing", field=file, value=str(folder), allowed="safetensors",
-                    next_step="fetch the whole checkpoint; one in an older format must be saved again as safetensors",
+                    next_step="download the complete checkpoint; save a checkpoint in an older format as safetensors first",
                 )  # fmt: skip
             try:
                 with safe_open(folder / file, "pt") as stored:
-                    for name in stored.keys():  # noqa: SIM118 - it is no mapping
+                    for name in stored.keys():  # noqa: SIM118 - not a mapping
                         part = stored.get_slice(name)
                         self.tensors[name] = StoredTensor(file, part.get_dtype(), tuple(part.get_shape()))
             except SafetensorError as error:
@@ -71,17 +71,17 @@ class WeightFiles:
         unknown = {tensor.form for tensor in self.tensors.values()} - {*FORMATS}
         if unknown:
             raise ReleaseError(
-                "the base's number format cannot be merged into", field="base", value=sorted(unknown), allowed=sorted(FORMATS),
-                next_step="take the base that is not quantised",
+                "an adapter cannot be merged into the base's number format", field="base", value=sorted(unknown), allowed=sorted(FORMATS),
+                next_step="use a base that is not quantised",
             )  # fmt: skip
 
     @property
     def files(self) -> dict[str, list[str]]:
-        """The names of the tensors by file, files in the order of their names."""
-        held: dict[str, list[str]] = {}
+        """The names of the tensors by file."""
+        files: dict[str, list[str]] = {}
         for name, tensor in self.tensors.items():
-            held.setdefault(tensor.file, []).append(name)
-        return held
+            files.setdefault(tensor.file, []).append(name)
+        return files
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, on the CPU."""
@@ -92,10 +92,10 @@ class WeightFiles:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Which parameter of the stock class each stored tensor is.
+    """The parameters of the stock class and their stored tensors.
 
     Attributes:
-        stored: parameter's name in the model → tensor's name in the files.
+        stored: name of the parameter in the model → name of the tensor in the files.
         embedding: name of the language model's input embedding, in the model.
     """
 
@@ -104,13 +104,13 @@ class Parameters:
 
 
 def match_parameters(model_class: Any, config: Any, names: Iterable[str]) -> Parameters:
-    """Match the tensors of a checkpoint with the parameters of a stock class, by the renamings with which transformers loads it.
+    """Match the tensors of a checkpoint with the parameters of a stock class, by the renaming rules of transformers.
 
-    Published names are not those of today's classes (`language_model.model.…`, `thinker.model.…`). The model is built on the
-    meta device: no weights. Tensors of other parts (a talker) match nothing and are left out.
+    Published names differ from those of the current classes (`language_model.model.…`, `thinker.model.…`). The model is built on the
+    meta device, without weights. Tensors of other parts (a talker) match no parameter and are omitted.
 
     Raises:
-        ReleaseError: a parameter has no tensor, or several.
+        ReleaseError: a parameter has no tensor or several, or a tensor is converted when it is loaded.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -125,7 +125,7 @@ def match_parameters(model_class: Any, config: Any, names: Iterable[str]) -> Par
     for name in names:
         parameter, converted = rename_source_key(name, renamings, converters, model.base_model_prefix, parameters)
         if converted is not None or parameter in stored:
-            raise ReleaseError("a tensor of the base is no parameter of its own", field="base", value=name)
+            raise ReleaseError("a tensor of the base does not match one parameter", field="base", value=name)
         if parameter in parameters:
             stored[parameter] = name
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())

@@ -1,14 +1,14 @@
-"""The graph of `dvc.yaml`, read as data: what each stage is handed, and the key that names its result.
+"""The graph of `dvc.yaml` as data: the declared dependencies of each stage, and the key that names its result.
 
-DVC runs the graph; this module only answers two questions for a stage that already runs: which parameters and inputs were
-declared for it, and which SHA-256 stands for all of them together.
+DVC runs the graph. This module returns, for one stage, the parameters, inputs and code that `dvc.yaml` declares, and one SHA-256 over
+all of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,31 @@ CODE = "coat_core"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage with every name filled in."""
+    """One stage with all references resolved."""
 
     name: str
-    """As DVC spells it: `train@qwen2_audio-coat-0`."""
+    """DVC's name, e.g. `train@<backbone>-coat-0`."""
     command: str
     deps: tuple[str, ...]
     params: tuple[str, ...]
     """Dotted paths into params.yaml."""
     outs: tuple[str, ...]
+    axes: tuple[str, ...] = ()
+    """Values of `foreach` or `matrix`, e.g. `(<backbone>, "coat-0")`."""
+
+    @property
+    def kind(self) -> str:
+        """The name before `@`."""
+        return self.name.split("@")[0]
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the module whose `run` is the stage."""
+        return f"coat_core.pipeline.stages.{self.kind}"
 
     @property
     def sections(self) -> frozenset[str]:
-        """Top-level parameter sections that the stage is handed."""
+        """Top-level parameter sections that the stage declares."""
         return frozenset(path.split(".")[0] for path in self.params)
 
     @property
@@ -48,6 +60,16 @@ class Stage:
     def inputs(self) -> tuple[str, ...]:
         """Dependencies that are data."""
         return tuple(dep for dep in self.deps if dep.split("/")[0] != CODE)
+
+    def check_experts(self, experts: Iterable[str]) -> None:
+        """Refuse a graph and params that name different experts: the key would not cover the stores that the stage reads.
+
+        Raises:
+            StageError: the stores among the inputs are not those of `experts`.
+        """
+        named = [dep.removeprefix("features/") for dep in self.inputs if dep.startswith("features/")]
+        if set(named) != set(experts):
+            raise other_experts(named, list(experts))
 
 
 def read_graph(workspace: Path, values: Mapping[str, Any]) -> dict[str, Stage]:
@@ -66,9 +88,9 @@ def read_graph(workspace: Path, values: Mapping[str, Any]) -> dict[str, Stage]:
 
 
 def other_experts(named: Sequence[str], experts: Sequence[str]) -> StageError:
-    """Return the error of a graph whose `train` waits for other stores than those of the experts that params name."""
+    """Return the error of a graph whose `train` depends on other stores than those of the experts in params."""
     return StageError(
-        "train waits for other stores in dvc.yaml than those of the experts in params.yaml",
+        "train depends on other stores in dvc.yaml than those of the experts in params.yaml",
         field="experts",
         value=sorted(experts),
         allowed=sorted(named),
@@ -81,7 +103,7 @@ def find_stage(name: str, workspace: Path, values: Mapping[str, Any]) -> Stage:
     """Return one stage of the graph.
 
     Raises:
-        StageError: params do not name it; the stages there are, are listed.
+        StageError: the graph has no such stage; the error lists all stages.
     """
     stages = read_graph(workspace, values)
     if name not in stages:
@@ -90,7 +112,7 @@ def find_stage(name: str, workspace: Path, values: Mapping[str, Any]) -> Stage:
             field="stage",
             value=name,
             allowed=sorted(stages),
-            next_step="mend backbones, experts or trials in params.yaml",
+            next_step="fix backbones, experts or trials in params.yaml",
         )
     return stages[name]
 
@@ -111,7 +133,7 @@ def stage_key(stage: Stage, workspace: Path, values: Mapping[str, Any]) -> str:
             "stage": stage.name,
             "params": {path: _lookup(path, values) for path in stage.params},
             "inputs": {dep: sha256_tree(workspace / dep) for dep in stage.inputs},
-            "code": {dep: sha256_tree(workspace / dep, suffix=".py") for dep in stage.code},
+            "code": {dep: sha256_tree(workspace / dep) for dep in stage.code},
         }
     )
 
@@ -119,23 +141,23 @@ def stage_key(stage: Stage, workspace: Path, values: Mapping[str, Any]) -> str:
 def _expand(name: str, body: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Stage]:
     if "foreach" in body:
         for key in _lookup(body["foreach"][2:-1], values):
-            yield _fill(f"{name}@{key}", body["do"], {**values, "key": key})
+            yield _fill(f"{name}@{key}", body["do"], {**values, "key": key}, (key,))
     elif "matrix" in body:
         axes = {axis: list(_lookup(reference[2:-1], values)) for axis, reference in body["matrix"].items()}
         for point in itertools.product(*axes.values()):
             item = dict(zip(axes, point, strict=True))
             key = "-".join(map(str, point))
-            yield _fill(f"{name}@{key}", body, {**values, "item": item, "key": key})
+            yield _fill(f"{name}@{key}", body, {**values, "item": item, "key": key}, point)
     else:
         yield _fill(name, body, values)
 
 
-def _fill(name: str, body: Mapping[str, Any], context: Mapping[str, Any]) -> Stage:
+def _fill(name: str, body: Mapping[str, Any], context: Mapping[str, Any], axes: tuple[str, ...] = ()) -> Stage:
     def text(value: Any) -> str:
         return _REFERENCE.sub(lambda match: str(_lookup(match[1], context)), next(iter(value)) if isinstance(value, dict) else value)
 
     outs = [text(out) for kind in ("outs", "metrics", "plots") for out in body.get(kind, [])]
-    return Stage(name, text(body["cmd"]), tuple(map(text, body["deps"])), tuple(map(text, body.get("params", []))), tuple(outs))
+    return Stage(name, text(body["cmd"]), tuple(map(text, body["deps"])), tuple(map(text, body.get("params", []))), tuple(outs), axes)
 
 
 def _lookup(path: str, values: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Workspaces: the same graph over its own params, results, MLflow database, lock and scratch; the DVC cache is shared."""
+"""Workspaces: the same graph with its own params, results, MLflow database, lock and scratch; the DVC cache is shared."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from coat_core import storage
 from coat_core.errors import CoatError
+from coat_core.experts.catalogue import NEURAL
 from coat_core.pipeline.graph import other_experts
-from coat_core.settings import load_settings
+from coat_core.settings import ExpertSettings, load_settings
 
 LINKED = ("coat_core", "bases", ".venv")
-"""What a workspace shares with the repository, by symbolic link, so that every path in dvc.yaml holds in both."""
+"""Shared with the repository by symbolic link, so that every path in dvc.yaml is valid in both."""
+NEURAL_CODE = ("coat_core/device.py", "coat_core/experts/neural")
+"""Code that `features` depends on only where params name a neural expert."""
 
 
 def repository_root() -> Path:
-    """Return the folder that holds `coat_core/`."""
+    """Return the folder that contains `coat_core/`."""
     return Path(__file__).resolve().parents[2]
 
 
 def make_workspace(folder: Path, params: Path) -> Path:
-    """Make (or bring up to date) a workspace and return it. Results that are already there stay.
+    """Create or update a workspace and return its folder; existing results are kept.
 
     Args:
         folder: the workspace; inside the repository (`workspaces/…`, which git ignores), or anywhere on the same machine.
-        params: the params file; it is checked before anything is made.
+        params: the params file; it is validated first.
 
     Raises:
-        SettingsError: the params do not hold.
-        CoatError: the folder is the repository itself, or holds something else.
+        SettingsError: the params are invalid.
+        CoatError: the folder is the repository itself, or contains other files.
     """
     settings = load_settings(params)
     root = repository_root()
@@ -46,66 +49,88 @@ def make_workspace(folder: Path, params: Path) -> Path:
             next_step="name a new folder, e.g. workspaces/recordings",
         )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "dvc.yaml").exists():
-        raise CoatError("the folder holds something else", field="folder", value=str(folder), next_step="name a new or empty folder")
+        raise CoatError("the folder contains other files", field="folder", value=str(folder), next_step="name a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     for name in LINKED:
         link = folder / name
         if not link.is_symlink() and not link.exists() and (root / name).exists():
             link.symlink_to(os.path.relpath(root / name, folder.resolve()), target_is_directory=True)
     storage.write_text(folder / ".dvcignore", (root / ".dvcignore").read_text())
-    storage.write_text(folder / "dvc.yaml", graph_for((root / "dvc.yaml").read_text(), list(settings.experts)))
+    storage.write_text(folder / "dvc.yaml", graph_for((root / "dvc.yaml").read_text(), settings.experts))
     storage.write_text(folder / "params.yaml", params.read_text())
     if not (folder / ".dvc" / "config").exists():
-        _dvc(folder, "init", "--no-scm", "--quiet", "--force")
+        _dvc(folder, "init", "--no-scm", "-q", "--force")
         for key, value in (("core.analytics", "false"), ("core.check_update", "false"), ("cache.dir", str(root / ".dvc" / "cache"))):
             _dvc(folder, "config", "--local", key, value)
     return folder
 
 
-def match_graph(workspace: Path, experts: Sequence[str]) -> None:
-    """Let `train` wait for the stores of the experts that params name now: of a workspace, its graph is written anew.
+def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings]) -> None:
+    """Make the graph of a workspace depend on the stores and the code of the experts that params name now.
 
     Raises:
-        CoatError: the graph names others, and is the repository's own or was changed by hand.
+        CoatError: the graph names other experts, and is the repository's own or was changed by hand.
     """
     path = workspace / "dvc.yaml"
     if not path.is_file():
         return
     graph = path.read_text()
-    if set(_stores(graph)) == set(experts):
+    if set(_stores(graph)) == set(experts) and _declares_neural(graph) == _needs_neural(experts):
         return
     if workspace.resolve() == repository_root():
-        raise other_experts(_stores(graph), experts)
+        raise other_experts(_stores(graph), list(experts))
     storage.write_text(path, graph_for(graph, experts))
 
 
-def graph_for(graph: str, experts: Sequence[str]) -> str:
-    """Return the text of `dvc.yaml` whose `train` depends on the stores of these experts.
+def graph_for(graph: str, experts: Mapping[str, ExpertSettings]) -> str:
+    """Return the text of `dvc.yaml` for these experts: `train` depends on their stores, `features` on the code of their kind.
 
-    DVC takes no list from params there, so the default graph names its five; a workspace has as many as its params.
+    DVC accepts no list from params in `deps`, so the default graph names the five default experts.
 
     Raises:
-        CoatError: the graph does not name the stores line by line in one place, as the default one does.
+        CoatError: the graph does not name the stores one per line in one place, as the default graph does.
     """
-    section = re.search(r"^  train:\n(?:^(?:   .*)?\n)+", graph, re.MULTILINE)
     stores = "".join(f"      - features/{key}\n" for key in experts)
-    text = section[0] if section is not None else ""
-    written = graph.replace(text, re.sub(r"(?:^      - features/.*\n)+", stores, text, count=1, flags=re.MULTILINE)) if text else graph
-    if _stores(written) != list(experts):
+    written = _replace(graph, "train", r"(?:^      - features/.*\n)+", stores)
+    if _declares_neural(graph) != _needs_neural(experts):
+        code = "".join(f"        - {dep}\n" for dep in NEURAL_CODE)
+        written = _replace(written, "features", "".join(f"^        - {re.escape(dep)}\n" for dep in NEURAL_CODE), "")
+        if _needs_neural(experts):
+            written = _replace(written, "features", r"^        - coat_core/experts/store\n", code + r"        - coat_core/experts/store\n")
+    if _stores(written) != list(experts) or _declares_neural(written) != _needs_neural(experts):
         raise CoatError(
-            "dvc.yaml was changed by hand, and its stores cannot be rewritten",
-            field="stages.train.deps",
+            "dvc.yaml was changed by hand, and the lines of its experts cannot be rewritten",
+            field="stages.train.deps, stages.features.do.deps",
             value=_stores(graph),
             allowed=[f"features/{key}" for key in experts],
-            next_step="write these stores, one a line and together, into the deps of train",
+            next_step="write these stores, one a line and together, into the deps of train"
+            + (f", and {', '.join(NEURAL_CODE)} into those of features" if _needs_neural(experts) else ""),
         )
     return written
 
 
+def _replace(graph: str, stage: str, pattern: str, lines: str) -> str:
+    """Replace the first match of a pattern within the text of one stage."""
+    section = re.search(rf"^  {stage}:\n(?:^(?:   .*)?\n)+", graph, re.MULTILINE)
+    if section is None:
+        return graph
+    return graph.replace(section[0], re.sub(pattern, lines, section[0], count=1, flags=re.MULTILINE))
+
+
 def _stores(graph: str) -> list[str]:
-    """Return the experts whose stores `train` waits for."""
+    """Return the experts whose stores are dependencies of `train`."""
     deps = yaml.safe_load(graph)["stages"]["train"]["deps"]
     return [dep.removeprefix("features/") for dep in deps if isinstance(dep, str) and dep.startswith("features/")]
+
+
+def _declares_neural(graph: str) -> bool:
+    """Return whether the code of neural experts is a dependency of `features`."""
+    features = yaml.safe_load(graph)["stages"].get("features", {})
+    return set(NEURAL_CODE) <= set(features.get("do", features).get("deps", []))
+
+
+def _needs_neural(experts: Mapping[str, ExpertSettings]) -> bool:
+    return any(expert.implementation in NEURAL for expert in experts.values())
 
 
 def _dvc(folder: Path, *arguments: str) -> None:

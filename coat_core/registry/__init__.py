@@ -1,1 +1,1 @@
-"""MLflow: tracking, promotion gate, registered versions, served model, model card."""
+"""MLflow: tracking, registered versions, promotion gate and recipe, lineage, served model, model card."""

@@ -1,4 +1,4 @@
-"""The model card of a version: Markdown that the registry shows as its description."""
+"""The model card of a version, in Markdown; the registry shows it as the description."""
 
 from __future__ import annotations
 
@@ -9,27 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.registry.lineage import Lineage
+from coat_core.settings import find_arm
 from coat_core.storage import read_jsonl
-
-_ARMS = {
-    "base": "the untouched base",
-    "sft": "LoRA, no thinking block",
-    "block": "LoRA and thinking block, no distillation",
-    "coat": "LoRA, thinking block and distillation",
-    "coat_shuffled": "as coat, with experts of another clip",
-}
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is written from.
+    """The content of a card.
 
     Attributes:
         name: registered model.
         info: content of `coat.json`.
         lineage: of the release.
         metrics: content of its `metrics.json`.
-        workspace: whose `data/accepted.jsonl` describes the data.
+        workspace: `data/accepted.jsonl` of it describes the data.
         controls: `metrics.json` of other arms of the same backbone, by arm.
     """
 
@@ -42,7 +35,7 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card: what it is, what it is for, its data, its scores beside the controls, its limits and its licence."""
+    """Return the card: description, intended use, data, scores with those of the controls, limits, licence and origin."""
     return (
         "\n\n".join(part for part in (_head(facts), _uses(facts), _data(facts), _scores(facts), _limits(facts), _origin(facts)) if part)
         + "\n"
@@ -53,23 +46,23 @@ def _head(facts: CardFacts) -> str:
     info, block = facts.info, facts.info.get("block")
     text = (
         f"# {facts.name}\n\nA large audio language model that answers questions about a clip of audio: `{info['backbone']}` on the base "
-        f"`{info['base']['id']}`, arm `{info['arm']}` ({_ARMS.get(info['arm'], 'another arm')}), seed {info['seed']}."
+        f"`{info['base']['id']}`, arm `{info['arm']}` ({find_arm(info['arm']).description}), seed {info['seed']}."
     )
     if block:
         text += (
-            f" Before it answers it *thinks in sound*: {block['tokens']} think tokens stand in its prompt "
-            f"({str(block['placement']).replace('_', ' ')}), no token more is decoded."
+            f" It *thinks in sound* before it answers: its prompt contains {block['tokens']} think tokens "
+            f"({str(block['placement']).replace('_', ' ')}), and no additional token is decoded."
         )
         experts = ", ".join(sorted(info.get("experts") or {}))
         if experts:
-            text += f" In training, the states of layer {block['read_layer']} at these tokens were taught by the experts {experts}."
+            text += f" In training, the experts {experts} were distilled into the states of layer {block['read_layer']} at these tokens."
     return text
 
 
 def _uses(facts: CardFacts) -> str:
     return (
-        "## Intended use\n\nQuestions about short clips: what is said, what sounds and in what order, which instrument or note, which "
-        "emotion a voice carries, comparisons of two things heard. Load it with\n\n"
+        "## Intended use\n\nQuestions about short clips: the words spoken, the sounds and their order, the instrument or note, the "
+        "emotion of a voice, comparisons of two sounds. Load it with\n\n"
         f'```python\nmodel = mlflow.pyfunc.load_model("models:/{facts.name}@champion")\n'
         'model.predict(pandas.DataFrame({"audio": ["clip.wav"], "question": ["What do you hear?"]}))\n```\n\n'
         "`audio` is a path, or a WAV file in base64."
@@ -114,9 +107,9 @@ def _scores(facts: CardFacts) -> str:
     lines.append(f"| **mean** | {facts.metrics.get('n', '–')} | | {means} |")
     return (
         f"## Evaluation\n\nAccuracy (1 − word error rate for transcription) on the {facts.metrics.get('split', 'evaluation')} split, with "
-        "bootstrap intervals in brackets; an answer that could not be read counts as wrong.\n\n"
+        "bootstrap intervals in brackets; an unscored answer counts as wrong.\n\n"
         + "\n".join(lines)
-        + f"\n\n{float(facts.metrics.get('unscored_share', 0.0)):.1%} of the answers could not be read. Evaluation set "
+        + f"\n\n{float(facts.metrics.get('unscored_share', 0.0)):.1%} of the answers are unscored. Evaluation set "
         f"`{str(facts.metrics.get('evaluation_set', ''))[:16]}`."
     )
 
@@ -129,8 +122,8 @@ def _limits(facts: CardFacts) -> str:
         or (entry.get("chance") is not None and entry.get("accuracy") is not None and entry["accuracy"] <= entry["chance"])
     ]
     text = (
-        "## Limits\n\nScores speak of the corpus above and of nothing else. One clip a question; the block's length and place are fixed; "
-        "the model may answer confidently what it did not hear. Not for decisions about people."
+        "## Limits\n\nThe scores apply to the corpus above only. Each question is about one clip. The length and the position of the block "
+        "are fixed. The model can give confident answers that are wrong. Do not use it for decisions about people."
     )
     return text + (f" **Not clear of chance: {', '.join(weak)}.**" if weak else "")
 
@@ -140,14 +133,14 @@ def _origin(facts: CardFacts) -> str:
     dirty = {"true": " (with uncommitted changes)"}.get(lineage.git_dirty, "")
     return (
         f"## Licence and origin\n\nAdapter and code: Apache-2.0. Base `{base['id']}`, revision {lineage.base_revision}, licence: "
-        f"{lineage.base_licence}; whoever serves the model keeps to both.\n\n"
+        f"{lineage.base_licence}. Both licences apply to a served model.\n\n"
         f"Commit `{lineage.git_commit[:12]}`{dirty} · training `{lineage.stage_key[:12]}` · data `{lineage.data_sha256[:12]}` · contract "
-        f"{lineage.contract}. `coat lineage models:/{facts.name}/VERSION` prints the whole way back."
+        f"{lineage.contract}. `coat lineage models:/{facts.name}/VERSION` prints the full lineage."
     )
 
 
 def accuracy_text(entry: Mapping[str, Any] | None) -> str:
-    """Return an accuracy with its interval, a dash where there is none."""
+    """Format an accuracy with its interval; a dash without a value."""
     if not entry or entry.get("accuracy") is None:
         return "–"
     if entry.get("low") is None or entry.get("high") is None:

@@ -1,4 +1,4 @@
-"""Aliases: who is champion, who was before, who asks to be; promotion and rollback."""
+"""Aliases of a registered model (champion, previous champion, challenger): promotion and rollback."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _DECISION = "\n\n## Promotion decision\n"
 
 
 def champion_version(client: Any, name: str, alias: str = CHAMPION) -> str | None:
-    """Return the version under an alias, None where there is none.
+    """Return the version that an alias points to; None if the alias is not set.
 
     Raises:
-        RegistryError: there is no such model.
+        RegistryError: the model does not exist.
     """
     aliases = _model(client, name).aliases
     return str(aliases[alias]) if alias in aliases else None
 
 
 def apply(name: str, version: str, decision: Decision, workspace: Path = Path()) -> None:
-    """Write a decision beside the version, and move the aliases as it says.
+    """Record a decision with the version, and move the aliases accordingly.
 
-    A refused version that nobody withdrew stays `challenger`. The same decision again changes nothing.
+    A refused version becomes `challenger`, unless it was withdrawn. Applying the same decision again changes nothing.
     """
     client = connect(workspace)
     with locked(workspace):
@@ -41,10 +41,10 @@ def apply(name: str, version: str, decision: Decision, workspace: Path = Path())
 
 
 def promote(name: str, version: str, workspace: Path = Path()) -> None:
-    """Make a version champion; the champion before becomes `previous_champion` first. Promoting the champion changes nothing.
+    """Make a version the champion. The current champion becomes `previous_champion` first. Promoting the champion changes nothing.
 
     Raises:
-        RegistryError: there is no such version, or it was withdrawn.
+        RegistryError: the version does not exist, or was withdrawn.
     """
     client = connect(workspace)
     with locked(workspace):
@@ -54,10 +54,10 @@ def promote(name: str, version: str, workspace: Path = Path()) -> None:
             return
         if "withdrawn" in tags:
             raise RegistryError(
-                "a withdrawn version is not promoted",
+                "a withdrawn version cannot be promoted",
                 field="version",
                 value=f"{name} {version}",
-                next_step=f"register another; withdrawn by {tags['withdrawn']}",
+                next_step=f"register another one; withdrawn by {tags['withdrawn']}",
             )
         if before is not None:
             client.set_registered_model_alias(name, PREVIOUS, before)
@@ -67,16 +67,16 @@ def promote(name: str, version: str, workspace: Path = Path()) -> None:
 
 
 def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tuple[str, str]:
-    """Withdraw the champion and bring the previous one back; return (withdrawn version, champion now).
+    """Withdraw the champion and restore the previous one; return (withdrawn version, new champion).
 
-    The version is marked first: a rollback that a kill cut short is finished by the same call.
+    The version is marked first, so that the same call completes a rollback that a kill interrupted.
 
     Raises:
-        RegistryError: there is no champion, no version to go back to, or nobody says who and why.
+        RegistryError: there is no champion or no previous champion, or `who` or `why` is empty.
     """
     for field, value in (("who", who), ("why", why)):
         if not value.strip():
-            raise RegistryError("a rollback says who and why", field=field, value=value, allowed="a text that is not empty")
+            raise RegistryError("a rollback needs who and why", field=field, value=value, allowed="a text that is not empty")
     client = connect(workspace)
     with locked(workspace):
         bad, back = champion_version(client, name), champion_version(client, name, PREVIOUS)
@@ -118,7 +118,7 @@ def _model(client: Any, name: str) -> Any:
     except MlflowException as error:
         known = [model.name for model in client.search_registered_models()]
         raise RegistryError(
-            "there is no such registered model",
+            "this registered model does not exist",
             field="name",
             value=name,
             allowed=known or "nothing is registered yet",
@@ -134,7 +134,7 @@ def _version(client: Any, name: str, version: str) -> Any:
         return client.get_model_version(name, version)
     except MlflowException as error:
         known = sorted((str(found.version) for found in client.search_model_versions(f"name='{name}'")), key=int)
-        raise RegistryError("there is no such version", field="version", value=f"{name} {version}", allowed=known) from error
+        raise RegistryError("this version does not exist", field="version", value=f"{name} {version}", allowed=known) from error
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""A cold load: a process of its own loads a version from the registry's files alone and answers one question."""
+"""A cold load: a new process loads a version from the registry's files alone and answers one question."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coat_core import watchdog
 from coat_core.registry.database import connect
-from coat_core.registry.serving import load_folder, model_folder, predict
+from coat_core.registry.lineage import resolve
+from coat_core.registry.packaging import import_pyfunc
+from coat_core.registry.versions import model_folder
 
 QUESTION = "What do you hear?"
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What a cold load answered; `answer` is None when it did not, and `error` says why."""
+class ColdLoad:
+    """The result of a cold load: `answer` is None if it failed, and `error` contains the cause."""
 
     answer: str | None
     error: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether there was an answer that says something."""
+        """Whether the answer contains text."""
         return bool(self.answer and self.answer.strip())
 
 
-def probe(
+def load_cold(
     name: str,
     version: str,
     workspace: Path = Path(),
@@ -37,37 +41,58 @@ def probe(
     audio: Path | None = None,
     question: str = QUESTION,
     timeout_s: float = 600.0,
-    again: bool = False,
     device: str | None = None,
-) -> Probe:
-    """Load a version in a process of its own, ask one question, and write the answer beside the version (tags `probe…`).
+) -> ColdLoad:
+    """Load a version in a new process and answer one question. The answer is recorded in the tags `probe` and `probe_answer`.
 
-    A version that has passed is not asked again, for its files never change.
+    A version that has passed is not loaded again, because its files never change.
 
     Args:
         name: registered model.
         version: its version.
         workspace: where the records are.
-        audio: clip to ask about; a sine tone when none is given.
-        question: what to ask.
-        timeout_s: after this the load counts as failed.
-        again: ask although it has passed before.
-        device: `cpu` or `cuda`; None: as the served model chooses.
+        audio: the clip; None: a sine tone.
+        question: the question about the clip.
+        timeout_s: a load that takes longer has failed.
+        device: `cpu` or `cuda`; None: the default of the served model.
+
+    Raises:
+        RegistryError: the version does not exist, or its files are missing.
     """
     client = connect(workspace)
-    tags = client.get_model_version(name, version).tags
-    if tags.get("probe") == "passed" and not again:
-        return Probe(tags.get("probe_answer"))
-    folder = model_folder(f"models:/{name}/{version}", workspace)
-    result = _ask_cold(folder, str(audio.resolve()) if audio else "", question, timeout_s, device)
+    uri = f"models:/{name}/{version}"
+    tags = resolve(client, uri).tags
+    if tags.get("probe") == "passed":
+        return ColdLoad(tags.get("probe_answer"))
+    result = _run_process(model_folder(uri, workspace), str(audio.resolve()) if audio else "", question, timeout_s, device)
     client.set_model_version_tag(name, version, "probe", "passed" if result.passed else "failed")
     client.set_model_version_tag(name, version, "probe_answer", (result.answer if result.passed else result.error) or "no answer")
     return result
 
 
-def _ask_cold(folder: Path, audio: str, question: str, timeout_s: float, device: str | None) -> Probe:
+def load_served(folder: Path) -> Any:
+    """Load a saved MLflow model from its folder, without writing bytecode beside the model's code."""
+    pyfunc = import_pyfunc()
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
+            return pyfunc.load_model(str(folder))
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def predict(model: Any, audio: str, question: str) -> str:
+    """Return the answer of a loaded MLflow model to one question about one clip (a path, or a WAV file in base64)."""
+    import pandas as pd
+
+    table = pd.DataFrame([[audio, question]], columns=pd.Index(["audio", "question"], dtype=object))
+    return str(model.predict(table)["answer"].iloc[0])
+
+
+def _run_process(folder: Path, audio: str, question: str, timeout_s: float, device: str | None) -> ColdLoad:
     root = str(Path(__file__).resolve().parents[2])
-    # The child ends with the flow that owns us, or else with us.
+    # The child ends with the owner of this process (the flow), or else with this process.
     environment = {
         **os.environ,
         watchdog.OWNER: os.environ.get(watchdog.OWNER) or watchdog.owner_mark(),
@@ -78,19 +103,19 @@ def _ask_cold(folder: Path, audio: str, question: str, timeout_s: float, device:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
     except subprocess.TimeoutExpired:
-        return Probe(None, f"no answer within {timeout_s:.0f} s")
+        return ColdLoad(None, f"no answer within {timeout_s:.0f} s")
     try:
-        return Probe(str(json.loads(done.stdout.splitlines()[-1])["answer"]))
+        return ColdLoad(str(json.loads(done.stdout.splitlines()[-1])["answer"]))
     except (IndexError, ValueError, KeyError, TypeError):
         lines = done.stderr.strip().splitlines()
-        return Probe(None, lines[-1] if lines else f"the process ended with {done.returncode} and said nothing")
+        return ColdLoad(None, lines[-1] if lines else f"the process ended with exit status {done.returncode} and printed no error")
 
 
 def _main(folder: str, audio: str, question: str) -> None:
     from coat_core.registry.packaging import tone_base64
 
     watchdog.watch_owner()
-    print(json.dumps({"answer": predict(load_folder(Path(folder)), audio or tone_base64(), question)}))
+    print(json.dumps({"answer": predict(load_served(Path(folder)), audio or tone_base64(), question)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where MLflow keeps its records: a database made once, found by everyone, and moved with its folder."""
+"""Where MLflow stores its records: the SQLite database of a workspace, or a tracking server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from coat_core.errors import RegistryError
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _LOCK_TIMEOUT_S = 600.0
-
-# Every column in which MLflow writes an absolute artifact location.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -27,39 +25,44 @@ _LOCATIONS = (
     ("model_versions", "source"),
     ("model_versions", "storage_location"),
 )
+"""Every table and column in which MLflow stores an absolute artifact location."""
 
 
-def quiet() -> None:
-    """Switch MLflow's telemetry, progress bars and server jobs off; call it before `mlflow` is imported."""
+def set_mlflow_environment() -> None:
+    """Disable MLflow's telemetry, progress bars and server jobs, unless the environment already sets them.
+
+    Call it before `mlflow` is imported.
+    """
     for name, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("DO_NOT_TRACK", "true"),
         ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
         ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
         ("MLFLOW_LOGGING_LEVEL", "WARNING"),
-        ("GIT_PYTHON_REFRESH", "quiet"),
+        ("GIT_PYTHON_REFRESH", "silent"),
     ):
         os.environ.setdefault(name, value)
 
 
 def locked(workspace: Path, name: str = "registry") -> FileLock:
-    """Return the lock that every writer of the registry takes (a context manager; taken again by its holder it waits for nobody)."""
+    """Return the file lock that every writer of the registry acquires: a context manager, reentrant within a thread."""
     folder = workspace.resolve() / ".scratch"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / f"{name}.lock", timeout=_LOCK_TIMEOUT_S, is_singleton=True)
 
 
 def tracking_uri(workspace: Path = Path()) -> str:
-    """Return the tracking URI of a workspace, and make the database when there is none.
+    """Return the tracking URI of a workspace; create the database if it does not exist.
 
-    `MLFLOW_TRACKING_URI` wins. Otherwise it is SQLite at `mlflow.db` with artifacts under `mlartifacts/`. Three processes that
-    create one database at once corrupt it, and a kill during creation leaves half a schema: it is made under a lock, at a
-    temporary name, and renamed. A workspace that was moved or copied has its recorded artifact locations rewritten.
+    `MLFLOW_TRACKING_URI` has priority. Otherwise the database is SQLite at `mlflow.db`, with artifacts under `mlartifacts/`. Three
+    processes that create one database at the same time corrupt it, and a kill during creation leaves half a schema. The database is
+    therefore created under a lock, at a temporary name, and renamed. The artifact locations of a workspace that was moved or copied
+    are rewritten.
 
     Raises:
-        RegistryError: the file is there but is no MLflow database.
+        RegistryError: the file is not an MLflow database.
     """
-    quiet()
+    set_mlflow_environment()
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri
@@ -68,7 +71,7 @@ def tracking_uri(workspace: Path = Path()) -> str:
         with locked(workspace, "database"):
             if not path.exists():
                 _create(path)
-    _relocate(path, workspace)
+    _relocate(path, path.stat().st_ino)
     return f"sqlite:///{path.as_posix()}"
 
 
@@ -81,7 +84,7 @@ def connect(workspace: Path = Path()) -> Any:
 
 
 def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
-    """Return the id of an experiment, made when it is not there yet; without a server its artifacts go to `mlartifacts/`."""
+    """Return the id of an experiment; create it if it does not exist. Without a server its artifacts go to `mlartifacts/`."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -91,7 +94,7 @@ def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
-        # Another process was first.
+        # Another process created it in the meantime.
         found = client.get_experiment_by_name(name)
         if found is None:
             raise
@@ -99,16 +102,16 @@ def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
 
 
 def is_served(uri: str) -> bool:
-    """Return whether a tracking server stands behind a URI, rather than a database that this process opens."""
+    """Return whether a URI names a tracking server, and not a database that this process opens itself."""
     return not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
 
 
 @contextmanager
 def default_database(uri: str) -> Iterator[None]:
-    """Make a database the one that MLflow's module-level functions use, for what its clients do not pass on themselves."""
+    """Set the default database of MLflow's module-level functions, for client calls that do not pass their own URI on."""
     import mlflow
 
-    # MLflow writes the variable too; left there it would overrule the next workspace's own database.
+    # MLflow also sets the environment variable. If it stayed set, it would override the database of the next workspace.
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     try:
@@ -118,7 +121,7 @@ def default_database(uri: str) -> Iterator[None]:
 
 
 def portable(uri: str) -> str:
-    """Return a tracking URI fit for records: no user or password, and the workspace's own database by its relative name."""
+    """Return a tracking URI for records: without user and password, and the workspace's own database by its relative name."""
     if uri.startswith("sqlite:") and uri.endswith(f"/{DATABASE}"):
         return f"sqlite:///{DATABASE}"
     parts = urlsplit(uri)
@@ -126,7 +129,7 @@ def portable(uri: str) -> str:
 
 
 def _create(path: Path) -> None:
-    """Write the schema and the default experiment (whose place says where artifacts go) at a temporary name, then rename."""
+    """Write the schema and the default experiment at a temporary name, then rename; the experiment sets the artifact folder."""
     for leftover in path.parent.glob(f".{path.name}.new*"):
         leftover.unlink()
     temporary = path.with_name(f".{path.name}.new")
@@ -141,24 +144,24 @@ def _create(path: Path) -> None:
     temporary.replace(path)
 
 
-def _relocate(path: Path, workspace: Path) -> None:
-    """Rewrite absolute artifact locations after the workspace has moved."""
-    here = (path.parent / ARTIFACTS).as_posix()
-    recorded = _recorded_root(path, path.stat().st_ino)
-    if recorded is None or recorded == here:
-        return
-    with locked(workspace, "database"), closing(sqlite3.connect(path, timeout=60)) as database, database:
-        for table, column in _LOCATIONS:
-            database.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                (here, len(recorded) + 1, recorded, len(recorded) + 1, recorded + "/"),
-            )
-    _recorded_root.cache_clear()
-
-
 @cache
-def _recorded_root(path: Path, inode: int) -> str | None:
-    """Return the artifact folder that the database was made with (cached by file, for it is asked at every call)."""
+def _relocate(path: Path, inode: int) -> None:
+    """Rewrite the absolute artifact locations of a database whose workspace was moved or copied.
+
+    This is the only place that writes SQL to MLflow's tables. MLflow stores absolute paths (a relative location is resolved when the
+    experiment is created), and its client has no call that changes the location of an existing experiment, run, logged model or
+    version. Registering the releases again would lose version numbers, aliases and decisions.
+
+    The result is cached by file, because every connection calls it.
+
+    Args:
+        path: the database.
+        inode: of the file, for the cache only.
+
+    Raises:
+        RegistryError: the file is not an MLflow database.
+    """
+    here = (path.parent / ARTIFACTS).as_posix()
     try:
         with closing(sqlite3.connect(f"file:{path.as_posix()}?mode=ro", uri=True, timeout=60)) as database:
             row = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
@@ -169,6 +172,15 @@ def _recorded_root(path: Path, inode: int) -> str | None:
             value=str(path),
             next_step=f"set it aside (mv {path.name} {path.name}.broken) and run the same command again",
         ) from error
-    root = str(row[0]).removesuffix("/0") if row else ""
-    # A database that `mlflow ui` made by itself keeps the places it chose.
-    return root if root.endswith(f"/{ARTIFACTS}") else None
+    recorded = str(row[0]).removesuffix("/0") if row else ""
+    # A database that `mlflow ui` created itself keeps the locations that it chose.
+    if not recorded.endswith(f"/{ARTIFACTS}") or recorded == here:
+        return
+    with locked(path.parent, "database"), closing(sqlite3.connect(path, timeout=60)) as database, database:
+        for table, column in _LOCATIONS:
+            database.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                (here, len(recorded) + 1, recorded, len(recorded) + 1, recorded + "/"),
+            )
+    # The workspace may move back to a place that is cached.
+    _relocate.cache_clear()

@@ -1,11 +1,11 @@
-"""The promotion gate: a pure decision over recorded numbers, with a sentence for every reason.
+"""The promotion gate: a pure function from recorded numbers to a decision, with one sentence for every reason.
 
-A candidate is promoted when every check below holds. Without a champion: it is not withdrawn, the data contract passed, every
-file is safe to load (no pickle), a cold load answered a probe, the mean accuracy reaches its floor and not too many answers
-went unscored. Against a champion also: both were scored on the same evaluation set, the lower bound of the paired interval of
-candidate − champion lies *above* `min_improvement`, and no family lost more than `max_slice_drop`.
+A candidate is promoted when it passes every check. Without a champion: it is not withdrawn, the data contract passed, every file is
+safe to load (no pickle), a cold load gave an answer, the mean accuracy reaches its floor, and not too many answers are unscored.
+Against a champion also: both were scored on the same evaluation set, the lower bound of the paired interval of candidate − champion
+is *above* `min_improvement`, and no family lost more than `max_slice_drop`.
 
-What the thinking block brings against plain fine-tuning (`coat − sft`) is recorded and shown, but is no condition here.
+The gain of the thinking block over fine-tuning without it (`coat − sft`) is recorded and shown, but is not a condition.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from coat_core.settings import RegistrySettings
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What was recorded of one registered version.
+class VersionRecord:
+    """What is recorded of one registered version.
 
     Attributes:
         name: registered model.
         version: its version there.
         contract: result of the data contract, `passed` or another word.
         evaluation_set: SHA-256 of the examples that it was scored on.
-        families: accuracy by task family (1 − WER for transcription); None where a family had nothing to score.
-        mean_accuracy: mean over families; None when there is none.
+        families: accuracy by task family (1 − WER for transcription); None for a family without scored answers.
+        mean_accuracy: mean over families; None without any.
         unscored_share: share of responses from which no answer could be read.
         unsafe_files: artifacts that can run code when they are loaded.
-        probe: what a cold load in a process of its own answered; None when it did not, or was not tried.
-        withdrawn: who withdrew the version and why; None when nobody did.
+        cold_load: answer of a cold load; None if it failed or was not tried.
+        withdrawn: who withdrew the version, and why; None if it was not withdrawn.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Evidence:
     mean_accuracy: float | None
     unscored_share: float
     unsafe_files: tuple[str, ...] = ()
-    probe: str | None = None
+    cold_load: str | None = None
     withdrawn: str | None = None
 
     @property
@@ -51,14 +51,14 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedDifference:
     """Mean difference candidate − champion over the same examples, with its paired bootstrap interval.
 
     Attributes:
         difference: mean difference of scores.
         low: lower bound of the interval.
         high: upper bound.
-        n: examples that both answered.
+        n: number of examples that both answered.
         confidence: of the interval, e.g. 0.95.
     """
 
@@ -71,9 +71,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome: `reasons` are the failed checks of a refusal, or the passed ones of a promotion.
+    """The outcome: `reasons` are the failed checks of a refusal, or the passed checks of a promotion.
 
-    `unchanged` says that the candidate is the champion already, so that there was nothing to decide.
+    `unchanged` is true when the candidate is already the champion.
     """
 
     promote: bool
@@ -92,14 +92,16 @@ class _Check:
     sentence: str
 
 
-def decide(candidate: Evidence, champion: Evidence | None, settings: RegistrySettings, comparison: Comparison | None = None) -> Decision:
+def decide(
+    candidate: VersionRecord, champion: VersionRecord | None, settings: RegistrySettings, difference: PairedDifference | None = None
+) -> Decision:
     """Decide whether the candidate becomes champion.
 
     Args:
-        candidate: what is recorded of the candidate.
-        champion: what is recorded of the present champion, on the same evaluation set; None when there is no champion.
+        candidate: the record of the candidate.
+        champion: the record of the current champion, on the same evaluation set; None without a champion.
         settings: floors and margins.
-        comparison: the paired comparison; needed with a champion.
+        difference: the paired difference; required with a champion.
     """
     if champion is not None and (champion.name, champion.version) == (candidate.name, candidate.version) and candidate.withdrawn is None:
         return Decision(promote=False, reasons=(f"{candidate.label} is the champion already; nothing changes",), unchanged=True)
@@ -107,12 +109,12 @@ def decide(candidate: Evidence, champion: Evidence | None, settings: RegistrySet
     if champion is None:
         checks.append(_Check(True, "there is no champion to compare with"))
     else:
-        checks += _against(candidate, champion, settings, comparison)
+        checks += _against(candidate, champion, settings, difference)
     failed = tuple(check.sentence for check in checks if not check.passed)
     return Decision(promote=not failed, reasons=failed or tuple(check.sentence for check in checks))
 
 
-def _own_checks(candidate: Evidence, settings: RegistrySettings) -> list[_Check]:
+def _own_checks(candidate: VersionRecord, settings: RegistrySettings) -> list[_Check]:
     checks = []
     if candidate.withdrawn is not None:
         checks.append(_Check(False, f"{candidate.label} was withdrawn: {candidate.withdrawn}"))
@@ -127,9 +129,9 @@ def _own_checks(candidate: Evidence, settings: RegistrySettings) -> list[_Check]
         else _Check(True, "all weights are safetensors; no file can run code when loaded")
     )
     checks.append(
-        _Check(True, f"a cold load answered the probe: {candidate.probe.strip()!r}")
-        if candidate.probe is not None and candidate.probe.strip()
-        else _Check(False, "a cold load did not answer the probe")
+        _Check(True, f"a cold load answered {candidate.cold_load.strip()!r}")
+        if candidate.cold_load is not None and candidate.cold_load.strip()
+        else _Check(False, "a cold load gave no answer")
     )
     mean = candidate.mean_accuracy
     if mean is None:
@@ -141,12 +143,14 @@ def _own_checks(candidate: Evidence, settings: RegistrySettings) -> list[_Check]
         )
     passed = candidate.unscored_share <= settings.max_unscored_share
     checks.append(
-        _Check(passed, f"{candidate.unscored_share:.1%} of the answers went unscored; at most {settings.max_unscored_share:.1%} may")
+        _Check(passed, f"{candidate.unscored_share:.1%} of the answers are unscored; at most {settings.max_unscored_share:.1%} are allowed")
     )
     return checks
 
 
-def _against(candidate: Evidence, champion: Evidence, settings: RegistrySettings, comparison: Comparison | None) -> list[_Check]:
+def _against(
+    candidate: VersionRecord, champion: VersionRecord, settings: RegistrySettings, difference: PairedDifference | None
+) -> list[_Check]:
     if candidate.evaluation_set != champion.evaluation_set:
         return [
             _Check(
@@ -155,7 +159,7 @@ def _against(candidate: Evidence, champion: Evidence, settings: RegistrySettings
                 f"{champion.version}) on {champion.evaluation_set[:12]}: evaluate the champion again on the new set",
             )
         ]
-    checks = [_improvement(champion, settings, comparison)]
+    checks = [_improvement(champion, settings, difference)]
     for family, before in sorted(champion.families.items()):
         after = candidate.families.get(family)
         if before is None:
@@ -164,7 +168,7 @@ def _against(candidate: Evidence, champion: Evidence, settings: RegistrySettings
             checks.append(_Check(False, f"{family}: the champion has {before:.3f}, the candidate was not scored"))
             continue
         drop = before - after
-        # Accuracies are ratios of whole numbers: a drop equal to the margin must not fail by rounding.
+        # Accuracies are ratios of whole numbers. A drop equal to the margin must not fail by rounding.
         passed = drop <= settings.max_slice_drop + 1e-9
         checks.append(
             _Check(
@@ -175,13 +179,13 @@ def _against(candidate: Evidence, champion: Evidence, settings: RegistrySettings
     return checks
 
 
-def _improvement(champion: Evidence, settings: RegistrySettings, comparison: Comparison | None) -> _Check:
-    if comparison is None:
-        return _Check(False, f"no paired comparison with the champion (version {champion.version}) is recorded")
-    passed = comparison.low > settings.min_improvement
+def _improvement(champion: VersionRecord, settings: RegistrySettings, difference: PairedDifference | None) -> _Check:
+    if difference is None:
+        return _Check(False, f"no paired difference to the champion (version {champion.version}) is recorded")
+    passed = difference.low > settings.min_improvement
     return _Check(
         passed,
-        f"improvement over the champion (version {champion.version}): {comparison.difference:+.3f}, {comparison.confidence:.0%} interval "
-        f"[{comparison.low:+.3f}, {comparison.high:+.3f}] over {comparison.n} paired answers; its lower bound "
-        f"{'lies' if passed else 'does not lie'} above {settings.min_improvement:+.3f}",
+        f"improvement over the champion (version {champion.version}): {difference.difference:+.3f}, {difference.confidence:.0%} interval "
+        f"[{difference.low:+.3f}, {difference.high:+.3f}] over {difference.n} paired answers; its lower bound is "
+        f"{'' if passed else 'not '}above {settings.min_improvement:+.3f}",
     )

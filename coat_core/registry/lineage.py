@@ -1,4 +1,4 @@
-"""The way from a registered version back to its data, its code and its base."""
+"""Lineage of a registered version: its data, its code and its base."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coat_core.registry.packaging import read_info
 from coat_core.storage import read_json, sha256_file, sha256_tree
 
 MODEL_PREFIX = "models:/"
-"""What the name of a registered version begins with."""
+"""Prefix of the URI of a registered version."""
 
 _FEATURES = "features_sha256."
 _UNKNOWN = "unknown"
@@ -22,22 +22,22 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a release comes from; every field becomes a tag of its version.
+    """The origin of a release; every field becomes a tag of its version.
 
     Attributes:
-        stage_key: SHA-256 that names the training (its code, parameters and inputs).
+        stage_key: SHA-256 of the training (its code, parameters and inputs).
         backbone: key of the LALM.
         arm: arm of the trial.
         seed: seed of the trial.
         base_id: hub id or workspace path of the base.
-        base_revision: its revision, or `none`.
+        base_revision: revision of the base, or `none`.
         base_licence: licence of its weights, or `unknown`.
-        adapter_sha256: of the adapter's weights; `none` where there is no adapter.
-        data_sha256: of the accepted manifest (which holds the hash of every clip).
+        adapter_sha256: of the adapter's weights; `none` without an adapter.
+        data_sha256: of the accepted manifest (which contains the hash of every clip).
         features_sha256: by expert.
         contract: `passed`, `failed` or `unknown`.
         git_commit: of the code, or `unknown`.
-        git_dirty: `true`, `false` or `unknown`; `dvc.lock` does not count, for a run writes it.
+        git_dirty: `true`, `false` or `unknown`; changes of `dvc.lock` are ignored, because a run writes it.
     """
 
     stage_key: str
@@ -64,8 +64,8 @@ def gather(workspace: Path, release: Path) -> Lineage:
     """Read the lineage of a release from the files of its workspace.
 
     Raises:
-        ReleaseError: the folder is no release.
-        CoatError: the accepted manifest or a feature store that the release was made from is gone.
+        ReleaseError: the folder is not a release.
+        CoatError: the accepted manifest or a feature store of the release is missing.
     """
     info = read_info(release)
     adapter = release / "adapter_model.safetensors"
@@ -88,7 +88,7 @@ def gather(workspace: Path, release: Path) -> Lineage:
 
 
 def contract_result(workspace: Path) -> str:
-    """Return `passed` or `failed` as the contract stage recorded it, `unknown` where it left no record."""
+    """Return `passed` or `failed` as the contract stage recorded it, or `unknown` without a record."""
     path = workspace / "data/contract/results.json"
     if not path.is_file():
         return _UNKNOWN
@@ -97,14 +97,14 @@ def contract_result(workspace: Path) -> str:
 
 
 def lineage(uri: str, workspace: Path = Path()) -> dict[str, Any]:
-    """Return what is recorded of a version: code, parameters, data, features, contract, base, decision and run.
+    """Return the recorded lineage of a version: code, parameters, data, features, contract, base, decision and run.
 
     Args:
         uri: `models:/name/version` or `models:/name@alias`.
         workspace: where the records are.
 
     Raises:
-        RegistryError: there is no such version.
+        RegistryError: the version does not exist.
     """
     client = connect(workspace)
     version = resolve(client, uri)
@@ -144,7 +144,7 @@ def lineage(uri: str, workspace: Path = Path()) -> dict[str, Any]:
 
 
 def lineage_text(record: Mapping[str, Any]) -> str:
-    """Return a lineage as lines to read; nested names are indented, empty ones left out."""
+    """Format a lineage as text; nested fields are indented, empty ones are omitted."""
     return "\n".join(_lines(record, ""))
 
 
@@ -152,7 +152,7 @@ def resolve(client: Any, uri: str) -> Any:
     """Return the version that `models:/name/version` or `models:/name@alias` names.
 
     Raises:
-        RegistryError: the URI has another form, or there is no such version.
+        RegistryError: the URI has another form, or the version does not exist.
     """
     from mlflow.exceptions import MlflowException
 
@@ -163,14 +163,14 @@ def resolve(client: Any, uri: str) -> Any:
         name, _, number = text.rpartition("/")
     if not name or not (alias or number):
         raise RegistryError(
-            "this names no registered version", field="uri", value=uri, allowed="models:/NAME/VERSION or models:/NAME@ALIAS"
+            "this is not the URI of a registered version", field="uri", value=uri, allowed="models:/NAME/VERSION or models:/NAME@ALIAS"
         )
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     except MlflowException as error:
         known = [f"models:/{model.name}@{known}" for model in client.search_registered_models() for known in sorted(model.aliases)]
         raise RegistryError(
-            "there is no such version",
+            "this version does not exist",
             field="uri",
             value=uri,
             allowed=known or "nothing is registered yet",
@@ -195,7 +195,7 @@ def _lines(record: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _git(workspace: Path) -> tuple[str, str]:
-    """Return commit and dirty flag of the repository that holds the workspace."""
+    """Return the commit and the dirty flag of the repository that contains the workspace."""
 
     def call(*arguments: str) -> str:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A release as an MLflow model: models from code, safetensors, no pickle anywhere."""
+"""A release as an MLflow model: models from code, safetensors, no pickle files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import ReleaseError
-from coat_core.registry.database import quiet
+from coat_core.registry.database import set_mlflow_environment
 from coat_core.storage import read_json
 
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "peft", "safetensors", "soundfile", "soxr", "torch", "transformers")
@@ -22,12 +22,12 @@ _PICKLES = frozenset({".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".
 def log_release(client: Any, workspace: Path, release: Path, *, run_id: str) -> str:
     """Log a release as the run's model, once per run and stage key, and return the model's id.
 
-    A model that a killed process left half uploaded is deleted first.
+    An incomplete upload of a killed process is deleted first.
 
     Raises:
-        ReleaseError: the folder is no release.
+        ReleaseError: the folder is not a release.
     """
-    quiet()
+    set_mlflow_environment()
     info = read_info(release)
     run = client.get_run(run_id)
     experiment = run.info.experiment_id
@@ -57,7 +57,7 @@ def log_release(client: Any, workspace: Path, release: Path, *, run_id: str) -> 
 
 
 def save_served(folder: Path, release: Path, workspace: Path = Path(), header: Any = None) -> None:
-    """Save a release in MLflow's layout; a base that is a folder of the workspace goes with it, one on the hub by its id."""
+    """Save a release in MLflow's layout; a base in the workspace is packed with it, a base on the hub is referenced by its id."""
     import pandas as pd
 
     pyfunc = import_pyfunc()
@@ -69,7 +69,7 @@ def save_served(folder: Path, release: Path, workspace: Path = Path(), header: A
     if base.is_dir():
         artifacts["base"] = str(base.resolve())
     with warnings.catch_warnings():
-        # MLflow would have type hints that pandas tables do not have; the signature says it all.
+        # MLflow warns that the model has no type hints; its signature is given below.
         warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
         pyfunc.save_model(
             path=str(folder),
@@ -78,7 +78,7 @@ def save_served(folder: Path, release: Path, workspace: Path = Path(), header: A
             signature=ModelSignature(
                 inputs=Schema([ColSpec("string", "audio"), ColSpec("string", "question")]), outputs=Schema([ColSpec("string", "answer")])
             ),
-            # MLflow compares the columns with a range, which pandas 3 deprecates for its own string type.
+            # MLflow compares the columns with a range, which pandas 3 deprecates for its string type: object columns avoid this.
             input_example=pd.DataFrame([[tone_base64(), "What do you hear?"]], columns=pd.Index(["audio", "question"], dtype=object)),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
             mlflow_model=header,
@@ -90,8 +90,8 @@ def save_served(folder: Path, release: Path, workspace: Path = Path(), header: A
 
 
 def import_pyfunc() -> Any:
-    """Import `mlflow.pyfunc`, which warns of its own type hints at import."""
-    quiet()
+    """Import `mlflow.pyfunc` without the warning about its own type hints."""
+    set_mlflow_environment()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
         import mlflow.pyfunc
@@ -102,20 +102,20 @@ def read_info(release: Path) -> dict[str, Any]:
     """Return the content of a release's `coat.json`.
 
     Raises:
-        ReleaseError: there is none.
+        ReleaseError: the folder is not a release.
     """
     if not (release / "coat.json").is_file():
-        raise ReleaseError("this folder is no release", field="release", value=str(release), next_step="train one: coat run")
+        raise ReleaseError("this folder is not a release", field="release", value=str(release), next_step="train one: coat run")
     return dict(read_json(release / "coat.json"))
 
 
 def unsafe_files(folder: Path) -> tuple[str, ...]:
-    """Return the files below a folder that are pickles, by name or by their first bytes (torch's zip of pickles included)."""
+    """Return the pickle files below a folder, by name or by their first bytes (torch's zip format included)."""
     found = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with path.open("rb") as stream:
             head = stream.read(512)
-        # The length at the head of a safetensors file can look like a pickle's protocol.
+        # The first bytes of a safetensors file are a length, which can equal the first bytes of a pickle.
         pickled = len(head) > 1 and head[0] == 0x80 and head[1] <= 5 and path.suffix != ".safetensors"
         if path.suffix in _PICKLES or pickled or (head.startswith(b"PK") and b"/data.pkl" in head):
             found.append(path.relative_to(folder).as_posix())
@@ -123,7 +123,7 @@ def unsafe_files(folder: Path) -> tuple[str, ...]:
 
 
 def tone_base64(frequency_hz: float = 440.0, duration_s: float = 0.5, rate_hz: int = 8000) -> str:
-    """Return a sine tone as a WAV file in base64: a row to try a model with."""
+    """Return a sine tone as a WAV file in base64, an example input of a served model."""
     import numpy as np
 
     samples = 0.3 * np.sin(2.0 * np.pi * frequency_hz * np.arange(int(duration_s * rate_hz)) / rate_hz)

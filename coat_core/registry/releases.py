@@ -1,4 +1,4 @@
-"""Releases become versions of a registered model: once per stage key, with their lineage, their scores and their card."""
+"""Registration of releases as versions of a registered model: once per stage key, with lineage, scores and model card."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
+from coat_core.evaluation.metrics import METRICS, SCORES
 from coat_core.registry.card import CardFacts, accuracy_text, model_card
 from coat_core.registry.database import connect, default_database, locked
 from coat_core.registry.lineage import Lineage, gather
 from coat_core.registry.packaging import log_release, read_info, unsafe_files
 from coat_core.registry.replay import own_run
 from coat_core.registry.tracking import EVALUATION, log_metrics
+from coat_core.settings import ARMS
 from coat_core.storage import read_json, sha256_file
 
-METRICS, SCORES = "metrics.json", "scores.jsonl"
 _LINEAGE_FILES = ("dvc.lock", "params.yaml")
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model; `created` says whether this call made it."""
+    """A version of a registered model; `created` is true if this call created it."""
 
     name: str
     version: str
@@ -36,37 +37,43 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def register_trial(workspace: Path, name: str, trial: str, *, controls: Mapping[str, str] | None = None) -> Registered:
-    """Register `models/<trial>` from the files of a workspace; nothing is written when it stands there already.
+def register_trial(workspace: Path, name: str, trial: str) -> Registered:
+    """Register `models/<trial>` from the files of a workspace; nothing is written if it is registered with the same scores already.
+
+    The model card also shows the scores of the other arms with the same seed that were evaluated.
 
     Args:
         workspace: the workspace.
         name: registered model, e.g. `coat-qwen2-audio`.
         trial: `<backbone>-<arm>-<seed>`.
-        controls: for the card, arm → trial of the evaluations to show beside it; by default those of the same seed that exist.
 
     Raises:
-        ReleaseError: there is no such release.
+        ReleaseError: the release does not exist.
         RegistryError: its evaluation is missing.
     """
     release, evaluation = workspace / "models" / trial, workspace / "evaluation" / trial
     info = read_info(release)
     if not (evaluation / METRICS).is_file() or not (evaluation / SCORES).is_file():
-        raise RegistryError("the release was not evaluated", field="evaluation", value=str(evaluation), next_step=f"coat evaluate {trial}")
+        backbone_and_trial = trial.replace("-", " ", 1)
+        raise RegistryError(
+            "the release was not evaluated",
+            field="evaluation",
+            value=str(evaluation),
+            next_step=f"coat answer {backbone_and_trial} && coat score {backbone_and_trial}",
+        )
     known = find_version(connect(workspace), name, info["fingerprint"])
     if known is not None and known.tags.get("scores_sha256") == sha256_file(evaluation / SCORES):
         return Registered(name, str(known.version), known.run_id, created=False)
     found = gather(workspace, release)
-    if controls is None:
-        names = {arm: f"{info['backbone']}-{arm}-{info['seed'] if arm != 'base' else 0}" for arm in ("base", "sft", "block", "coat")}
-        controls = {arm: other for arm, other in names.items() if other != trial and (workspace / "evaluation" / other / METRICS).is_file()}
+    trials = {arm.name: f"{info['backbone']}-{arm.name}-{info['seed'] if arm.lora else 0}" for arm in ARMS.values()}
+    controls = {arm: workspace / "evaluation" / other / METRICS for arm, other in trials.items() if other != trial}
     facts = CardFacts(
         name=name,
         info=info,
         lineage=found,
         metrics=read_json(evaluation / METRICS),
         workspace=workspace,
-        controls={arm: read_json(workspace / "evaluation" / other / METRICS) for arm, other in controls.items()},
+        controls={arm: read_json(path) for arm, path in controls.items() if path.is_file()},
     )
     return register(
         release, name, lineage=found, evaluation=evaluation, records=workspace / "runs" / trial, card=model_card(facts), workspace=workspace
@@ -78,17 +85,17 @@ def register(
 ) -> Registered:
     """Register a release, once per stage key.
 
-    The version appears last, whole: its run, model, artifacts and metrics stand before it. A release that is registered already,
-    but was evaluated anew since, gets the new scores and card.
+    The version is created last: its run, model, artifacts and metrics exist before it. A registered release that was evaluated again
+    gets the new scores and the new card.
 
     Args:
         release: folder of the release.
         name: registered model.
-        lineage: becomes tags.
+        lineage: source of the tags.
         evaluation: folder with `metrics.json` and `scores.jsonl`.
-        records: folder with `run.json` and `history.jsonl` of the training; a run that these records do not know is replayed.
+        records: folder with `run.json` and `history.jsonl` of the training; a run that is not in MLflow is replayed from them.
         card: Markdown, the version's description.
-        workspace: where the records, `dvc.lock` and `params.yaml` are.
+        workspace: where MLflow's records, `dvc.lock` and `params.yaml` are.
     """
     client = connect(workspace)
     with locked(workspace):
@@ -111,7 +118,7 @@ def register(
 
 
 def find_version(client: Any, name: str, stage_key: str) -> Any | None:
-    """Return the version that carries a stage key (the lowest, should two carry it), or None."""
+    """Return the version with a stage key (the lowest if there are several), or None."""
     found, token = [], None
     while True:
         page = client.search_model_versions(f"name='{name}'", page_token=token)
@@ -122,12 +129,12 @@ def find_version(client: Any, name: str, stage_key: str) -> Any | None:
 
 
 def evaluation_folder(evaluation_set: str) -> str:
-    """Return where, among a run's artifacts, the scores on an evaluation set are."""
+    """Return the artifact folder of the scores on an evaluation set."""
     return f"evaluation/{evaluation_set[:16]}"
 
 
 def log_evaluation(client: Any, run_id: str, evaluation: Path) -> dict[str, Any]:
-    """Store an evaluation with a run, under its set; return its metrics."""
+    """Store an evaluation as artifacts of a run, by evaluation set; return its metrics."""
     metrics: dict[str, Any] = read_json(evaluation / METRICS)
     for file in (SCORES, METRICS):
         client.log_artifact(run_id, str(evaluation / file), evaluation_folder(metrics["evaluation_set"]))
@@ -146,7 +153,7 @@ def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _record_evaluation(client: Any, run_id: str, model_id: str, evaluation: Path) -> dict[str, str]:
-    """Store scores, log the numbers with run and model, and return the version's tags that name them."""
+    """Store the scores, log the numbers with run and model, and return the tags that the version gets."""
     metrics = log_evaluation(client, run_id, evaluation)
     flat = flat_metrics(metrics)
     if {key: value for key, value in client.get_run(run_id).data.metrics.items() if key in flat} != flat:
@@ -164,15 +171,15 @@ def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Ma
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, description=f"{name}: releases of `coat`; alias `champion` is what is served.")
+        client.create_registered_model(name, description=f"{name}: releases of `coat`; the alias `champion` is served.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     with default_database(client.tracking_uri):
         version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), description=card, model_id=model_id)
-    # What `mlflow.register_model` does too: the model's page then links to its version.
+    # As `mlflow.register_model` does: the model's page then links to its version.
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(version.version)}])})
-    # Another host, which our file lock does not reach, may have been faster: the lower version is canonical.
+    # The file lock does not include other hosts. If another one created a version in the meantime, the lower version is canonical.
     canonical = find_version(client, name, tags["stage_key"])
     return str(version.version if canonical is None else canonical.version)
 

@@ -1,4 +1,4 @@
-"""The run of a release whose training this MLflow never saw: written from the stage's files, and marked as replayed."""
+"""Replay: the run of a release that was trained without this MLflow, written from the stage's files and marked as replayed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _SECTIONS = ("lora", "losses", "heads")
 
 
 def own_run(client: Any, workspace: Path, release: Path, experiment: str, records: Path) -> str:
-    """Return the id of the run that made a release, closed as finished; replay it where it is not known.
+    """Return the id of the run that trained a release, closed as finished; replay it if it is not in MLflow.
 
     Args:
         client: of the records.
         workspace: the workspace.
         release: folder of the release.
         experiment: experiment for a replayed run.
-        records: folder with `run.json` and `history.jsonl`, as far as they exist.
+        records: folder with `run.json` and `history.jsonl`; both are optional.
     """
     original = read_json(records / "run.json") if (records / "run.json").is_file() else {}
     run = find_run(client, original["run_id"]) if original.get("run_id") else None
     if run is None:
         return _replay(client, workspace, release, experiment, records, original)
     if run.info.status != "FINISHED":
-        # Its release is published, so the training had ended; a kill came before it could say so.
+        # Its release is published, so the training had finished; a kill came before the run was closed.
         client.set_terminated(run.info.run_id, status="FINISHED")
     return str(run.info.run_id)
 
@@ -60,7 +60,7 @@ def _replay(client: Any, workspace: Path, release: Path, experiment: str, record
 
 
 def _params(info: Mapping[str, Any]) -> dict[str, str | int | float | bool | None]:
-    """Return what the release itself says of its parameters."""
+    """Return the parameters that the release itself contains."""
     flat: dict[str, str | int | float | bool | None] = {
         "backbone": info["backbone"],
         "arm": info["arm"],

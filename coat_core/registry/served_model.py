@@ -1,7 +1,7 @@
-"""The served model, as MLflow runs it (models from code): a table of `audio` and `question` in, a table of `answer` out.
+"""The served model (MLflow: models from code). Its input is a table of `audio` and `question`, its output a table of `answer`.
 
-MLflow copies this file beside the release and executes it; nothing of ours imports it, which is why it may import MLflow at
-its top. The release is merged once, at load.
+MLflow copies this file beside the release and executes it. No other module imports it, so it can import MLflow at its top. The release
+is merged once, at load.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _BATCH = 8
 _MAX_NEW_TOKENS = 64
 _DTYPES = ("float32", "bfloat16", "float16")
 _WAV = "UklGR"
-"""What the base64 form of `RIFF` begins with; no sensible path does."""
+"""First characters of `RIFF` in base64; paths do not begin like this."""
 
 
 class AudioAnswerer(PythonModel):  # type: ignore[misc]
     """Answers questions about audio."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the release and merge its adapter, on `COAT_DEVICE` (cpu) in `COAT_DTYPE` (what the release was trained on).
+        """Load the release and merge its adapter, on `COAT_DEVICE` (default: cpu) in `COAT_DTYPE` (default: as in training).
 
         Raises:
-            RegistryError: `COAT_DTYPE` is no number format.
+            RegistryError: `COAT_DTYPE` is not a number format.
         """
         import os
 
@@ -40,30 +40,31 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
 
         artifacts, dtype = context.artifacts, os.environ.get("COAT_DTYPE")
         if dtype is not None and dtype not in _DTYPES:
-            raise RegistryError("no such number format", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
+            raise RegistryError("unknown number format", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
         self._release = load_release(
             Path(artifacts["release"]), merge=True, device=os.environ.get("COAT_DEVICE", "cpu"), dtype=dtype, base=artifacts.get("base")
         )
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Answer every row; a row that cannot be read is named and refuses the table.
+        """Answer every row. If a row is invalid, no row is answered, and the error names it.
 
         Args:
-            context: unused, the release is loaded already.
+            context: unused; the release is already loaded.
             model_input: pandas table with the columns `audio` (a path, or a WAV file in base64) and `question`.
             params: unused.
 
         Returns:
-            A pandas table with the column `answer`, row by row.
+            A pandas table with the column `answer`, in the order of the rows.
 
         Raises:
-            RegistryError: a row lacks a question or its audio cannot be decoded.
+            RegistryError: a row has no question, or its audio cannot be decoded.
         """
-        from coat_core.evaluation.generate import generate_texts, length_batches
+        from coat_core.batching import length_sorted_batches
+        from coat_core.evaluation.generate import generate_texts
 
         queries = read_table(model_input)
         answers = [""] * len(queries)
-        for batch in length_batches([len(query.waveform) for query in queries], _BATCH):
+        for batch in length_sorted_batches([len(query.waveform) for query in queries], _BATCH):
             texts = generate_texts(self._release.backbone, [queries[i] for i in batch], _MAX_NEW_TOKENS)
             for i, text in zip(batch, texts, strict=True):
                 answers[i] = text
@@ -71,10 +72,10 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
 
 
 def read_table(table: pd.DataFrame) -> list[Any]:
-    """Return a query per row.
+    """Return one query for each row.
 
     Raises:
-        RegistryError: a row lacks a question or its audio cannot be decoded; it is named.
+        RegistryError: a row has no question, or its audio cannot be decoded; the error names the row.
     """
     rows = zip(table["audio"].tolist(), table["question"].tolist(), strict=True)
     return [_query(number, audio, question) for number, (audio, question) in enumerate(rows)]
@@ -86,7 +87,7 @@ def _query(number: int, audio: Any, question: Any) -> Any:
 
     where = f"row {number}"
     if not isinstance(question, str) or not question.strip():
-        raise RegistryError(f"{where} asks nothing", field="question", value=question, allowed="a text that is not empty")
+        raise RegistryError(f"{where} has no question", field="question", value=question, allowed="a text that is not empty")
     if not isinstance(audio, str) or not audio.strip():
         raise RegistryError(
             f"{where} has no audio", field="audio", value=audio, allowed="the path of an audio file, or a WAV file in base64"
@@ -107,7 +108,7 @@ def _decode(where: str, audio: str) -> Any:
             file.flush()
             return decode(Path(file.name))
     except binascii.Error as error:
-        raise RegistryError(f"{where}: the audio is no base64: {error}", field="audio", value=f"{text[:24]}…") from error
+        raise RegistryError(f"{where}: the audio is not base64: {error}", field="audio", value=f"{text[:24]}…") from error
     except CoatError as error:
         raise RegistryError(f"{where}: {error}", field="audio", value=audio[:80]) from error
 

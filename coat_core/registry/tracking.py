@@ -1,4 +1,4 @@
-"""The tracker of training, on MLflow."""
+"""Tracking of training runs with MLflow, and closing of runs that a dead process left open."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coat_core.errors import RegistryError
 from coat_core.registry.database import connect, experiment_id, portable
-from coat_core.watchdog import owner_mark
+from coat_core.watchdog import is_alive, owner_mark
 
 if TYPE_CHECKING:
     from coat_core.training.tracker import Status
@@ -35,7 +35,7 @@ ALLOWED_PARAMS = frozenset(
         "trial",
     }
 )
-"""First parts of parameter names that are recorded; whatever else a caller hands over (paths, endpoints) stays out of the records."""
+"""First parts of the parameter names that are recorded; others (paths, endpoints) are not."""
 
 SYSTEM = "system/"
 EVALUATION = "evaluation/"
@@ -47,15 +47,15 @@ _MAX_BATCH = 1000
 class MlflowTracker:
     """One MLflow run (see `training.tracker.Tracker`).
 
-    A step is written in one transaction at once, about 5 ms with SQLite: nothing is lost by a kill, and a resumed run that
-    repeats steps it has already recorded records none of them twice.
+    Each step is written at once in one transaction, about 5 ms with SQLite. A kill therefore loses nothing, and a resumed run that
+    repeats recorded steps does not record them twice.
 
     Args:
-        workspace: where `mlflow.db` is (unless `MLFLOW_TRACKING_URI` names a server).
+        workspace: folder of `mlflow.db` (unless `MLFLOW_TRACKING_URI` is set).
         experiment: MLflow experiment.
-        run_name: name of the run where `start` is given none.
-        stage_key: kept as a tag, so that a release finds its run again.
-        sampling_s: seconds between samples of CPU, memory, disk and network; None records none.
+        run_name: default name of the run.
+        stage_key: recorded as a tag; a release is matched with its run by it.
+        sampling_s: seconds between samples of CPU, memory, disk and network; None: no samples.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MlflowTracker:
 
     @property
     def last_step(self) -> int:
-        """The highest step whose metrics this run already holds; 0 when it holds none."""
+        """The highest step with recorded metrics of this run; 0 without any."""
         return self._last_step
 
     @property
@@ -90,7 +90,7 @@ class MlflowTracker:
         return self._run_id is not None
 
     def start(self, name: str = "", *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
-        """Open a run, or open `run_id` again where it is still known (else begin a new one)."""
+        """Create a run, or reopen `run_id` if it exists in MLflow."""
         self._client = connect(self._workspace)
         owner = {**(tags or {}), **owner_tags()}
         if self._stage_key:
@@ -108,17 +108,17 @@ class MlflowTracker:
         self._start_monitor()
 
     def log_params(self, params: Mapping[str, str | int | float | bool | None]) -> None:
-        """Record the allow-listed parameters; logging the same value again changes nothing."""
+        """Record the parameters of the allow-list; logging the same value again changes nothing."""
         from mlflow.entities import Param
 
         allowed = {name: "none" if value is None else str(value) for name, value in params.items() if name.split(".")[0] in ALLOWED_PARAMS}
         rows = [Param(name, value[:_MAX_PARAM]) for name, value in allowed.items()]
-        # MLflow takes at most a hundred parameters in one call.
+        # MLflow accepts at most 100 parameters in one call.
         for start in range(0, len(rows), 100):
             self._client.log_batch(self.run_id, params=rows[start : start + 100])
 
     def log_inputs(self, inputs: Mapping[str, str]) -> None:
-        """Record the data that the run reads: name → SHA-256 (MLflow's digest holds its first 32 digits, the source all)."""
+        """Record the data that the run reads: name → SHA-256 (MLflow's digest contains the first 32 digits, its source all of them)."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
@@ -134,13 +134,13 @@ class MlflowTracker:
                 self._client.log_inputs(self.run_id, read)
                 return
             except MlflowException as error:
-                # MLflow looks for a dataset and then inserts it: of two runs that begin together, one meets the other's row.
+                # MLflow searches for a dataset and then inserts it. Of two runs that start together, one finds the other's row.
                 if delay_s is None or "UNIQUE" not in str(error).upper():
                     raise
                 time.sleep(delay_s)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of one optimizer step as a whole; a step that is recorded already is passed over."""
+        """Record the metrics of one optimizer step in one transaction; a recorded step is skipped."""
         if step <= self._last_step:
             return
         log_metrics(self._client, self.run_id, metrics, step)
@@ -153,7 +153,7 @@ class MlflowTracker:
         log_release(self._client, self._workspace, folder, run_id=self.run_id)
 
     def describe(self) -> dict[str, str]:
-        """Return what finds the run again: the content of `run.json`."""
+        """Return the identity of the run, the content of `run.json`."""
         return {"run_id": self.run_id, "experiment": self._experiment, "tracking_uri": portable(self._client.tracking_uri)}
 
     def finish(self, status: Status) -> None:
@@ -178,7 +178,7 @@ class MlflowTracker:
 
 @contextmanager
 def open_tracker(workspace: Path = Path(), *, experiment: str, run_name: str = "", stage_key: str = "") -> Iterator[MlflowTracker]:
-    """Give a tracker for one training; a run that the block leaves open is closed as failed, killed or finished."""
+    """Yield a tracker for one training; a run that the block leaves open is closed as failed, killed or finished."""
     tracker = MlflowTracker(workspace, experiment=experiment, run_name=run_name, stage_key=stage_key)
     try:
         yield tracker
@@ -191,12 +191,12 @@ def open_tracker(workspace: Path = Path(), *, experiment: str, run_name: str = "
 
 
 def owner_tags() -> dict[str, str]:
-    """Return the tags that say which process keeps a run open."""
+    """Return the tags of the process that keeps a run open."""
     return {"owner.host": socket.gethostname(), "owner.process": owner_mark()}
 
 
 def find_run(client: Any, run_id: str) -> Any | None:
-    """Return a run that is known and not deleted, or None."""
+    """Return a run; None if it is unknown or deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -209,16 +209,43 @@ def find_run(client: Any, run_id: str) -> Any | None:
 
 
 def last_step(client: Any, run: Any) -> int:
-    """Return the highest step of a run's training metrics, 0 where there are none."""
+    """Return the highest step of a run's training metrics; 0 without any."""
     keys = [key for key in run.data.metrics if not key.startswith((SYSTEM, EVALUATION))]
     return max((metric.step for key in keys for metric in client.get_metric_history(run.info.run_id, key)), default=0)
 
 
 def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float], step: int, model_id: str | None = None) -> None:
-    """Write metrics of one step in one call (one transaction), or several where there are very many."""
+    """Write the metrics of one step in one call (one transaction), or in several if there are more than 1000."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
     rows = [Metric(key, float(value), now, step, model_id=model_id) for key, value in metrics.items()]
     for start in range(0, len(rows), _MAX_BATCH):
         client.log_batch(run_id, metrics=rows[start : start + _MAX_BATCH])
+
+
+def close_dead_runs(workspace: Path = Path()) -> list[str]:
+    """Close as KILLED every run with status RUNNING whose process has ended; return their ids.
+
+    Only runs of this host with an owner (pid and start time, as the tracker records them) are checked. A pid alone is not enough,
+    because the system may have given it to another process since.
+    """
+    client = connect(workspace)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    closed: list[str] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            f"attributes.status = 'RUNNING' and tags.`owner.host` = '{socket.gethostname()}'",
+            max_results=1000,
+            page_token=token,
+        )
+        for run in page:
+            if not is_alive(run.data.tags.get("owner.process", "")):
+                client.set_tag(run.info.run_id, "closed_by", "coat: the process of this run is gone")
+                client.set_terminated(run.info.run_id, status="KILLED")
+                closed.append(run.info.run_id)
+        token = page.token
+        if not token:
+            return closed

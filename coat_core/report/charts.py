@@ -1,4 +1,4 @@
-"""Charts over all backbones: accuracy by family and arm with intervals and chance, differences, training curves."""
+"""Charts of all backbones: accuracy by family and arm with intervals and chance, differences, training curves."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coat_core.report.results import CLAIM
-from coat_core.report.style import ARM_COLOURS, FAINT, INK, MUTED, THOUGHT, new_figure, save_png
+from coat_core.report.results import HEADLINE
+from coat_core.report.style import ARM_COLOURS, FAINT, INK, MUTED, PREDICTED, new_figure, save_png
 from coat_core.report.tables import DIFFERENCES, entries, name_of
-from coat_core.settings import parse_trial
+from coat_core.settings import CLAIM, parse_trial
 
 
 def draw_accuracy(results: Mapping[str, Any], path: Path) -> None:
-    """Draw accuracy by family, one panel a backbone: a dot and interval per arm, a tick at chance."""
+    """Draw accuracy by family, one panel per backbone: a dot and an interval per arm, a tick at chance."""
     columns = [*results["families"], "mean"]
     backbones = results["backbones"]
     with new_figure(max(5.0, 4.1 * len(backbones)) + 0.6, 4.6) as figure:
@@ -43,9 +43,11 @@ def draw_accuracy(results: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_differences(results: Mapping[str, Any], path: Path) -> None:
-    """Draw coat - sft by family, one panel a backbone: point and interval against zero."""
+    """Draw coat - sft by family, one panel per backbone: a dot and an interval, relative to zero."""
     columns = [*results["families"], "mean"]
-    compared = {key: backbone["differences"][CLAIM] for key, backbone in results["backbones"].items() if CLAIM in backbone["differences"]}
+    compared = {
+        key: backbone["differences"][HEADLINE] for key, backbone in results["backbones"].items() if HEADLINE in backbone["differences"]
+    }
     with new_figure(max(5.0, 3.6 * len(compared)) + 1.2, 0.42 * len(columns) + 1.5) as figure:
         panels = figure.subplots(1, max(len(compared), 1), sharex=True, sharey=True, squeeze=False)[0]
         figure.subplots_adjust(left=1.1 / figure.get_figwidth(), right=0.985, top=0.7, bottom=0.19, wspace=0.08)
@@ -55,7 +57,7 @@ def draw_differences(results: Mapping[str, Any], path: Path) -> None:
                 if entry is None:
                     continue
                 strong = row == len(columns) - 1
-                colour = MUTED if entry["includes_zero"] else THOUGHT if entry["difference"] > 0 else INK
+                colour = MUTED if entry["includes_zero"] else PREDICTED if entry["difference"] > 0 else INK
                 axes.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=colour, linewidth=3.2 if strong else 1.8)
                 axes.plot([100 * entry["difference"]], [row], "o", color=colour, markersize=8 if strong else 6)
             axes.set_title(name_of(key), pad=8)
@@ -67,22 +69,22 @@ def draw_differences(results: Mapping[str, Any], path: Path) -> None:
         panels[0].set_yticks(range(len(columns)), columns)
         panels[0].set_ylim(len(columns) - 0.5, -0.5)
         left = panels[0].get_position().x0
-        figure.text(left, 0.93, f"What thinking adds: {DIFFERENCES[CLAIM]}", fontsize=13, weight="bold", va="center")
+        figure.text(left, 0.93, f"What thinking adds: {DIFFERENCES[HEADLINE]}", fontsize=13, weight="bold", va="center")
         figure.text(0.985, 0.93, "grey: the interval includes zero", fontsize=9, color=MUTED, ha="right", va="center")
         save_png(figure, path)
 
 
 def draw_training(results: Mapping[str, Any], rows: Iterable[tuple[str, str, dict[str, Any]]], path: Path) -> None:
-    """Draw the answer loss by step per arm (above), and each expert's loss in `coat` relative to its start (below)."""
+    """Draw the answer loss of each arm by step (above), and the loss of each expert in `coat` relative to its start (below)."""
     curves: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
-    grounded: dict[str, int] = {}
+    ground_end: dict[str, int] = {}
     for key, trial, row in rows:
-        arm: str = parse_trial(trial)[0]
+        arm = parse_trial(trial)[0].name
         for name, value in row.items():
             if name.startswith("loss/") and isinstance(value, int | float):
                 curves.setdefault(key, {}).setdefault(arm, {}).setdefault(name.removeprefix("loss/"), []).append((row["step"], value))
         if row.get("stage") == "ground":
-            grounded[key] = max(grounded.get(key, 0), row["step"])
+            ground_end[key] = max(ground_end.get(key, 0), row["step"])
     keys = [key for key in results["backbones"] if key in curves]
     with new_figure(max(5.0, 3.9 * len(keys)) + 0.7, 5.4) as figure:
         panels = figure.subplots(2, max(len(keys), 1), sharex="col", sharey="row", squeeze=False)
@@ -92,19 +94,20 @@ def draw_training(results: Mapping[str, Any], rows: Iterable[tuple[str, str, dic
             for name in (name for name in ARM_COLOURS if name in curves[key]):
                 steps, values = smooth(curves[key][name]["answer"])
                 above.plot(steps, values, color=ARM_COLOURS[name], linewidth=1.8)
-            experts = sorted(set(curves[key].get("coat", {})) - {"answer"})
+            distilled = curves[key].get(CLAIM[0], {})
+            experts = sorted(set(distilled) - {"answer"})
             for number, expert in enumerate(experts):
-                steps, values = smooth(curves[key]["coat"][expert])
+                steps, values = smooth(distilled[expert])
                 shade = 0.35 + 0.65 * number / max(len(experts) - 1, 1)
                 below.plot(steps, values / max(values[0], 1e-9), color=_tint(shade), linewidth=1.5, label=expert)
             for axes in (above, below):
                 axes.grid(axis="y", color=FAINT, linewidth=0.6)
-                if key in grounded:
-                    axes.axvline(grounded[key] + 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (3, 3)))
-            if key in grounded:
+                if key in ground_end:
+                    axes.axvline(ground_end[key] + 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (3, 3)))
+            if key in ground_end:
                 border = {"transform": above.get_xaxis_transform(), "fontsize": 8, "color": MUTED, "va": "top"}
-                above.text(grounded[key] + 0.5, 0.99, "ground ", ha="right", **border)
-                above.text(grounded[key] + 0.5, 0.99, " respond", ha="left", **border)
+                above.text(ground_end[key] + 0.5, 0.99, "ground ", ha="right", **border)
+                above.text(ground_end[key] + 0.5, 0.99, " respond", ha="left", **border)
             above.set_title(name_of(key), pad=8)
             below.set_xlabel("optimizer step")
         panels[0][0].set_ylabel("answer loss")
@@ -117,7 +120,7 @@ def draw_training(results: Mapping[str, Any], rows: Iterable[tuple[str, str, dic
 
 
 def smooth(points: list[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average seeds step by step, then over a centred window of a twentieth of the run; return steps and values."""
+    """Return steps and values, averaged over seeds at each step and then over a centred window of 1/20 of the run."""
     by_step: dict[float, list[float]] = {}
     for step, value in points:
         by_step.setdefault(step, []).append(value)
@@ -152,7 +155,7 @@ def _column(name: str) -> str:
 
 
 def _tint(share: float) -> tuple[float, ...]:
-    """Shades from the palest to the full colour of thought."""
+    """Return a shade of the colour of predicted features: 0 is the lightest, 1 the darkest."""
     from matplotlib.colors import to_rgb
 
     pale, full = np.asarray(to_rgb("#f3c0b0")), np.asarray(to_rgb("#7d1e0a"))

@@ -1,4 +1,4 @@
-"""The picture of one thought: the sound on the left, its thought below it, and what each expert head reads on the right."""
+"""The figure of one read-out: waveform and spectrograms on the left; pitch, events and affect on the right."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from coat_core.report.read_out import Frames, Heard, Track
+from coat_core.report.read_out import Frames, ReadOut, Track
 from coat_core.report.style import (
     FAINT,
     INK,
+    MEASURED,
+    MEASURED_SOFT,
     MUTED,
     PAPER,
-    SOUND,
-    SOUND_SOFT,
-    THOUGHT,
-    THOUGHT_SOFT,
+    PREDICTED,
+    PREDICTED_SOFT,
     drawable,
     new_figure,
     save_png,
@@ -30,25 +30,25 @@ CURVES = {
     "events": ("activity", "onset", "events so far", "centroid"),
     "affect": ("loudness re clip", "F0 (semitones)", "voicing", "modulation rate"),
 }
-"""Which dims are drawn, by the start of their names; where there are none such, those that move the most."""
+"""The dims to draw, by the start of their names; if none matches, the dims that vary the most."""
 CURVES_EACH = 4
 VOICED = 0.5
 
 
-def draw_heard(heard: Heard, path: Path) -> None:
-    """Draw one clip and its thought to a PNG."""
+def draw_read_out(read_out: ReadOut, path: Path) -> None:
+    """Draw one read-out to a PNG."""
     with new_figure(12.0, 7.4) as figure:
-        _title(figure, heard)
+        _title(figure, read_out)
         grid = figure.add_gridspec(1, 2, left=0.055, right=0.955, top=0.8, bottom=0.075, wspace=0.25)
         left = grid[0].subgridspec(3, 1, height_ratios=[0.8, 2.6, 2.6], hspace=0.3)
         right = grid[1].subgridspec(3, 1, height_ratios=[2.3, 2.0, 2.0], hspace=0.3)
-        _waveform(figure.add_subplot(left[0]), heard)
-        _spectrograms(figure.add_subplot(left[1]), figure.add_subplot(left[2]), heard)
-        _pitch(figure.add_subplot(right[0]), heard)
-        _kind(figure, right[1], heard, "events", "Events")
-        _kind(figure, right[2], heard, "affect", "Affect")
+        _waveform(figure.add_subplot(left[0]), read_out)
+        _spectrograms(figure.add_subplot(left[1]), figure.add_subplot(left[2]), read_out)
+        _pitch(figure.add_subplot(right[0]), read_out)
+        _kind(figure, right[1], read_out, "events", "Events")
+        _kind(figure, right[2], read_out, "affect", "Affect")
         for axes in figure.axes:
-            axes.set_xlim(0.0, heard.duration_s)
+            axes.set_xlim(0.0, read_out.duration_s)
             last = axes in (figure.axes[2], figure.axes[-1])
             axes.tick_params(labelbottom=last, bottom=last)
         for axes in (figure.axes[2], figure.axes[-1]):
@@ -56,33 +56,38 @@ def draw_heard(heard: Heard, path: Path) -> None:
         save_png(figure, path)
 
 
-def _title(figure: Any, heard: Heard) -> None:
-    example = heard.example
+def _title(figure: Any, read_out: ReadOut) -> None:
+    example = read_out.example
     lines = textwrap.wrap(f"“{drawable(example.question)}”", 66)
     question = "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
     figure.text(0.055, 0.972, question, fontsize=15, weight="bold", va="top", linespacing=1.25)
-    verdict, colour = ("could not be read", MUTED) if heard.score is None else _verdict(heard.score)
-    response = drawable(heard.response if len(heard.response) <= 60 else heard.response[:57] + "…")
-    line = [(f"{name_of(heard.backbone)} answered ", MUTED, "normal"), (f"“{response}”", INK, "bold"), (f"   {verdict}", colour, "bold")]
-    if heard.score != 1.0:
+    verdict, colour = verdict_of(read_out)
+    response = drawable(read_out.response if len(read_out.response) <= 60 else read_out.response[:57] + "…")
+    line = [(f"{name_of(read_out.backbone)} answered ", MUTED, "normal"), (f"“{response}”", INK, "bold"), (f"   {verdict}", colour, "bold")]
+    if example.answer and read_out.score != 1.0:
         line.append((f"   the answer is “{drawable(example.answer[:60])}”", MUTED, "normal"))
     place = 0.055
     for text, ink, weight in line:
         drawn = figure.text(place, 0.878, text, fontsize=11, color=ink, weight=weight, va="center")
         place += drawn.get_window_extent().width / figure.bbox.width
-    figure.text(0.955, 0.958, f"{example.family} · {heard.trial}", fontsize=9, color=MUTED, ha="right", va="center")
+    figure.text(0.955, 0.958, f"{example.family} · {read_out.trial}", fontsize=9, color=MUTED, ha="right", va="center")
     for y, ink, strong, weak in (
-        (0.906, SOUND, "the sound", "measured by the experts"), (0.878, THOUGHT, "the thought", "read from the thinking block")
+        (0.906, MEASURED, "expert", "measured on the audio"), (0.878, PREDICTED, "read-out", "predicted from the thinking block")
     ):  # fmt: skip
         weak_text = figure.text(0.955, y, f"  {weak}", fontsize=9, color=MUTED, ha="right", va="center")
         width = weak_text.get_window_extent().width / figure.bbox.width
         figure.text(0.955 - width, y, f"● {strong}", fontsize=9, color=ink, ha="right", va="center", weight="bold")
 
 
-def _verdict(score: float) -> tuple[str, str]:
-    if score in (0.0, 1.0):
-        return ("right", "#2f7d4f") if score else ("wrong", "#a33a2c")
-    return f"score {score:.2f}", MUTED
+def verdict_of(read_out: ReadOut) -> tuple[str, str]:
+    """Return the text and the colour of the score; no text if the right answer is unknown."""
+    if not read_out.example.answer:
+        return "", MUTED
+    if read_out.score is None:
+        return "unscored", MUTED
+    if read_out.score in (0.0, 1.0):
+        return ("right", "#2f7d4f") if read_out.score else ("wrong", "#a33a2c")
+    return f"score {read_out.score:.2f}", MUTED
 
 
 def _label(axes: Any, text: str, colour: str, note: str = "") -> None:
@@ -91,61 +96,63 @@ def _label(axes: Any, text: str, colour: str, note: str = "") -> None:
         axes.text(1.0, 1.0, note, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color=MUTED)
 
 
-def _waveform(axes: Any, heard: Heard) -> None:
-    count = min(1200, len(heard.waveform))
-    parts = np.array_split(heard.waveform, count)
-    times = (np.arange(count) + 0.5) * heard.duration_s / count
-    axes.fill_between(times, [p.min() for p in parts], [p.max() for p in parts], color=SOUND, linewidth=0)
-    limit = max(float(np.abs(heard.waveform).max()), 1e-3)
+def _waveform(axes: Any, read_out: ReadOut) -> None:
+    count = min(1200, len(read_out.waveform))
+    parts = np.array_split(read_out.waveform, count)
+    times = (np.arange(count) + 0.5) * read_out.duration_s / count
+    axes.fill_between(times, [p.min() for p in parts], [p.max() for p in parts], color=MEASURED, linewidth=0)
+    limit = max(float(np.abs(read_out.waveform).max()), 1e-3)
     axes.set_ylim(-1.05 * limit, 1.05 * limit)
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(bottom=False)
-    _label(axes, "Waveform", SOUND)
+    _label(axes, "Waveform", MEASURED)
 
 
-def _spectrograms(above: Any, below: Any, heard: Heard) -> None:
-    track = heard.tracks.get("reconstruction")
+def _spectrograms(above: Any, below: Any, read_out: ReadOut) -> None:
+    track = read_out.tracks.get("reconstruction")
     if track is None or not track.spec.dim_names[0].startswith("mel"):
-        _empty(above, "Log-mel", SOUND, "no log-mel expert")
-        _empty(below, "Log-mel, thought", THOUGHT, "no log-mel head")
+        _empty(above, "Log-mel", MEASURED, "no log-mel expert")
+        _empty(below, "Log-mel, read-out", PREDICTED, "no log-mel head")
         return
     low, high = np.nanquantile(track.measured, [0.05, 0.995])
     image = {"origin": "lower", "aspect": "auto", "vmin": low, "vmax": high, "interpolation": "bilinear"}
     dims = track.spec.dim
-    above.imshow(track.measured.T, extent=(0, heard.duration_s, 0, dims), cmap=sequential(SOUND_SOFT, SOUND), **image)
-    below.imshow(track.thought.T, extent=(0, heard.duration_s, 0, dims), cmap=sequential(THOUGHT_SOFT, THOUGHT, "#571405"), **image)
+    above.imshow(track.measured.T, extent=(0, read_out.duration_s, 0, dims), cmap=sequential(MEASURED_SOFT, MEASURED), **image)
+    below.imshow(
+        track.predicted.T, extent=(0, read_out.duration_s, 0, dims), cmap=sequential(PREDICTED_SOFT, PREDICTED, "#571405"), **image
+    )
     ticks = _mel_ticks(track.spec.dim_names)
     for axes in (above, below):
         axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
-    each = [r for dim in range(dims) if (r := track.agreement(dim)) is not None]
-    _label(above, "Spectrogram", SOUND)
-    _label(below, "Spectrogram, thought", THOUGHT, f"median r over bands {_r(float(np.median(each)))}" if each else "")
+    each = [r for dim in range(dims) if (r := track.correlation(dim)) is not None]
+    _label(above, "Spectrogram", MEASURED)
+    _label(below, "Spectrogram, read-out", PREDICTED, f"median r over bands {_r(float(np.median(each)))}" if each else "")
 
 
 def _mel_ticks(names: Sequence[str]) -> list[tuple[float, str]]:
-    """Place the round frequencies among bands that are named by their centres ("mel 3 (187 Hz)")."""
+    """Return positions and labels of round frequencies, for bands named by their centre ("mel 3 (187 Hz)")."""
     centres = np.asarray([float(name.split("(")[1].split()[0]) for name in names])
-    wanted = [(hz, text) for hz, text in ((250, "250 Hz"), (500, "500"), (1000, "1 kHz"), (2000, "2"), (4000, "4")) if hz < centres[-1]]
-    return [(float(np.interp(hz, centres, np.arange(len(names)) + 0.5)), text) for hz, text in wanted]
+    ticks = [(hz, text) for hz, text in ((250, "250 Hz"), (500, "500"), (1000, "1 kHz"), (2000, "2"), (4000, "4")) if hz < centres[-1]]
+    return [(float(np.interp(hz, centres, np.arange(len(names)) + 0.5)), text) for hz, text in ticks]
 
 
-def _pitch(axes: Any, heard: Heard) -> None:
-    track = heard.tracks.get("pitch")
+def _pitch(axes: Any, read_out: ReadOut) -> None:
+    track = read_out.tracks.get("pitch")
     if track is None or track.spec.target != "pitch_bins":
-        _empty(axes, "Pitch", SOUND, "no pitch head")
+        _empty(axes, "Pitch", MEASURED, "no pitch head")
         return
     bins = track.spec.dim - 1
-    measured, thought = pitch_line(track.measured), pitch_line(track.thought)
-    extent = (0, heard.duration_s, -0.5, bins - 0.5)
-    cloud = (track.thought[:, :-1] * track.thought[:, -1:]).T
+    measured, predicted = pitch_line(track.measured), pitch_line(track.predicted)
+    extent = (0, read_out.duration_s, -0.5, bins - 0.5)
+    cloud = (track.predicted[:, :-1] * track.predicted[:, -1:]).T
     top = max(float(cloud.max()), 1e-6)
-    colours = sequential("#fde9e1", THOUGHT_SOFT)
+    colours = sequential("#fde9e1", PREDICTED_SOFT)
     axes.imshow(cloud, origin="lower", aspect="auto", extent=extent, cmap=colours, vmin=0, vmax=1.6 * top, interpolation="bilinear")
-    axes.plot(track.measured_times, measured, color=SOUND, linewidth=4.5, alpha=0.85)
-    axes.plot(track.thought_times, thought, color=PAPER, linewidth=3.6)
-    axes.plot(track.thought_times, thought, color=THOUGHT, linewidth=2.0, marker="o", markersize=3.0, markeredgewidth=0)
-    known = np.concatenate([measured[np.isfinite(measured)], thought[np.isfinite(thought)]])
+    axes.plot(track.measured_times, measured, color=MEASURED, linewidth=4.5, alpha=0.85)
+    axes.plot(track.predicted_times, predicted, color=PAPER, linewidth=3.6)
+    axes.plot(track.predicted_times, predicted, color=PREDICTED, linewidth=2.0, marker="o", markersize=3.0, markeredgewidth=0)
+    known = np.concatenate([measured[np.isfinite(measured)], predicted[np.isfinite(predicted)]])
     low, high = (known.min() - 5, known.max() + 5) if len(known) else (0, bins)
     if high - low < 16:
         low, high = (low + high) / 2 - 8, (low + high) / 2 + 8
@@ -159,7 +166,7 @@ def _pitch(axes: Any, heard: Heard) -> None:
 
 
 def pitch_line(frames: Frames) -> Frames:
-    """Return the pitch `[T]` of frames `[T, bins + 1]` in bins: the mean bin around the likeliest; NaN where it is not voiced."""
+    """Return the pitch `[T]` of frames `[T, bins + 1]`, in bins: the mean bin around the most likely one; NaN in unvoiced frames."""
     posteriors, voicing = np.nan_to_num(frames[:, :-1]), np.nan_to_num(frames[:, -1])
     peak = posteriors.argmax(axis=1)
     near = np.abs(np.arange(posteriors.shape[1]) - peak[:, None]) <= 1
@@ -170,24 +177,24 @@ def pitch_line(frames: Frames) -> Frames:
 
 
 def pitch_note(track: Track) -> str:
-    """Say how often the thought is within a semitone of the measured pitch, where both are voiced, and how often it is."""
-    places = np.clip((track.thought_times * track.spec.native_rate_hz).astype(int), 0, len(track.measured) - 1)
-    measured, thought = pitch_line(track.measured)[places], pitch_line(track.thought)
-    voiced, both = np.isfinite(measured), np.isfinite(measured) & np.isfinite(thought)
+    """Return a note: the share of voiced frames with a predicted pitch, and the share of those within a semitone."""
+    places = np.clip((track.predicted_times * track.spec.native_rate_hz).astype(int), 0, len(track.measured) - 1)
+    measured, predicted = pitch_line(track.measured)[places], pitch_line(track.predicted)
+    voiced, both = np.isfinite(measured), np.isfinite(measured) & np.isfinite(predicted)
     if not voiced.any():
-        return "nothing voiced"
+        return "no voiced frames"
     if not both.any():
-        return "no pitch in the thought"
-    near = float((np.abs(measured - thought)[both] <= 1.0).mean())
+        return "no pitch in the read-out"
+    near = float((np.abs(measured - predicted)[both] <= 1.0).mean())
     return f"both voiced on {both.sum() / voiced.sum():.0%} of voiced frames, {near:.0%} of those within a semitone"
 
 
-def _kind(figure: Any, place: Any, heard: Heard, kind: str, title: str) -> None:
-    track = heard.tracks.get(kind)
+def _kind(figure: Any, place: Any, read_out: ReadOut, kind: str, title: str) -> None:
+    track = read_out.tracks.get(kind)
     if track is None:
-        _empty(figure.add_subplot(place), title, SOUND, f"no {kind} head")
+        _empty(figure.add_subplot(place), title, MEASURED, f"no {kind} head")
         return
-    dims = chosen_dims(track, CURVES.get(kind, ()))
+    dims = choose_dims(track, CURVES.get(kind, ()))
     inner = place.subgridspec(len(dims), 1, hspace=0.25)
     for row, dim in enumerate(dims):
         axes = figure.add_subplot(inner[row])
@@ -197,10 +204,10 @@ def _kind(figure: Any, place: Any, heard: Heard, kind: str, title: str) -> None:
             axes.text(1.012, 1.12, "r", transform=axes.transAxes, fontsize=8, color=MUTED, style="italic")
 
 
-def chosen_dims(track: Track, wanted: Sequence[str]) -> list[int]:
-    """Return the dims to draw: the wanted names that there are, else those whose measured values move the most."""
+def choose_dims(track: Track, starts: Sequence[str]) -> list[int]:
+    """Return the dims to draw: those whose names start with `starts`, else those whose measured values vary the most."""
     names = track.spec.dim_names
-    found = [next((i for i, name in enumerate(names) if name.startswith(start)), None) for start in wanted]
+    found = [next((i for i, name in enumerate(names) if name.startswith(start)), None) for start in starts]
     kept = [dim for dim in found if dim is not None]
     if kept:
         return kept[:CURVES_EACH]
@@ -209,20 +216,20 @@ def chosen_dims(track: Track, wanted: Sequence[str]) -> list[int]:
 
 
 def _curve(axes: Any, track: Track, dim: int) -> None:
-    measured, thought = track.measured[:, dim], track.thought[:, dim]
-    both = np.concatenate([measured[np.isfinite(measured)], thought])
+    measured, predicted = track.measured[:, dim], track.predicted[:, dim]
+    both = np.concatenate([measured[np.isfinite(measured)], predicted])
     low, high = float(both.min()), float(both.max())
     margin = 0.12 * max(high - low, 1e-3)
-    axes.fill_between(track.measured_times, measured, low - margin, color=SOUND_SOFT, linewidth=0, alpha=0.65)
-    axes.plot(track.measured_times, measured, color=SOUND, linewidth=1.0)
-    axes.plot(track.thought_times, thought, color=THOUGHT, linewidth=1.8)
+    axes.fill_between(track.measured_times, measured, low - margin, color=MEASURED_SOFT, linewidth=0, alpha=0.65)
+    axes.plot(track.measured_times, measured, color=MEASURED, linewidth=1.0)
+    axes.plot(track.predicted_times, predicted, color=PREDICTED, linewidth=1.8)
     axes.set_ylim(low - margin, high + margin)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     name = track.spec.dim_names[dim].split(" (")[0]
     axes.text(-0.012, 0.5, name.replace(" re clip", ""), transform=axes.transAxes, ha="right", va="center", fontsize=8, color=INK)
-    agreement = track.agreement(dim)
-    note = "" if agreement is None else _r(agreement)
+    correlation = track.correlation(dim)
+    note = "" if correlation is None else _r(correlation)
     axes.text(1.012, 0.5, note, transform=axes.transAxes, ha="left", va="center", fontsize=8, color=MUTED)
 
 
@@ -230,7 +237,7 @@ def _r(value: float) -> str:
     return f"{value:.2f}".replace("0.", ".").replace("-", "−")
 
 
-def _empty(axes: Any, title: str, colour: str, why: str) -> None:
+def _empty(axes: Any, title: str, colour: str, reason: str) -> None:
     _label(axes, title, colour)
     axes.set_yticks([])
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color=MUTED)

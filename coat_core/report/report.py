@@ -1,4 +1,4 @@
-"""The report: results, tables, figures and one page that opens without a server."""
+"""The report stage: results, tables, figures and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.corpus.examples import Example
-from coat_core.report.results import CLAIM, collect, headline, metrics_for_dvc
+from coat_core.report.results import HEADLINE, collect, headline, metrics_for_dvc
 from coat_core.report.tables import (
+    BRIEF_NOTE,
     DIFFERENCES,
     LATENCY_ROWS,
     accuracy_csv,
@@ -20,7 +21,7 @@ from coat_core.report.tables import (
     training_csv,
     training_rows,
 )
-from coat_core.settings import BackboneKey, Settings, parse_trial
+from coat_core.settings import CLAIM, BackboneKey, Settings, parse_trial
 from coat_core.storage import new_folder, write_json, write_text
 
 
@@ -31,17 +32,17 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
     the sections `runtime`, `backbones`, `trials`, `experts`, `evaluation` and `training` are used.
 
     Args:
-        workspace: where the stages left their outputs.
+        workspace: folder with the outputs of the other stages.
         settings: all of params.
         examples: rows of the accepted manifest.
-        target: folder to make; an older one is replaced.
+        target: folder to write; an existing one is replaced.
 
     Returns:
-        What `results.json` holds.
+        The content of `results.json`.
 
     Raises:
-        EvaluationError: an evaluation is missing, or the trials did not answer the same set.
-        ReleaseError: a coat release cannot be loaded for its pictures.
+        EvaluationError: an evaluation is missing, or the trials have different evaluation sets.
+        ReleaseError: a release with heads cannot be loaded for its read-outs.
     """
     results = collect(workspace, settings.backbones, settings.trials, examples, settings.evaluation, facts_of(settings))
     with new_folder(target) as folder:
@@ -52,13 +53,13 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
         write_text(folder / "plots" / "training.csv", training_csv(workspace, results))
         draw_charts(workspace, results, folder / "figures")
         for key in settings.backbones:
-            draw_thoughts(workspace, settings, key, examples, folder / "figures")
+            draw_read_outs(workspace, settings, key, examples, folder / "figures")
         write_text(folder / "report.html", render_page(results, folder / "figures"))
     return results
 
 
 def facts_of(settings: Settings) -> dict[str, Any]:
-    """Return what else to say about how the trials were made."""
+    """Return the facts about training and runtime that the page lists."""
     training = settings.training
     return {
         "device": settings.runtime.device, "threads": settings.runtime.threads, "ground_steps": training.ground_steps,
@@ -69,30 +70,31 @@ def facts_of(settings: Settings) -> dict[str, Any]:
 
 
 def draw_charts(workspace: Path, results: Mapping[str, Any], folder: Path) -> None:
-    """Draw the charts that the results have data for."""
+    """Draw every chart for which the results contain data."""
     from coat_core.report.charts import draw_accuracy, draw_differences, draw_training
 
     draw_accuracy(results, folder / "accuracy.png")
-    if any(CLAIM in backbone["differences"] for backbone in results["backbones"].values()):
+    if any(HEADLINE in backbone["differences"] for backbone in results["backbones"].values()):
         draw_differences(results, folder / "differences.png")
     if any(backbone["training"] for backbone in results["backbones"].values()):
         draw_training(results, training_rows(workspace, results), folder / "training.png")
 
 
-def draw_thoughts(workspace: Path, settings: Settings, backbone: BackboneKey, examples: Sequence[Example], folder: Path) -> None:
-    """Draw what the first `coat` trial of a backbone heard in the first clip of each family."""
-    trial = next((trial for trial in settings.trials if parse_trial(trial)[0] == "coat"), None)
+def draw_read_outs(workspace: Path, settings: Settings, backbone: BackboneKey, examples: Sequence[Example], folder: Path) -> None:
+    """Draw the read-outs of the first trial with heads of a backbone, on the first clip of each family."""
+    trial = next((trial for trial in settings.trials if parse_trial(trial)[0].heads), None)
     if trial is None:
         return
     from coat_core.corpus.audio import decode
-    from coat_core.evaluation.evaluate import RESPONSES, SCORES
-    from coat_core.evaluation.responses import read_responses, read_scores
-    from coat_core.report.figures import draw_heard
-    from coat_core.report.read_out import listen, sample, stores_of
+    from coat_core.evaluation.metrics import SCORES
+    from coat_core.evaluation.responses import read_responses
+    from coat_core.evaluation.scores import read_scores
+    from coat_core.report.figures import draw_read_out
+    from coat_core.report.read_out import first_of_each_family, open_stores, predict_clip
     from coat_core.thinking.release import load_release
 
     name = f"{backbone}-{trial}"
-    answers = {row.id: row.response for row in read_responses(workspace / "evaluation" / name / RESPONSES) if row.audio == "own"}
+    answers = {row.id: row.response for row in read_responses(workspace / "responses" / f"{name}.jsonl") if row.audio == "own"}
     scores = {row.id: row.score for row in read_scores(workspace / "evaluation" / name / SCORES) if row.audio == "own"}
     chosen = settings.backbones[backbone]
     base = workspace / chosen.base
@@ -100,29 +102,29 @@ def draw_thoughts(workspace: Path, settings: Settings, backbone: BackboneKey, ex
         workspace / "models" / name, device=settings.runtime.device, dtype=chosen.dtype, attention=chosen.attention,
         base=str(base) if base.is_dir() else None,
     )  # fmt: skip
-    stores = stores_of(workspace, list(settings.experts))
-    for example in sample(examples, settings.evaluation.split):
+    stores = open_stores(workspace, list(settings.experts))
+    for example in first_of_each_family(examples, settings.evaluation.split):
         waveform = decode(workspace / "data/corpus" / example.audio)
-        heard = listen(release, example, waveform, stores, trial=trial, response=answers[example.id], score=scores[example.id])
-        draw_heard(heard, folder / f"heard-{backbone}-{example.family}.png")
+        read_out = predict_clip(release, example, waveform, stores, trial=trial, response=answers[example.id], score=scores[example.id])
+        draw_read_out(read_out, folder / f"read-out-{backbone}-{example.family}.png")
 
 
 def render_page(results: Mapping[str, Any], figures: Path) -> str:
-    """Return the page, with the figures of a folder inside it."""
-    from jinja2 import Environment, StrictUndefined
+    """Return the HTML page; the figures of the folder are embedded."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    from coat_core.report.page import PAGE
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     measured = results["measured"]
     columns = [*results["families"], "mean"]
     charts = {name: _picture(figures / f"{name}.png") for name in ("accuracy", "differences", "training")}
     first = next(iter(results["backbones"].values()))
     arms = next(iter(first["arms"].values()))
-    return environment.from_string(PAGE).render(
+    return environment.get_template("report.html.j2").render(
         results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arms["mean"]["n"],
         confidence=f"{measured['confidence']:.0%}", cards=[_card(results, key) for key in results["backbones"]],
-        heard=[group for key in results["backbones"] if (group := _heard(key, figures))["pictures"]],
+        read_outs=[group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]], brief_note=BRIEF_NOTE,
         tables=[_table(results, key) for key in results["backbones"]], latency=_latency(results),
         latency_labels=list(LATENCY_ROWS.values()),
         contract=results["contract"], facts=_facts(measured),
@@ -134,23 +136,23 @@ def _picture(path: Path) -> str | None:
 
 
 def _card(results: Mapping[str, Any], key: str) -> dict[str, Any]:
-    claim = results["backbones"][key]["differences"].get(CLAIM)
+    claim = results["backbones"][key]["differences"].get(HEADLINE)
     points = "n/a" if claim is None else _points(claim["mean"]["difference"])
-    # `shown`, for Jinja would take `clear` for the method of dict.
+    # Not `clear`: in Jinja, `card.clear` is the method of dict.
     shown = claim is not None and not claim["mean"]["includes_zero"]
     return {"name": name_of(key), "points": points, "shown": shown, "headline": headline(results, key)}
 
 
-def _heard(key: str, figures: Path) -> dict[str, Any]:
-    prefix = f"heard-{key}-"
+def _read_outs(key: str, figures: Path) -> dict[str, Any]:
+    prefix = f"read-out-{key}-"
     paths = sorted(figures.glob(f"{prefix}*.png"))
-    pictures = [{"alt": f"What {name_of(key)} heard: {path.stem.removeprefix(prefix)}", "data": _picture(path)} for path in paths]
+    pictures = [{"alt": f"Read-out of {name_of(key)}: {path.stem.removeprefix(prefix)}", "data": _picture(path)} for path in paths]
     return {"name": name_of(key), "pictures": pictures}
 
 
 def _table(results: Mapping[str, Any], key: str) -> dict[str, Any]:
     backbone = results["backbones"][key]
-    arm = next((arm for arm in ("coat", "sft") if arm in backbone["arms"]), next(iter(backbone["arms"])))
+    arm = next((arm for arm in CLAIM if arm in backbone["arms"]), next(iter(backbone["arms"])))
     column = entries(results, backbone["arms"][arm])
     return {
         "name": name_of(key),
@@ -165,7 +167,7 @@ def _table(results: Mapping[str, Any], key: str) -> dict[str, Any]:
             {"name": DIFFERENCES.get(name, name), "cells": [_difference(e) for e in entries(results, values)]}
             for name, values in backbone["differences"].items()
         ],
-        "drawn": [f"{entry['resampling']} ({entry['units']})" if entry else "" for entry in column],
+        "units": [f"{entry['resampling']} ({entry['units']})" if entry else "" for entry in column],
     }
 
 

@@ -1,4 +1,4 @@
-"""Everything that the evaluations found, as one JSON value: what the report, the README's tables and DVC's metrics are made from."""
+"""Results of all evaluations as one JSON value, from which the report, the README's tables and DVC's metrics are made."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import Any
 from coat_core.corpus.examples import FAMILIES, SPLITS, Example
 from coat_core.errors import EvaluationError
 from coat_core.evaluation.arms import ArmScores, difference
-from coat_core.evaluation.evaluate import METRICS, SCORES, bootstrap_of
-from coat_core.evaluation.responses import read_scores
+from coat_core.evaluation.metrics import METRICS, SCORES, bootstrap_of
+from coat_core.evaluation.scores import read_scores
 from coat_core.evaluation.statistics import MIN_GROUPS, Bootstrap
-from coat_core.settings import EvaluationSettings, parse_trial
+from coat_core.settings import ARMS, CLAIM, COMPARISONS, EvaluationSettings, parse_trial
 from coat_core.storage import read_json, read_jsonl
 
 FORMAT = 1
-ARMS = ("base", "sft", "block", "coat", "coat_shuffled")
-COMPARED = (("coat", "sft"), ("coat", "block"), ("coat", "coat_shuffled"), ("block", "sft"), ("coat", "base"))
-"""Differences that are taken where both arms ran; the first is the product's claim."""
-CLAIM = "coat-sft"
+HEADLINE = "-".join(CLAIM)
+"""Key of the difference that the product claims, among `differences`."""
 ENOUGH_SEEDS = 3
-"""Fewer seeds than this show that the chain works, and are no evidence."""
+"""With fewer seeds, a run is marked `brief`: it is not evidence for or against the method."""
 
 
 def collect(
@@ -32,22 +30,22 @@ def collect(
     settings: EvaluationSettings,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Gather what the stages left in a workspace; only the named backbones and trials are read.
+    """Collect the outputs of the stages in a workspace; only the named backbones and trials are read.
 
     Args:
-        workspace: holds `evaluation/`, and maybe `latency/`, `runs/` and `data/contract/`.
+        workspace: contains `evaluation/` and, optionally, `latency/`, `runs/` and `data/contract/`.
         backbones: keys.
         trials: `<arm>-<seed>`.
         examples: rows of the accepted manifest.
         settings: the evaluation section.
-        facts: more to say about how it was measured (plain JSON).
+        facts: further JSON values for the section `measured`.
 
     Raises:
-        EvaluationError: an evaluation is missing, or the trials did not answer the same set.
+        EvaluationError: an evaluation is missing, or the trials have different evaluation sets.
     """
     keys = list(backbones)
     bootstrap = bootstrap_of(settings)
-    seeds = sorted({parse_trial(trial)[1] for trial in trials if parse_trial(trial)[0] != "base"})
+    seeds = sorted({parse_trial(trial)[1] for trial in trials if parse_trial(trial)[0].lora})
     return {
         "format": FORMAT,
         "evaluation_set": _evaluation_set(workspace, [f"{key}-{trial}" for key in keys for trial in trials]),
@@ -71,19 +69,19 @@ def collect(
 
 
 def _evaluation_set(workspace: Path, names: Sequence[str]) -> str:
-    """Return the one evaluation set that all these evaluations are of."""
+    """Return the hash of the evaluation set that these evaluations share."""
     sets: dict[str, list[str]] = {}
     for name in names:
         path = workspace / "evaluation" / name / METRICS
         if not path.is_file():
-            raise EvaluationError("an evaluation is missing", field="evaluation", value=name, next_step=f"run the stage evaluate@{name}")
+            raise EvaluationError("an evaluation is missing", field="evaluation", value=name, next_step=f"run the stage score@{name}")
         sets.setdefault(read_json(path)["evaluation_set"], []).append(name)
     if len(sets) != 1:
         raise EvaluationError(
-            "the trials did not answer the same evaluation set",
+            "the trials do not have the same evaluation set",
             field="evaluation_set",
-            value={key: held[:3] for key, held in sets.items()},
-            next_step="run the evaluate stages again",
+            value={key: members[:3] for key, members in sets.items()},
+            next_step="run the answer and score stages again",
         )
     return next(iter(sets))
 
@@ -92,26 +90,26 @@ def _backbone(workspace: Path, backbone: str, trials: Sequence[str], bootstrap: 
     by_arm: dict[str, dict[int, Any]] = {}
     for trial in trials:
         arm, seed = parse_trial(trial)
-        by_arm.setdefault(arm, {})[seed] = read_scores(workspace / "evaluation" / f"{backbone}-{trial}" / SCORES)
+        by_arm.setdefault(arm.name, {})[seed] = read_scores(workspace / "evaluation" / f"{backbone}-{trial}" / SCORES)
     arms = {arm: ArmScores.of(by_arm[arm]) for arm in ARMS if arm in by_arm}
     return {
         "arms": {arm: {**scores.table(bootstrap), "seeds": scores.seed_table()} for arm, scores in arms.items()},
-        "differences": {f"{a}-{b}": difference(arms[a], arms[b], bootstrap) for a, b in COMPARED if {a, b} <= set(arms)},
+        "differences": {f"{a}-{b}": difference(arms[a], arms[b], bootstrap) for a, b in COMPARISONS if {a, b} <= set(arms)},
         "latency": _optional(workspace / "latency" / f"{backbone}.json"),
         "training": {t: summary for t in trials if (summary := summarise_run(workspace / "runs" / f"{backbone}-{t}")) is not None},
     }
 
 
 def summarise_run(folder: Path) -> dict[str, Any] | None:
-    """Return a run's steps, seconds, loss at both ends and its tracked run; None where it took no step."""
+    """Return the steps, seconds, first and last losses and tracked run id of a training run; None if it has no steps."""
     path = folder / "history.jsonl"
     rows = read_jsonl(path) if path.is_file() else []
     if not rows:
         return None
     tenth = max(1, len(rows) // 10)
 
-    def mean(name: str, some: Sequence[Mapping[str, Any]]) -> float | None:
-        values = [float(row[name]) for row in some if isinstance(row.get(name), int | float)]
+    def mean(name: str, part: Sequence[Mapping[str, Any]]) -> float | None:
+        values = [float(row[name]) for row in part if isinstance(row.get(name), int | float)]
         return round(sum(values) / len(values), 4) if values else None
 
     names = sorted({name for row in rows for name in row if name.startswith("loss/")})
@@ -124,7 +122,7 @@ def summarise_run(folder: Path) -> dict[str, Any] | None:
 
 
 def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
-    """Count examples, clips and groups by split, and examples and groups of the evaluated split by family."""
+    """Return the numbers of examples, clips and groups by split, and of examples and groups by family of the evaluated split."""
     splits = {}
     for name in SPLITS:
         rows = [example for example in examples if example.split == name]
@@ -154,7 +152,7 @@ def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
 
 
 def read_contract(path: Path) -> dict[str, Any] | None:
-    """Return what the data contract found, without single rows and timings; None where it did not run."""
+    """Return the results of the data contract without rows and timings; None if it did not run."""
     value = _optional(path)
     if value is None:
         return None
@@ -164,8 +162,8 @@ def read_contract(path: Path) -> dict[str, Any] | None:
 
 
 def headline(results: Mapping[str, Any], backbone: str) -> str:
-    """Say in plain words what `coat - sft` is on one backbone."""
-    entry = results["backbones"][backbone]["differences"].get(CLAIM)
+    """Return one sentence on `coat - sft` of a backbone."""
+    entry = results["backbones"][backbone]["differences"].get(HEADLINE)
     if entry is None:
         return "coat and sft did not both run, so there is nothing to compare."
     mean, confidence = entry["mean"], results["measured"]["confidence"]
@@ -178,7 +176,7 @@ def headline(results: Mapping[str, Any], backbone: str) -> str:
 
 
 def metrics_for_dvc(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return small nested floats, for `dvc metrics show`."""
+    """Return the main results as nested floats, for `dvc metrics show`."""
     metrics: dict[str, Any] = {}
     for key, backbone in results["backbones"].items():
         metrics[key] = {"accuracy": {arm: values["mean"]["accuracy"] for arm, values in backbone["arms"].items()}}

@@ -1,4 +1,4 @@
-"""How the figures look: one palette, one type, and PNGs small enough to commit."""
+"""Style of the figures: palette, font, and PNG files of limited size."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from coat_core.settings import ARMS
 from coat_core.storage import write_bytes
 
 PAPER, INK, MUTED, FAINT = "#fcfbf8", "#20242f", "#7d828f", "#e6e3dc"
-SOUND, SOUND_SOFT = "#2c3e73", "#c8d0e4"
-"""What was measured from the sound itself, by the experts."""
-THOUGHT, THOUGHT_SOFT = "#e0492b", "#f7cdbd"
-"""What was read from the thinking block."""
-ARM_COLOURS = {"base": "#a3a7b1", "sft": "#4f78b3", "block": "#8467ad", "coat": THOUGHT, "coat_shuffled": "#c49a2a"}
+MEASURED, MEASURED_SOFT = "#2c3e73", "#c8d0e4"
+"""Colours of features that an expert measured on the audio."""
+PREDICTED, PREDICTED_SOFT = "#e0492b", "#f7cdbd"
+"""Colours of features that a head predicted from the thinking block."""
+ARM_COLOURS = dict(zip(ARMS, ("#a3a7b1", "#4f78b3", "#8467ad", PREDICTED, "#c49a2a", "#4b8f6b", "#b0577f"), strict=False))
+"""Colour of each arm, in the order of `ARMS`."""
 MAX_PNG_BYTES = 300_000
 
 _RC = {
@@ -31,7 +33,7 @@ _RC = {
 
 @contextmanager
 def new_figure(width: float, height: float) -> Iterator[Any]:
-    """Give a figure of that size in inches, in the house style; no global state is touched."""
+    """Yield a figure of this size in inches, in the style of the report; global matplotlib settings are restored."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -40,23 +42,23 @@ def new_figure(width: float, height: float) -> Iterator[Any]:
 
 
 def sequential(soft: str, strong: str, deep: str = "#14161d") -> Any:
-    """Return a colour map from paper over a soft and a strong colour to a deep one."""
+    """Return a colour map from the paper colour through a soft and a strong colour to a deep one."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("paper", [(0.0, PAPER), (0.35, soft), (0.75, strong), (1.0, deep)])
 
 
 def drawable(text: str) -> str:
-    """Return a text that can be drawn as it stands: one line, no mathematics, a box for each glyph that the font lacks."""
+    """Return a text that matplotlib can draw: one line, `$` escaped, a box for each glyph that the font lacks."""
     from matplotlib.font_manager import findfont, get_font
 
-    known = get_font(findfont("DejaVu Sans")).get_charmap()
-    shown = "".join(letter if ord(letter) in known else "□" for letter in " ".join(text.split()))
+    glyphs = get_font(findfont("DejaVu Sans")).get_charmap()
+    shown = "".join(letter if ord(letter) in glyphs else "□" for letter in " ".join(text.split()))
     return shown.replace("$", r"\$")
 
 
 def save_png(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG of at most 300 kB: in 256 colours where it must be, and at a lower resolution where that is not enough."""
+    """Write a figure as a PNG of at most 300 kB; if needed, in 256 colours and then at a lower resolution."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 

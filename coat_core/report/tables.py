@@ -1,4 +1,4 @@
-"""The results as tables: Markdown for the README, CSV for DVC's plots, plain text for the terminal."""
+"""Tables of the results: Markdown for the README, CSV for DVC's plots, text for the terminal."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coat_core.report.results import CLAIM, headline
+from coat_core.report.results import ENOUGH_SEEDS, HEADLINE, headline
+from coat_core.settings import ARMS, CLAIM, COMPARISONS
+from coat_core.settings.base import BACKBONE_NAMES
 from coat_core.storage import read_jsonl
 
-NAMES = {"qwen2_audio": "Qwen2-Audio", "qwen2_5_omni": "Qwen2.5-Omni", "audio_flamingo_3": "Audio Flamingo 3"}
-DIFFERENCES = {
-    "coat-sft": "coat − sft",
-    "coat-block": "coat − block",
-    "coat-coat_shuffled": "coat − coat_shuffled",
-    "block-sft": "block − sft",
-    "coat-base": "coat − base",
-}
+DIFFERENCES = {f"{first}-{second}": f"{first} − {second}" for first, second in COMPARISONS}
+"""Titles of the differences by key."""
+BRIEF_NOTE = f"Fewer than {ENOUGH_SEEDS} seeds: this run shows that the chain works; it is not evidence for or against the method."
+"""Added to results that are `brief`."""
+LATENCY_ROWS = {"first_token_s": "time to first token", "decode_s_per_token": "decoding, per token", "total_s": "total"}
+"""Labels of the measured times by key."""
 
 
 def name_of(backbone: str) -> str:
-    """Return a backbone's readable name."""
-    return NAMES.get(backbone, backbone)
+    """Return the display name of a backbone."""
+    return BACKBONE_NAMES.get(backbone, backbone)
 
 
 def entries(results: Mapping[str, Any], values: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
-    """Return the entries of one arm or difference in the order of the table's columns: families, then their mean."""
+    """Return the entries of one arm or difference in the order of the columns: families, then their mean."""
     return [*(values["families"].get(family) for family in results["families"]), values["mean"]]
 
 
 def accuracy_text(entry: Mapping[str, Any] | None) -> str:
-    """Return e.g. ".47 [.41, .53]", with a dagger where it is not clear of chance."""
+    """Return e.g. ".47 [.41, .53]", with a dagger if it is not clear of chance."""
     if entry is None:
         return "n/a"
     mark = " †" if entry["clear_of_chance"] is False else ""
@@ -47,7 +47,7 @@ def difference_text(entry: Mapping[str, Any] | None) -> str:
 
 
 def markdown_tables(results: Mapping[str, Any]) -> str:
-    """Return a Markdown section per backbone: arm by family with intervals and chance, differences, latency."""
+    """Return a Markdown section per backbone: accuracy by arm and family with intervals and chance, differences, latency."""
     columns = [*results["families"], "mean"]
     parts = []
     for key, backbone in results["backbones"].items():
@@ -56,12 +56,12 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
         rows.append(["*n*", *(str(e["n"]) if e else "0" for e in entries(results, first)), ""])
         for arm, values in backbone["arms"].items():
             rows.append([arm, *(accuracy_text(e) for e in entries(results, values)), f"{values['mean']['unscored_share']:.1%}"])
-            if arm in ("coat", "base"):
+            if arm == CLAIM[0] or not ARMS[arm].lora:
                 rows.append([f"*chance, {arm}*", *(_chance(e) for e in entries(results, values)), ""])
         for name, values in backbone["differences"].items():
             label = DIFFERENCES.get(name, name)
-            rows.append([f"**{label}**" if name == CLAIM else label, *(difference_text(e) for e in entries(results, values)), ""])
-        rows.append(["*drawn by*", *(f"{e['resampling']} ({e['units']})" if e else "" for e in entries(results, first)), ""])
+            rows.append([f"**{label}**" if name == HEADLINE else label, *(difference_text(e) for e in entries(results, values)), ""])
+        rows.append(["*resampled by*", *(f"{e['resampling']} ({e['units']})" if e else "" for e in entries(results, first)), ""])
         parts.append(f"### {name_of(key)}\n\n{headline(results, key)}\n\n{_markdown(rows)}\n{_latency_markdown(backbone['latency'])}")
     return "\n".join(parts) + "\n" + _legend(results)
 
@@ -71,11 +71,11 @@ def _legend(results: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, results["seeds"])) or "none trained"
     text = (
         f"Accuracy (transcription: 1 − word error rate) on the {measured['split']} split with {measured['confidence']:.0%} bootstrap "
-        f"intervals; seeds: {seeds}, averaged within each item. † not clear of chance: the interval of accuracy − chance reaches "
-        f"zero. *drawn by*: what the bootstrap resamples, with its count; by item where a family has fewer than "
+        f"intervals; seeds: {seeds}, averaged within each item. † not clear of chance: the interval of accuracy − chance includes "
+        f"zero. *resampled by*: the units that the bootstrap resamples and their number; items if a family has fewer than "
         f"{measured['min_groups']} groups."
     )
-    return text + ("\n\nA brief run: it shows that the chain works, and is no evidence.\n" if results["brief"] else "\n")
+    return text + (f"\n\n{BRIEF_NOTE}\n" if results["brief"] else "\n")
 
 
 def _latency_markdown(latency: Mapping[str, Any] | None) -> str:
@@ -91,16 +91,13 @@ def _latency_markdown(latency: Mapping[str, Any] | None) -> str:
     return "\n" + _markdown(rows)
 
 
-LATENCY_ROWS = {"first_token_s": "time to first token", "decode_s_per_token": "decoding, per token", "total_s": "total"}
-
-
 def ratio_text(ratio: Mapping[str, Any] | None) -> str:
     """Return e.g. "1.03 (0.98-1.09)"."""
     return f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})" if ratio else "n/a"
 
 
 def summary_table(results: Mapping[str, Any]) -> str:
-    """Return the table that `coat run` prints at its end: accuracy per backbone, arm and family, and what coat - sft is."""
+    """Return the summary that `coat run` prints: accuracy per backbone, arm and family, and a sentence on coat - sft."""
     columns = [*results["families"], "mean"]
     rows = [["", *columns, "unscored"]]
     for key, backbone in results["backbones"].items():
@@ -108,20 +105,20 @@ def summary_table(results: Mapping[str, Any]) -> str:
         for arm, values in backbone["arms"].items():
             cells = [f"{e['accuracy']:.3f}" if e else "" for e in entries(results, values)]
             rows.append([f"  {arm}", *cells, f"{values['mean']['unscored_share']:.1%}"])
-        if CLAIM in backbone["differences"]:
-            cells = [f"{e['difference']:+.3f}" if e else "" for e in entries(results, backbone["differences"][CLAIM])]
+        if HEADLINE in backbone["differences"]:
+            cells = [f"{e['difference']:+.3f}" if e else "" for e in entries(results, backbone["differences"][HEADLINE])]
             rows.append(["  coat - sft", *cells, ""])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [_padded(row, widths) for row in rows]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-    said = [f"{name_of(key)}: {headline(results, key)}" for key in results["backbones"]]
+    sentences = [f"{name_of(key)}: {headline(results, key)}" for key in results["backbones"]]
     if results["brief"]:
-        said.append("A brief run: it shows that the chain works, and is no evidence.")
-    return "\n".join([*lines, "", *said])
+        sentences.append(BRIEF_NOTE)
+    return "\n".join([*lines, "", *sentences])
 
 
 def accuracy_csv(results: Mapping[str, Any]) -> str:
-    """Return one row per backbone, arm and family (and `mean`): accuracy, low, high, chance."""
+    """Return one CSV row per backbone, arm and family (and `mean`): accuracy, low, high, chance."""
     rows: list[Sequence[Any]] = [("backbone", "arm", "family", "accuracy", "low", "high", "chance")]
     for key, backbone in results["backbones"].items():
         for arm, values in backbone["arms"].items():
@@ -131,7 +128,7 @@ def accuracy_csv(results: Mapping[str, Any]) -> str:
 
 
 def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
-    """Return one row per optimizer step of each run: its losses, the answer's first."""
+    """Return one CSV row per optimizer step of each run: its losses, the answer loss first."""
     rows = list(training_rows(workspace, results))
     losses = sorted({name for _, _, row in rows for name in row if name.startswith("loss/") and name != "loss/answer"})
     header = ("backbone", "trial", "step", "stage", "answer_loss", *(f"{name.removeprefix('loss/')}_loss" for name in losses))
@@ -140,7 +137,7 @@ def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
 
 
 def training_rows(workspace: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield backbone, trial and row for each optimizer step of the runs that the results name."""
+    """Yield backbone, trial and history row for each optimizer step of the runs in the results."""
     for key, backbone in results["backbones"].items():
         for trial in backbone["training"]:
             for row in read_jsonl(workspace / "runs" / f"{key}-{trial}" / "history.jsonl"):

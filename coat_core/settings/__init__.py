@@ -1,13 +1,28 @@
 """`params.yaml` as frozen, strict types."""
 
-from coat_core.settings.base import Arm, BackboneKey, Device, Dtype, Section
-from coat_core.settings.data import ContractSettings, CorpusSettings
-from coat_core.settings.evaluation import EvaluationSettings, LatencySettings, RegistrySettings
-from coat_core.settings.models import BackboneSettings, ExpertSettings, HeadSettings, LoraSettings, ThinkingSettings
-from coat_core.settings.params import Settings, load_settings, parse_settings, parse_trial
-from coat_core.settings.training import LossSettings, RuntimeSettings, TrainingSettings
+from coat_core.settings.arm import ARMS, CLAIM, COMPARISONS, Arm, find_arm, parse_trial
+from coat_core.settings.base import BackboneKey, Device, Dtype, Section
+from coat_core.settings.params import Settings, load_settings, parse_settings
+from coat_core.settings.sections import (
+    BackboneSettings,
+    ContractSettings,
+    CorpusSettings,
+    EvaluationSettings,
+    ExpertSettings,
+    HeadSettings,
+    LatencySettings,
+    LoraSettings,
+    LossSettings,
+    RegistrySettings,
+    RuntimeSettings,
+    ThinkingSettings,
+    TrainingSettings,
+)
 
 __all__ = [
+    "ARMS",
+    "CLAIM",
+    "COMPARISONS",
     "Arm",
     "BackboneKey",
     "BackboneSettings",
@@ -27,6 +42,7 @@ __all__ = [
     "Settings",
     "ThinkingSettings",
     "TrainingSettings",
+    "find_arm",
     "load_settings",
     "parse_settings",
     "parse_trial",

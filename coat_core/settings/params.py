@@ -1,8 +1,7 @@
-"""`params.yaml` as frozen, strict types; every mistake is reported at once, each with its path and what is allowed."""
+"""`params.yaml` as frozen, strict types; every mistake is reported at once, with its path and the allowed values."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +9,23 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from coat_core.errors import SettingsError
-from coat_core.settings.base import Arm, BackboneKey, Name, Section, as_tuple
-from coat_core.settings.data import ContractSettings, CorpusSettings
-from coat_core.settings.evaluation import EvaluationSettings, LatencySettings, RegistrySettings
-from coat_core.settings.models import BackboneSettings, ExpertSettings, HeadSettings, LoraSettings, ThinkingSettings
-from coat_core.settings.training import LossSettings, RuntimeSettings, TrainingSettings
-
-_TRIAL = re.compile(r"^(base|sft|block|coat|coat_shuffled)-(\d+)$")
+from coat_core.settings.arm import parse_trial
+from coat_core.settings.base import BackboneKey, Name, Section, as_tuple
+from coat_core.settings.sections import (
+    BackboneSettings,
+    ContractSettings,
+    CorpusSettings,
+    EvaluationSettings,
+    ExpertSettings,
+    HeadSettings,
+    LatencySettings,
+    LoraSettings,
+    LossSettings,
+    RegistrySettings,
+    RuntimeSettings,
+    ThinkingSettings,
+    TrainingSettings,
+)
 
 
 class Settings(Section):
@@ -49,37 +58,30 @@ class Settings(Section):
         for name in value:
             parse_trial(name)
         if len(set(value)) != len(value):
-            raise ValueError("a trial is named twice")
+            raise ValueError("a trial is listed twice")
         return value
 
     @model_validator(mode="after")
-    def _across_sections(self) -> Settings:
+    def _check_across_sections(self) -> Settings:
         unknown = set(self.losses.expert_weights) - set(self.experts)
         if unknown:
             raise ValueError(f"losses.expert_weights names {sorted(unknown)}; allowed: {sorted(self.experts)}")
-        for field in ("baseline", "candidate"):
-            if getattr(self.latency, field) not in self.trials:
-                raise ValueError(f"latency.{field} is {getattr(self.latency, field)!r}; allowed: {', '.join(self.trials)}")
+        named = {
+            "latency.baseline": self.latency.baseline,
+            "latency.candidate": self.latency.candidate,
+            "registry.candidate": self.registry.candidate,
+        }
+        for field, trial in named.items():
+            if trial not in self.trials:
+                raise ValueError(f"{field} is {trial!r}; allowed: {', '.join(self.trials)}")
         return self
-
-
-def parse_trial(name: str) -> tuple[Arm, int]:
-    """Split `<arm>-<seed>`.
-
-    Raises:
-        ValueError: the name has another form.
-    """
-    match = _TRIAL.match(name)
-    if not match:
-        raise ValueError(f"{name!r} is not <arm>-<seed> with an arm of base, sft, block, coat, coat_shuffled and a whole seed")
-    return match[1], int(match[2])  # type: ignore[return-value]
 
 
 def parse_settings(values: Any, source: str = "params.yaml") -> Settings:
     """Check raw values against the types above.
 
     Raises:
-        SettingsError: anything does not hold; the message has a line per mistake, with its path, value and what is allowed.
+        SettingsError: a value is invalid; the message has one line per mistake with path, value and allowed values.
     """
     try:
         return Settings.model_validate(values)
@@ -87,7 +89,7 @@ def parse_settings(values: Any, source: str = "params.yaml") -> Settings:
         lines = [_mistake(e) for e in error.errors()]  # type: ignore[arg-type]
         raise SettingsError(
             f"{source}: {len(lines)} mistake{'s' * (len(lines) > 1)}\n" + "\n".join(f"  {line}" for line in lines) + "\n",
-            next_step=f"mend {source} and run the same command again",
+            next_step=f"fix {source} and run the same command again",
         ) from None
 
 
@@ -95,7 +97,7 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
     """Read and check a params file.
 
     Raises:
-        SettingsError: the file is missing, is not YAML, or does not hold.
+        SettingsError: the file is missing, is not YAML, or is invalid.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -104,7 +106,7 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
             f"cannot read params: {error}",
             field="params",
             value=str(path),
-            next_step="run in a workspace, or make one with `coat workspace`",
+            next_step="run in a workspace, or create one with `coat workspace`",
         ) from error
     except yaml.YAMLError as error:
         raise SettingsError(f"params are not YAML: {error}", field="params", value=str(path)) from error
@@ -120,7 +122,7 @@ def _mistake(error: dict[str, Any]) -> str:
 
 
 def _siblings(location: tuple[str | int, ...]) -> list[str]:
-    """Names allowed beside an unknown key."""
+    """Return the allowed names of the section with an unknown key."""
     section: Any = Settings
     for part in location[:-1]:
         if not (isinstance(section, type) and issubclass(section, BaseModel)):

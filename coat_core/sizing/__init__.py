@@ -1,1 +1,1 @@
-"""How much memory and disk a LALM needs, worked out without its weights."""
+"""Memory, disk space and parameters of full-size LALMs, computed without their weights."""

@@ -1,4 +1,4 @@
-"""What to change, and by how much, when a training step does not fit into the GPU: pure arithmetic over `memory.py`."""
+"""Changes of params that make a training step fit into the GPU, computed by `memory.py`."""
 
 from __future__ import annotations
 
@@ -6,115 +6,119 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from coat_core.sizing.memory import Estimate, training_memory
-from coat_core.sizing.workload import ModelShape, TrainingLoad
+from coat_core.sizing.workload import ModelShape, TrainingWorkload
 
 
 @dataclass(frozen=True)
-class Lever:
-    """A change of params.
+class Change:
+    """A change of params that lowers the memory of training.
 
     Attributes:
-        settings: parameter path → the value to set.
-        load: the load after it.
-        total: peak in bytes after it.
-        fits: whether that fits.
+        settings: parameter path → new value.
+        workload: the workload after the change.
+        total: peak memory in bytes after the change.
+        fits: whether it fits into the budget.
     """
 
     settings: dict[str, object]
-    load: TrainingLoad
+    workload: TrainingWorkload
     total: int
     fits: bool
 
     def __str__(self) -> str:
-        """Return it as one line for a person."""
-        done = ", ".join(f"{name}: {str(value).lower() if isinstance(value, bool) else value}" for name, value in self.settings.items())
-        return f"{done} -> {self.total / 1e9:.1f} GB{'' if self.fits else ' (not enough alone)'}"
+        """Return the settings and the peak memory as one line of text."""
+        settings = ", ".join(f"{name}: {str(value).lower() if isinstance(value, bool) else value}" for name, value in self.settings.items())
+        return f"{settings} -> {self.total / 1e9:.1f} GB{'' if self.fits else ' (not enough alone)'}"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Whether a load fits, and what to pull if it does not.
+    """Whether a workload fits, and the changes to make if it does not.
 
     Attributes:
-        estimate: of the load as it is.
+        estimate: the memory of the unchanged workload.
         budget: bytes of the GPU.
-        levers: each alone, in the order to try them: what costs no result first.
-        recommended: the first lever or combination that fits; None when it fits already or nothing here does.
+        changes: single changes in the recommended order: those without effect on the results first.
+        recommended: the first change or combination that fits; None if the workload fits unchanged, or if no change fits.
     """
 
     estimate: Estimate
     budget: int
-    levers: tuple[Lever, ...]
-    recommended: Lever | None
+    changes: tuple[Change, ...]
+    recommended: Change | None
 
     @property
     def fits(self) -> bool:
-        """Whether the load fits as it is."""
+        """Whether the workload fits unchanged."""
         return self.estimate.total <= self.budget
 
     def __str__(self) -> str:
-        """Return it in one sentence for a person, for error messages too."""
+        """Return the advice as one sentence, for people and for error messages."""
         short = (self.estimate.total - self.budget) / 1e9
         if self.fits:
             return f"it fits: {self.estimate.total / 1e9:.1f} of {self.budget / 1e9:.1f} GB, {-short:.1f} GB to spare"
-        way = f"set {self.recommended}" if self.recommended else "no setting makes one example fit: shorten the clips, or take a larger GPU"
-        return f"it needs {self.estimate.total / 1e9:.1f} of {self.budget / 1e9:.1f} GB, {short:.1f} GB too much; {way}"
+        step = f"set {self.recommended}" if self.recommended else "no setting makes one example fit: shorten the clips, or use a larger GPU"
+        return f"it needs {self.estimate.total / 1e9:.1f} of {self.budget / 1e9:.1f} GB, {short:.1f} GB too much; {step}"
 
 
-def advise_training(shape: ModelShape, load: TrainingLoad, budget: int, *, prefix: str = "training", base: str = "backbones.*") -> Advice:
-    """Return the peak of a training step, whether it fits into `budget` bytes, and the levers.
+def advise_training(
+    shape: ModelShape, workload: TrainingWorkload, budget: int, *, prefix: str = "training", base: str = "backbones.*"
+) -> Advice:
+    """Return the peak memory of a training step, whether it fits into `budget` bytes, and the changes that lower it.
 
-    The levers, in their order: gradient checkpointing (a third more computing, the same gradients); fewer seconds of audio in one
-    forward (`batch_seconds` cuts a batch in several, the same gradients); a smaller batch with as much more accumulation (the same
-    batches' sum, other batches); 16-bit weights and arithmetic. Combinations of them follow.
+    The changes, in order: gradient checkpointing (a third more computation, the same gradients); fewer seconds of audio per forward
+    (`batch_seconds` splits a batch, the same gradients); a smaller batch with more accumulation (the same number of examples per
+    step, in other batches); 16-bit weights and arithmetic. Combinations follow.
 
     Args:
-        shape: of the model.
-        load: one forward as it is, or as it was when memory ran out.
+        shape: the model's shape.
+        workload: one forward pass, planned or out of memory.
         budget: bytes of the GPU.
-        prefix: what the training parameters' names begin with.
-        base: what the backbone's parameters' names begin with.
+        prefix: prefix of the training parameters.
+        base: prefix of the backbone's parameters.
     """
 
-    def lever(settings: dict[str, object], changed: TrainingLoad) -> Lever:
+    def make_change(settings: dict[str, object], changed: TrainingWorkload) -> Change:
         total = training_memory(shape, changed).total
-        return Lever(settings, changed, total, total <= budget)
+        return Change(settings, changed, total, total <= budget)
 
-    estimate = training_memory(shape, load)
+    estimate = training_memory(shape, workload)
     if estimate.total <= budget:
         return Advice(estimate, budget, (), None)
-    checkpointed = lever({f"{prefix}.gradient_checkpointing": True}, replace(load, gradient_checkpointing=True))
-    narrow: dict[str, object] = {f"{base}.dtype": "bfloat16", f"{prefix}.precision": "bf16"}
-    narrowed = lever(narrow, replace(load, dtype="bfloat16", precision="bf16"))
-    alone = [] if load.gradient_checkpointing else [checkpointed]
-    alone += [lever(settings, changed) for settings, changed in _smaller(shape, load, budget, prefix)]
-    alone += [] if load.dtype != "float32" and load.precision != "no" else [narrowed]
-    together: list[Lever] = []
-    for first in ([] if load.gradient_checkpointing else [checkpointed]) + ([narrowed] if narrowed in alone else []):
-        together += [lever({**first.settings, **more}, changed) for more, changed in _smaller(shape, first.load, budget, prefix)]
-    if narrowed in alone:
-        both = replace(narrowed.load, gradient_checkpointing=True)
-        settings = {**checkpointed.settings, **narrow} if not load.gradient_checkpointing else narrow
-        together += [lever(settings, both)]
-        together += [lever({**settings, **more}, changed) for more, changed in _smaller(shape, both, budget, prefix)]
-    return Advice(estimate, budget, tuple(alone), next((one for one in [*alone, *together] if one.fits), None))
+    checkpointed = make_change({f"{prefix}.gradient_checkpointing": True}, replace(workload, gradient_checkpointing=True))
+    sixteen_bit_settings: dict[str, object] = {f"{base}.dtype": "bfloat16", f"{prefix}.precision": "bf16"}
+    sixteen_bit = make_change(sixteen_bit_settings, replace(workload, dtype="bfloat16", precision="bf16"))
+    single = [] if workload.gradient_checkpointing else [checkpointed]
+    single += [make_change(settings, changed) for settings, changed in _smaller(shape, workload, budget, prefix)]
+    single += [] if workload.dtype != "float32" and workload.precision != "no" else [sixteen_bit]
+    combined: list[Change] = []
+    for first in ([] if workload.gradient_checkpointing else [checkpointed]) + ([sixteen_bit] if sixteen_bit in single else []):
+        combined += [make_change({**first.settings, **more}, changed) for more, changed in _smaller(shape, first.workload, budget, prefix)]
+    if sixteen_bit in single:
+        both = replace(sixteen_bit.workload, gradient_checkpointing=True)
+        settings = {**checkpointed.settings, **sixteen_bit_settings} if not workload.gradient_checkpointing else sixteen_bit_settings
+        combined += [make_change(settings, both)]
+        combined += [make_change({**settings, **more}, changed) for more, changed in _smaller(shape, both, budget, prefix)]
+    return Advice(estimate, budget, tuple(single), next((one for one in [*single, *combined] if one.fits), None))
 
 
-def largest_batch(shape: ModelShape, load: TrainingLoad, budget: int) -> int:
-    """Return the most examples of this length that fit in one forward; 0 when not even one does."""
-    low, high = 0, load.examples
+def largest_batch(shape: ModelShape, workload: TrainingWorkload, budget: int) -> int:
+    """Return the largest number of examples of this length that fits in one forward pass; 0 if none fits."""
+    low, high = 0, workload.examples
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if training_memory(shape, replace(load, examples=middle)).total <= budget else (low, middle - 1)
+        low, high = (middle, high) if training_memory(shape, replace(workload, examples=middle)).total <= budget else (low, middle - 1)
     return low
 
 
-def _smaller(shape: ModelShape, load: TrainingLoad, budget: int, prefix: str) -> Iterator[tuple[dict[str, object], TrainingLoad]]:
+def _smaller(
+    shape: ModelShape, workload: TrainingWorkload, budget: int, prefix: str
+) -> Iterator[tuple[dict[str, object], TrainingWorkload]]:
     """Yield the largest smaller batch that fits, by seconds and by examples."""
-    examples = largest_batch(shape, load, budget)
-    if not 0 < examples < load.examples:
+    examples = largest_batch(shape, workload, budget)
+    if not 0 < examples < workload.examples:
         return
-    smaller = replace(load, examples=examples)
-    yield {f"{prefix}.batch_seconds": round(examples * load.audio_s, 1)}, smaller
-    accumulation = load.accumulation * -(-load.examples // examples)
+    smaller = replace(workload, examples=examples)
+    yield {f"{prefix}.batch_seconds": round(examples * workload.audio_s, 1)}, smaller
+    accumulation = workload.accumulation * -(-workload.examples // examples)
     yield {f"{prefix}.batch_size": examples, f"{prefix}.accumulation": accumulation}, replace(smaller, accumulation=accumulation)

@@ -1,37 +1,36 @@
-"""`coat doctor --published BACKBONE`: what a full-size LALM is made of, trains, needs and leaves behind, without its weights."""
+"""`coat doctor --published BACKBONE`: parameters, trainable parameters, memory and disk of a full-size LALM, without its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from coat_core.errors import BackboneError
 from coat_core.hub import weight_files
-from coat_core.settings import HeadSettings, LoraSettings
+from coat_core.settings import HeadSettings, LoraSettings, ThinkingSettings
 from coat_core.sizing.advice import Advice, advise_training
-from coat_core.sizing.block_rows import Rows, block_rows
 from coat_core.sizing.memory import Estimate, Line, head_values, inference_memory, lora_parameters
 from coat_core.sizing.params import ASSUMED, Params
-from coat_core.sizing.published import Published, published
-from coat_core.sizing.workload import DTYPE_BYTES, InferenceLoad, ModelShape, TrainingLoad
+from coat_core.sizing.published import PublishedBase, published_base
+from coat_core.sizing.workload import DTYPE_BYTES, InferenceWorkload, ModelShape, TrainingWorkload
 
 TEXT_TOKENS, ANSWER_TOKENS = 96, 64
-"""Of the chat template and a question with its choices, and of an answer in training: assumptions."""
+"""Assumed tokens of the chat template and a question with its choices, and of an answer in training."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of the doctor; None takes what params say.
+class SizingRequest:
+    """The options of a diagnosis; None selects the default in parentheses.
 
     Attributes:
-        examples: rows of one forward (in training `training.batch_size`, cut by `training.batch_seconds`; in inference
+        examples: examples per forward pass (in training `training.batch_size`, limited by `training.batch_seconds`; in inference
             `evaluation.batch_size`).
         audio_s: seconds of every clip (`contract.max_duration_s`).
-        answer_tokens: of an answer (in training 64; in inference `evaluation.max_new_tokens`).
+        answer_tokens: tokens of an answer (in training 64; in inference `evaluation.max_new_tokens`).
         gpu_gb: memory of the GPU, 1 GB = 1e9 bytes.
-        base: a folder or a cached hub id whose configuration and tokenizer are read instead of the ones written down.
+        base: a folder or a cached hub id with the configuration and tokenizer to use (the built-in configuration).
     """
 
     examples: int | None = None
@@ -42,21 +41,49 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
-    """Everything that the doctor says of one backbone; sizes in parameters and bytes."""
+class BlockRows:
+    """The embedding rows that the thinking block uses.
 
-    checkpoint: Published
+    Attributes:
+        think_tokens: K.
+        needed: number of embedding rows that the block uses.
+        matrix: rows of the embedding.
+        tokens: the tokenizer's length, or a lower bound of it.
+        exact: whether `tokens` is the length.
+        source: `spare rows` or `reserved tokens`.
+        taken: the reserved tokens that are used, in the order start, think…, end; empty for spare rows.
+    """
+
+    think_tokens: int
+    needed: int
+    matrix: int
+    tokens: int
+    exact: bool
+    source: str
+    taken: tuple[str, ...]
+
+    @property
+    def spare(self) -> int:
+        """Rows beyond the tokenizer's length (an upper bound if the length is not exact)."""
+        return max(0, self.matrix - self.tokens)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All results for one backbone; sizes in parameters and bytes."""
+
+    checkpoint: PublishedBase
     config_source: str
     parameters: dict[str, int]
     lora_modules: int
     lora: int
-    rows: Rows
-    row_parameters: int
+    rows: BlockRows
+    block_parameters: int
     heads: dict[str, int]
     unknown_heads: dict[str, str]
-    load: TrainingLoad
+    workload: TrainingWorkload
     training: Advice
-    inference_load: InferenceLoad
+    inference_workload: InferenceWorkload
     inference: Estimate
     disk: tuple[Line, ...]
     notes: tuple[str, ...]
@@ -69,22 +96,21 @@ class Diagnosis:
 
     @property
     def trainable(self) -> int:
-        """LoRA, rows and the heads that are known."""
-        return self.lora + self.row_parameters + sum(self.heads.values())
+        """LoRA, the block's trainable tokens and the heads of known width."""
+        return self.lora + self.block_parameters + sum(self.heads.values())
 
 
-def diagnose(key: str, params: Params, question: Question) -> Diagnosis:
-    """Build one full-size LALM on the meta device and work everything out.
+def diagnose(key: str, params: Params, request: SizingRequest) -> Diagnosis:
+    """Build one full-size LALM on the meta device and compute its sizes.
 
     Raises:
-        BackboneError: the key is unknown; LoRA's expression matches another number of modules than layers x names, or a module
-            outside the decoder; the block finds no ids; the folder of `--base` is of another LALM.
+        BackboneError: the key is unknown; LoRA's expression does not match exactly layers x names modules, or matches a module
+            outside the decoder; there are not enough ids for the block; the folder of `--base` is of another LALM.
     """
-    from coat_core.sizing.base_config import find_base, find_tokenizer
-    from coat_core.sizing.meta import meta_lalm, parameters_by_part, read_config, shape_of
+    from coat_core.sizing.meta import find_base, find_tokenizer, meta_lalm, parameters_by_part, read_config, shape_of
 
-    checkpoint = published(key)
-    folder, source = find_base(checkpoint, question.base)
+    checkpoint = published_base(key)
+    folder, source = find_base(checkpoint, request.base)
     backbone = meta_lalm(key, read_config(checkpoint, folder), find_tokenizer(folder))
     parts, shape = parameters_by_part(backbone.model), shape_of(backbone)
     rows = block_rows(params.thinking, checkpoint, shape.vocabulary, backbone.tokenizer)
@@ -92,15 +118,15 @@ def diagnose(key: str, params: Params, question: Question) -> Diagnosis:
     heads = head_parameters(specs, shape.hidden, params.heads)
     modules, lora = match_lora(backbone, params.lora)
     if lora != lora_parameters(shape, params.lora.modules, params.lora.rank):
-        raise AssertionError("PEFT and our arithmetic count LoRA differently")
+        raise AssertionError("PEFT's number of LoRA parameters differs from `lora_parameters`")
     dtype, precision, note = params.dtype(key)
-    audio_s = question.audio_s or params.max_duration_s
-    examples = question.examples or params.batch(audio_s)
-    load = TrainingLoad(
+    audio_s = request.audio_s or params.max_duration_s
+    examples = request.examples or params.batch(audio_s)
+    workload = TrainingWorkload(
         examples=examples,
         audio_s=audio_s,
         prompt_tokens=TEXT_TOKENS + params.thinking.tokens + 2,
-        answer_tokens=question.answer_tokens or ANSWER_TOKENS,
+        answer_tokens=request.answer_tokens or ANSWER_TOKENS,
         dtype=dtype,
         precision=precision,
         gradient_checkpointing=params.training.gradient_checkpointing,
@@ -114,24 +140,24 @@ def diagnose(key: str, params: Params, question: Question) -> Diagnosis:
         head_rate_hz=params.heads.target_rate_hz,
         head_max_frames=params.heads.max_frames,
     )
-    inference_load = InferenceLoad(
-        question.examples or params.answers, audio_s, load.prompt_tokens, question.answer_tokens or params.new_tokens, dtype
+    inference_workload = InferenceWorkload(
+        request.examples or params.answers, audio_s, workload.prompt_tokens, request.answer_tokens or params.new_tokens, dtype
     )
-    budget = int(question.gpu_gb * 1e9)
+    budget = int(request.gpu_gb * 1e9)
     notes = [note]
     if shape.parameters != checkpoint.parameters_known:
         notes.append(f"the published checkpoint has {checkpoint.parameters_known:,} parameters, this one {shape.parameters:,}")
     revision = params.backbones[key].revision if key in params.backbones else None
     if revision not in (None, checkpoint.commit):
-        notes.append(f"params name the revision {revision}; the configuration written down here is that of {checkpoint.commit}")
+        notes.append(f"params name the revision {revision}; the built-in configuration is that of {checkpoint.commit}")
     assumed = [expert for expert, spec in specs.items() if spec.version == ASSUMED]
     if assumed:
-        notes.append(f"the widths of {', '.join(assumed)} are those of the default checkpoints; they are read once the features are there")
+        notes.append(f"the widths of {', '.join(assumed)} are those of the default checkpoints; feature extraction gives the true ones")
     if not rows.exact and backbone.tokenizer is None:
-        notes.append("how many rows are spare is known once the tokenizer is at hand: --base, or training itself, which then needs "
-                     "reserved tokens if the block does not fit")  # fmt: skip
+        notes.append("the number of spare rows is known only with the tokenizer (--base, or training); training needs reserved tokens "
+                     "if the block does not fit")  # fmt: skip
     if rows.taken and backbone.tokenizer is None:
-        notes.append("that the tokenizer holds the reserved tokens is checked when it is at hand: --base, or training itself")
+        notes.append("whether the tokenizer has the reserved tokens is checked only with the tokenizer (--base, or training)")
     return Diagnosis(
         checkpoint=checkpoint,
         config_source=source,
@@ -139,24 +165,52 @@ def diagnose(key: str, params: Params, question: Question) -> Diagnosis:
         lora_modules=modules,
         lora=lora,
         rows=rows,
-        row_parameters=load.rows,
+        block_parameters=workload.rows,
         heads=heads,
         unknown_heads=unknown,
-        load=load,
-        training=advise_training(shape, load, budget, base=f"backbones.{key}"),
-        inference_load=inference_load,
-        inference=inference_memory(shape, inference_load),
-        disk=disk_lines(weights_line(checkpoint, folder), shape, load, lora, specs),
+        workload=workload,
+        training=advise_training(shape, workload, budget, base=f"backbones.{key}"),
+        inference_workload=inference_workload,
+        inference=inference_memory(shape, inference_workload),
+        disk=disk_lines(weights_line(checkpoint, folder), shape, workload, lora, specs),
         notes=tuple(notes),
         gpu_bytes=budget,
     )
 
 
-def match_lora(backbone: Any, lora: LoraSettings) -> tuple[int, int]:
-    """Put LoRA into the meta model by PEFT; return the modules that carry it and their parameters.
+def block_rows(thinking: ThinkingSettings, checkpoint: PublishedBase, matrix: int, tokenizer: Any = None) -> BlockRows:
+    """Return the block's rows: spare embedding rows if there are enough, else reserved tokens (as in `ThinkingBlock.install`).
 
     Raises:
-        BackboneError: nothing matches, or not every named linear of every decoder layer exactly once and nothing else.
+        BackboneError: there are not enough of either, or the given tokenizer lacks a reserved token.
+    """
+    needed = 2 + (1 if thinking.rows == "shared" else thinking.tokens)
+    vocabulary = tokenizer.get_vocab() if tokenizer is not None else None
+    length = checkpoint.tokenizer_length if vocabulary is None else max(vocabulary.values()) + 1
+    rows = BlockRows(thinking.tokens, needed, matrix, length or checkpoint.least_tokens, length is not None, "spare rows", ())
+    if rows.spare >= needed:
+        return rows
+    reserved = list(dict.fromkeys(thinking.reserved_tokens))
+    if len(reserved) < needed:
+        raise BackboneError(
+            f"the block needs {needed} ids; there are {rows.spare} spare embedding rows and {len(reserved)} reserved tokens",
+            field="thinking.reserved_tokens",
+            value=reserved,
+            allowed=f"at least {needed} tokens",
+            next_step="use thinking.rows: shared, or list more reserved tokens",
+        )
+    taken = (reserved[0], *reserved[2:needed], reserved[1])
+    absent = [token for token in taken if vocabulary is not None and token not in vocabulary]
+    if absent:
+        raise BackboneError("a reserved token is not in the tokenizer", field="thinking.reserved_tokens", value=absent)
+    return replace(rows, source="reserved tokens", taken=taken)
+
+
+def match_lora(backbone: Any, lora: LoraSettings) -> tuple[int, int]:
+    """Add LoRA to the meta model with PEFT; return the number of modules with LoRA, and of LoRA's parameters.
+
+    Raises:
+        BackboneError: the matched modules are not exactly the named linear layers of every decoder layer.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -168,7 +222,7 @@ def match_lora(backbone: Any, lora: LoraSettings) -> tuple[int, int]:
         with torch.device("meta"):
             model = inject_adapter_in_model(config, backbone.model)
     except ValueError as error:
-        raise BackboneError(f"LoRA cannot be put into this model: {error}", field="lora.modules", value=list(lora.modules)) from error
+        raise BackboneError(f"LoRA cannot be added to this model: {error}", field="lora.modules", value=list(lora.modules)) from error
     matched = [name.removesuffix(".lora_A.default") for name, _ in model.named_modules() if name.endswith(".lora_A.default")]
     expected = backbone.layer_count * len(set(lora.modules))
     outside = [name for name in matched if not name.startswith(f"{layers}.")]
@@ -178,13 +232,13 @@ def match_lora(backbone: Any, lora: LoraSettings) -> tuple[int, int]:
             field="lora.modules",
             value=list(lora.modules),
             allowed=f"{expected} modules: {backbone.layer_count} layers x {len(set(lora.modules))} names",
-            next_step="name linear layers that every decoder layer has, once each",
+            next_step="use names of linear layers that every decoder layer has, each once",
         )
     return len(matched), sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" in name)
 
 
 def head_parameters(specs: Mapping[str, Any], hidden: int, settings: HeadSettings) -> dict[str, int]:
-    """Return the parameters of each expert's head, built on the meta device."""
+    """Return the number of parameters of each expert's head, built on the meta device."""
     import torch
 
     from coat_core.thinking.heads import empty_heads
@@ -194,17 +248,21 @@ def head_parameters(specs: Mapping[str, Any], hidden: int, settings: HeadSetting
     return {key: sum(parameter.numel() for parameter in heads[key].parameters()) for key in heads}
 
 
-def disk_lines(weights: Line, shape: ModelShape, load: TrainingLoad, lora: int, specs: Mapping[str, Any]) -> tuple[Line, ...]:
-    """Return what the disk must hold: the checkpoint, a release, a merged export, resume state, and stores for each hour of audio."""
-    size = DTYPE_BYTES[load.dtype]
-    adapter = lora + load.rows
+def disk_lines(weights: Line, shape: ModelShape, workload: TrainingWorkload, lora: int, specs: Mapping[str, Any]) -> tuple[Line, ...]:
+    """Return the disk space of the checkpoint, a release, a merged export, resume state, and stores per hour of audio."""
+    size = DTYPE_BYTES[workload.dtype]
+    adapter = lora + workload.rows
     lines = [
         weights,
-        Line("release: adapter", adapter * 4, f"({lora:,} LoRA + {load.rows:,} rows) x 4 B"),
-        Line("release: heads", load.heads * 4, f"{load.heads:,} x 4 B"),
-        Line("merged export", weights.bytes, "the base's tensors in the base's formats, other parts passed through; --dtype changes them"),
-        Line("resume state", (adapter + load.heads) * 12, f"{adapter + load.heads:,} x (4 + 8) B, weights and AdamW; two are kept"),
-        Line("tower cache, an hour of audio", 90_000 * shape.hidden * size, f"90,000 tokens x {shape.hidden} x {size} B, in memory"),
+        Line("release: adapter", adapter * 4, f"({lora:,} LoRA + {workload.rows:,} block parameters) x 4 B"),
+        Line("release: heads", workload.heads * 4, f"{workload.heads:,} x 4 B"),
+        Line("merged export", weights.bytes, "the base's tensors in the base's dtypes, other parts unchanged; --dtype changes the dtypes"),
+        Line("resume state", (adapter + workload.heads) * 12, f"{adapter + workload.heads:,} x (4 + 8) B, weights and AdamW; two stored"),
+        Line(
+            "cached audio embeddings, an hour of audio",
+            90_000 * shape.hidden * size,
+            f"90,000 tokens x {shape.hidden} x {size} B, in memory",
+        ),
     ]
     for key, spec in specs.items():
         frames = round(spec.native_rate_hz * 3600)
@@ -212,20 +270,9 @@ def disk_lines(weights: Line, shape: ModelShape, load: TrainingLoad, lora: int, 
     return tuple(lines)
 
 
-def weights_line(checkpoint: Published, folder: Path | None) -> Line:
-    """Return what the weights take: those of a folder that has them all, else what the published repository is known to hold."""
+def weights_line(checkpoint: PublishedBase, folder: Path | None) -> Line:
+    """Return the size of the weights: of a folder's files if they are complete, else the known size of the published repository."""
     files = [] if folder is None else [folder / name for name in weight_files(folder)]
     if files and all(file.is_file() for file in files):
         return Line("checkpoint", sum(file.stat().st_size for file in files), f"the weights in {folder}")
     return Line("checkpoint", checkpoint.file_bytes, "all weights of the repository")
-
-
-def expand(key: str) -> Sequence[str]:
-    """Return the backbones that `--published` names: one, or `all`.
-
-    Raises:
-        BackboneError: no such backbone.
-    """
-    from coat_core.sizing.published import PUBLISHED
-
-    return tuple(PUBLISHED) if key == "all" else (published(key).key,)

@@ -1,4 +1,4 @@
-"""A diagnosis of a full-size LALM for people (tables) and for programs (JSON)."""
+"""Output of a diagnosis: tables or JSON."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coat_core.sizing.block_rows import Rows
-from coat_core.sizing.diagnosis import TEXT_TOKENS, Diagnosis, Question, diagnose, expand
+from coat_core.sizing.diagnosis import TEXT_TOKENS, BlockRows, Diagnosis, SizingRequest, diagnose
 from coat_core.sizing.memory import Estimate, Line
 from coat_core.sizing.params import Params
+from coat_core.sizing.published import published_keys
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def print_published(key: str, params: Path | None, question: Question, *, as_json: bool) -> None:
-    """Examine one published backbone, or all, and print what was found.
+def print_published(key: str, params: Path | None, request: SizingRequest, *, as_json: bool) -> None:
+    """Diagnose one published backbone, or `all`, and print the results.
 
     Raises:
         BackboneError: see `diagnose`.
-        SettingsError: the params file is missing or does not hold.
+        SettingsError: the params file is missing or invalid.
     """
-    read = Params.read(params)
-    found = [diagnose(one, read, question) for one in expand(key)]
+    settings = Params.read(params)
+    diagnoses = [diagnose(one, settings, request) for one in published_keys(key)]
     if as_json:
-        print(json.dumps([to_json(one) for one in found], indent=2))
+        print(json.dumps([to_json(one) for one in diagnoses], indent=2))
         return
-    for one in found:
-        show(one)
+    for one in diagnoses:
+        print_tables(one)
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return a diagnosis as plain JSON; sizes in parameters and bytes."""
+    """Return a diagnosis as JSON; sizes in parameters and bytes."""
     checkpoint, advice = diagnosis.checkpoint, diagnosis.training
     return {
         "backbone": checkpoint.key,
@@ -44,18 +44,18 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         },
         "parameters": {**diagnosis.parameters, "total": diagnosis.total, "frozen": diagnosis.total},
         "trainable": {
-            "lora_modules": diagnosis.lora_modules, "lora": diagnosis.lora, "rows": diagnosis.row_parameters, "heads": diagnosis.heads,
+            "lora_modules": diagnosis.lora_modules, "lora": diagnosis.lora, "rows": diagnosis.block_parameters, "heads": diagnosis.heads,
             "heads_unknown": diagnosis.unknown_heads, "total": diagnosis.trainable,
         },
         "block": {**asdict(diagnosis.rows), "spare": diagnosis.rows.spare},
         "training": {
-            "load": asdict(diagnosis.load), **_estimate(advice.estimate), "budget": advice.budget,
+            "load": asdict(diagnosis.workload), **_estimate(advice.estimate), "budget": advice.budget,
             "fits": advice.fits, "advice": str(advice),
-            "levers": [{"settings": lever.settings, "total": lever.total, "fits": lever.fits} for lever in advice.levers],
+            "levers": [{"settings": change.settings, "total": change.total, "fits": change.fits} for change in advice.changes],
             "recommended": advice.recommended.settings if advice.recommended else None,
         },
         "inference": {
-            "load": asdict(diagnosis.inference_load), **_estimate(diagnosis.inference),
+            "load": asdict(diagnosis.inference_workload), **_estimate(diagnosis.inference),
             "fits": diagnosis.inference.total <= diagnosis.gpu_bytes,
         },
         "disk": [asdict(line) for line in diagnosis.disk],
@@ -67,34 +67,34 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
     return {"lines": [asdict(line) for line in estimate.lines], "total": estimate.total}
 
 
-def show(diagnosis: Diagnosis) -> None:
-    """Print a diagnosis."""
+def print_tables(diagnosis: Diagnosis) -> None:
+    """Print a diagnosis as tables."""
     from rich.console import Console
 
     console = Console(soft_wrap=False, highlight=False)
-    checkpoint, load, advice = diagnosis.checkpoint, diagnosis.load, diagnosis.training
+    checkpoint, workload, advice = diagnosis.checkpoint, diagnosis.workload, diagnosis.training
     console.print(f"\n[bold]{checkpoint.id}[/bold] at {checkpoint.commit}")
     console.print(f"licence {checkpoint.licence}{'' if checkpoint.commercial_use else ' (no commercial use)'}; {diagnosis.config_source}")
     rows = [(name, f"{count:,}", "") for name, count in diagnosis.parameters.items()]
     console.print(_table("parameters, all frozen", [*rows, ("total", f"{diagnosis.total:,}", "")]))
     trained = [
-        ("LoRA", f"{diagnosis.lora:,}", f"{diagnosis.lora_modules} modules matched, as expected, rank {load.rank}"),
-        ("rows of the block", f"{diagnosis.row_parameters:,}", _rows_text(diagnosis.rows)),
+        ("LoRA", f"{diagnosis.lora:,}", f"{diagnosis.lora_modules} modules matched, as expected, rank {workload.rank}"),
+        ("trainable tokens of the block", f"{diagnosis.block_parameters:,}", _rows_text(diagnosis.rows)),
         *((f"head {key}", f"{count:,}", "") for key, count in diagnosis.heads.items()),
         *((f"head {key}", "?", why) for key, why in diagnosis.unknown_heads.items()),
         ("total", f"{diagnosis.trainable:,}", f"{diagnosis.trainable / diagnosis.total:.2%} of the base"),
     ]
     console.print(_table("trainable", trained))
-    text, asked = f"{load.audio_s:g} s, {TEXT_TOKENS} text", diagnosis.inference_load
-    shape = f"{load.examples} examples of {text} and {load.answer_tokens} answer tokens, {load.dtype}"
-    checkpointing = f"{'with' if load.gradient_checkpointing else 'without'} gradient checkpointing"
-    console.print(_table(f"training memory, GB: {shape}, precision {load.precision}, {checkpointing}", _gb(advice.estimate.lines)))
+    text, inference = f"{workload.audio_s:g} s, {TEXT_TOKENS} text", diagnosis.inference_workload
+    shape = f"{workload.examples} examples of {text} and {workload.answer_tokens} answer tokens, {workload.dtype}"
+    checkpointing = f"{'with' if workload.gradient_checkpointing else 'without'} gradient checkpointing"
+    console.print(_table(f"training memory, GB: {shape}, precision {workload.precision}, {checkpointing}", _gb(advice.estimate.lines)))
     console.print(f"{'' if advice.fits else 'DOES NOT FIT: '}{advice}", style=None if advice.fits else "red")
-    for lever in advice.levers:
-        console.print(f"  {lever}")
+    for change in advice.changes:
+        console.print(f"  {change}")
     console.print(
         _table(
-            f"inference memory, GB: {asked.examples} examples of {text} and {asked.new_tokens} new tokens, {asked.dtype}",
+            f"inference memory, GB: {inference.examples} examples of {text} and {inference.new_tokens} new tokens, {inference.dtype}",
             _gb(diagnosis.inference.lines),
         )
     )
@@ -108,11 +108,11 @@ def show(diagnosis: Diagnosis) -> None:
         console.print(f"note: {note}")
 
 
-def _rows_text(rows: Rows) -> str:
+def _rows_text(rows: BlockRows) -> str:
     at_most = "" if rows.exact else "at most "
     tokens = f"{rows.matrix:,} rows - {'' if rows.exact else 'at least '}{rows.tokens:,} tokens = {at_most}{rows.spare:,} spare"
-    served = f"reserved tokens serve: {' '.join(rows.taken)}" if rows.taken else f"the block takes {rows.needed} of them"
-    return f"K = {rows.think_tokens}; {tokens}; {served}"
+    used = f"the block uses reserved tokens: {' '.join(rows.taken)}" if rows.taken else f"the block uses {rows.needed} of them"
+    return f"K = {rows.think_tokens}; {tokens}; {used}"
 
 
 def _gb(lines: Iterable[Line], *, total: bool = True) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""The sections of params that `coat doctor --published` reads, with the defaults where there is no params file."""
+"""The sections of params that `coat doctor --published` reads; defaults if there is no params file."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ from coat_core.settings import (
 from coat_core.sizing.workload import Precision
 
 ASSUMED = "assumed"
-"""Version of a spec that was not read from anything."""
+"""Version of a spec with an assumed width."""
 _FIVE = {
     "reconstruction": ExpertSettings(implementation="log_mel"),
-    "speech": ExpertSettings(implementation="cepstra"),
+    "speech": ExpertSettings(implementation="mfcc"),
     "events": ExpertSettings(implementation="spectral_events"),
     "affect": ExpertSettings(implementation="prosody"),
     "pitch": ExpertSettings(implementation="f0_bins"),
 }
-
-
 _DEFAULT_WIDTHS = {"speech_encoder": (768, 50.0), "audio_events": (527, 2.0), "speech_emotion": (4, 50.0), "codec": (512, 12.5)}
-"""Width and frames a second of neural experts at their default checkpoints, from these models' papers and cards."""
+"""Width and frames per second of neural experts with their default checkpoints, from the models' papers and cards."""
 
 
 @dataclass(frozen=True)
 class Params:
-    """Sections of params; `answers` are made at once in evaluation; `workspace` is the folder that paths are relative to."""
+    """Sections of params. `answers` is the evaluation batch size; paths are relative to `workspace`."""
 
     lora: LoraSettings = field(default_factory=LoraSettings)
     thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
@@ -51,10 +49,10 @@ class Params:
 
     @classmethod
     def read(cls, path: Path | None = None) -> Params:
-        """Read a params file; None: `params.yaml` here if there is one, else the defaults.
+        """Read a params file; None: `params.yaml` of the working directory if it exists, else the defaults.
 
         Raises:
-            SettingsError: the file is missing or does not hold.
+            SettingsError: the file is missing or invalid.
         """
         if path is None and not Path("params.yaml").exists():
             return cls()
@@ -74,25 +72,26 @@ class Params:
         )
 
     def batch(self, audio_s: float) -> int:
-        """Return the examples of one forward of clips of that length: `batch_size`, cut by `batch_seconds`."""
+        """Return the examples per forward pass for clips of that length: `batch_size`, limited by `batch_seconds`."""
         limit = self.training.batch_seconds
         return self.training.batch_size if limit is None else min(self.training.batch_size, max(1, int(limit // audio_s)))
 
     def dtype(self, key: str) -> tuple[str, Precision, str]:
-        """Return the dtype of the weights, the precision of the arithmetic, and where they are from.
+        """Return the dtype of the weights, the precision of the computation, and a note on their source.
 
-        Params whose base is a folder here are for that base, most often a tiny one; a full-size model is then taken in bfloat16.
+        If the base in params is a local folder, most often a tiny base, its dtype does not apply to the full-size model: bfloat16 is
+        assumed.
         """
         own = self.backbones.get(key)
         if own is None or (self.workspace / own.base).is_dir():
-            return "bfloat16", "bf16", "params name no hub id for this backbone: bfloat16 weights and bf16 arithmetic are assumed"
-        return own.dtype, self.training.precision, f"dtype and precision are those of params, whose base is {own.base}"
+            return "bfloat16", "bf16", "params contain no hub id for this backbone: bfloat16 weights and bf16 precision are assumed"
+        return own.dtype, self.training.precision, f"dtype and precision are those of params, with the base {own.base}"
 
     def specs(self) -> tuple[dict[str, ExpertSpec], dict[str, str]]:
-        """Return the specs of the experts that are known without a download, and why the others are not.
+        """Return the specs that are known without a download, and for each other expert the reason why its spec is not known.
 
-        A neural expert's spec is read from its store, once its features have been extracted; before that, its width is assumed
-        where its checkpoint is the default.
+        A neural expert's spec is read from its store after feature extraction. Before that, its width is assumed if its checkpoint
+        is the default.
         """
         from coat_core.experts.store.store import ExpertStore
 
@@ -108,7 +107,7 @@ class Params:
                 if expert.checkpoint is None and expert.implementation in _DEFAULT_WIDTHS:
                     known[key] = _assumed(expert.implementation)
                     continue
-                unknown[key] = f"{expert.implementation}: its width is known once features/{key} is there"
+                unknown[key] = f"{expert.implementation}: its width is known after feature extraction (features/{key})"
         return known, unknown
 
 

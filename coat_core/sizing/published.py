@@ -1,18 +1,19 @@
-"""The three published checkpoints: where they are, under which licence, and the configurations they publish.
+"""The three published checkpoints: hub id, commit, licence and configuration.
 
-Only what decides sizes and ids is kept of each `config.json`; the rest is the stock classes' default. The configurations are proved
-by their sum: the stock class built from each has exactly as many parameters as the repository's files hold (`parameters_known`).
+Only the values of each `config.json` that determine sizes and ids are stored here; the others are the stock classes' defaults. A
+test verifies the configurations: the stock class built from each has exactly as many parameters as the repository's files contain
+(`parameters_known`).
 
-What each value was taken from, none of it from the repositories themselves (they could not be reached where this was written):
+Sources of the values; the repositories themselves were not available:
 - sizes and audio ids: the defaults and docstrings of transformers' configuration classes of these checkpoints, transformers'
   conversion script of Audio Flamingo 3 (text_config), and public copies of the published `config.json` of the Qwen models;
-- commits: public code and model catalogues that pin them, at least two independent ones each;
+- commits: public code and model catalogues that pin them, at least two independent ones for each;
 - parameter counts: public catalogues (MTEB's model metadata for Omni and Audio Flamingo 3, a list of Qwen releases for Qwen2-Audio);
 - dtypes of the files: bfloat16 for the Qwen models by their `config.json`; float32 for Audio Flamingo 3 and for Omni's
-  token-to-wave part by the bytes that MTEB's metadata gives (31,537 MiB and 21,327 MiB). Not confirmed by the files.
-- tokenizers' lengths: Omni's is that of Qwen2.5's tokenizer (151,643 merges and 22 special tokens), whose unused special tokens it
-  renames; Audio Flamingo 3's matrix was cut to its tokenizer (last id 151,671, the padding). Qwen2-Audio's could not be
-  confirmed: the highest id that is known is 151,648 (`<|audio_eos|>`), so its spare rows are known as at most so many.
+  token-to-wave part by the sizes in MTEB's metadata (31,537 MiB and 21,327 MiB). Not confirmed by the files.
+- tokenizers' lengths: Omni's equals that of Qwen2.5's tokenizer (151,643 merges and 22 special tokens), whose unused special tokens
+  it renames; Audio Flamingo 3's embedding has exactly the tokenizer's length (last id 151,671, the padding). Qwen2-Audio's is not
+  confirmed: the highest known id is 151,648 (`<|audio_eos|>`), which gives an upper bound of its spare rows.
 `coat doctor --published KEY --base FOLDER` reads the real files instead.
 """
 
@@ -25,20 +26,20 @@ from coat_core.errors import BackboneError
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedBase:
     """One published checkpoint.
 
     Attributes:
-        key: of the backbone.
+        key: key of the backbone.
         id: hub id.
         commit: 40 hexadecimal digits.
-        licence: as the model card names it.
-        commercial_use: whether the licence allows it.
-        config: what of `config.json` decides sizes and ids; `model_type` included.
+        licence: the licence's name in the model card.
+        commercial_use: whether the licence allows commercial use.
+        config: the values of `config.json` that determine sizes and ids, with `model_type`.
         parameters_known: parameters of the part that is used (Omni: without talker and token-to-wave).
-        file_bytes: of all weights in the repository, other parts included.
-        least_tokens: ids below this are the tokenizer's for certain.
-        tokenizer_length: its length with added tokens; None where it is not confirmed.
+        file_bytes: bytes of all weights in the repository, other parts included.
+        least_tokens: a lower bound of the tokenizer's length.
+        tokenizer_length: the tokenizer's length with added tokens; None if it is not confirmed.
     """
 
     key: str
@@ -61,10 +62,10 @@ _WHISPER_LARGE_V3 = {
     "num_mel_bins": 128, "encoder_layers": 32, "encoder_attention_heads": 20, "encoder_ffn_dim": 5120, "d_model": 1280,
     "max_source_positions": 1500,
 }  # fmt: skip
-"""The audio tower of all three has the sizes of Whisper large v3's encoder."""
+"""All three audio towers have the sizes of Whisper large v3's encoder."""
 
-PUBLISHED: dict[str, Published] = {
-    "qwen2_audio": Published(
+PUBLISHED: dict[str, PublishedBase] = {
+    "qwen2_audio": PublishedBase(
         key="qwen2_audio",
         id="Qwen/Qwen2-Audio-7B-Instruct",
         commit="0a095220c30b7b31434169c3086508ef3ea5bf0a",
@@ -86,7 +87,7 @@ PUBLISHED: dict[str, Published] = {
         least_tokens=151_649,
         tokenizer_length=None,
     ),
-    "qwen2_5_omni": Published(
+    "qwen2_5_omni": PublishedBase(
         key="qwen2_5_omni",
         id="Qwen/Qwen2.5-Omni-7B",
         commit="ae9e1690543ffd5c0221dc27f79834d0294cba00",
@@ -119,7 +120,7 @@ PUBLISHED: dict[str, Published] = {
         least_tokens=151_665,
         tokenizer_length=151_665,
     ),
-    "audio_flamingo_3": Published(
+    "audio_flamingo_3": PublishedBase(
         key="audio_flamingo_3",
         id="nvidia/audio-flamingo-3-hf",
         commit="7d4bae64ee29878af6504ae6f6bb3e40492838ad",
@@ -149,12 +150,21 @@ PUBLISHED: dict[str, Published] = {
 }  # fmt: skip
 
 
-def published(key: str) -> Published:
+def published_base(key: str) -> PublishedBase:
     """Return the published checkpoint of a backbone.
 
     Raises:
         BackboneError: no such backbone.
     """
     if key not in PUBLISHED:
-        raise BackboneError("no published checkpoint is known under this key", field="--published", value=key, allowed=[*PUBLISHED, "all"])
+        raise BackboneError("no published checkpoint has this key", field="--published", value=key, allowed=[*PUBLISHED, "all"])
     return PUBLISHED[key]
+
+
+def published_keys(key: str) -> tuple[str, ...]:
+    """Return the keys that an argument selects: all for `all`, else the key itself.
+
+    Raises:
+        BackboneError: no such backbone.
+    """
+    return tuple(PUBLISHED) if key == "all" else (published_base(key).key,)

@@ -1,4 +1,4 @@
-"""The sizes that decide how much memory a LALM needs: of the model, of a training step, of an answer. No torch.
+"""Sizes that determine the memory of a LALM: the model's shape, a training workload, an inference workload. No torch.
 
 Lengths are in tokens, audio in seconds (25 audio tokens a second), sizes in bytes.
 """
@@ -16,10 +16,10 @@ AUDIO_TOKENS_PER_S = 25
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a LALM that decide its memory.
+    """The sizes of a LALM that determine its memory.
 
     Attributes:
-        parameters: all of them.
+        parameters: all parameters.
         hidden: width D of the decoder.
         layers: decoder layers.
         heads: attention heads.
@@ -28,8 +28,8 @@ class ModelShape:
         intermediate: width I of the gated MLP.
         vocabulary: rows V of the embedding and of the language model's head.
         tower_width: width of the audio tower.
-        tower_ffn: width of its feed-forward part.
-        window_s: seconds that a clip is padded to multiples of in the tower; None: its true length.
+        tower_ffn: width of the tower's feed-forward layers.
+        window_s: the tower pads a clip to a multiple of these seconds; None: no padding.
         logits_everywhere: whether the stock prefill computes logits at every position of the prompt (a class without
             `logits_to_keep`).
     """
@@ -49,7 +49,7 @@ class ModelShape:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of each linear of a decoder layer."""
+        """Inputs and outputs of each linear layer of a decoder layer."""
         query, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "q_proj": (self.hidden, query), "k_proj": (self.hidden, keys), "v_proj": (self.hidden, keys), "o_proj": (query, self.hidden),
@@ -58,32 +58,32 @@ class ModelShape:
         }  # fmt: skip
 
     def tower_positions(self, audio_s: float) -> int:
-        """Return the positions (50 a second) that a clip takes in the tower's layers."""
+        """Return the positions (50 per second) of a clip in the tower's layers."""
         padded = audio_s if self.window_s is None else math.ceil(audio_s / self.window_s) * self.window_s
         return math.ceil(padded * 50)
 
 
 @dataclass(frozen=True)
-class TrainingLoad:
+class TrainingWorkload:
     """One forward and backward of training.
 
     Attributes:
         examples: rows of the batch.
         audio_s: seconds of the longest clip; the others are padded to it.
-        prompt_tokens: of template, question and thinking block.
-        answer_tokens: of the answer with its end of turn.
-        dtype: of the frozen weights.
-        precision: of the arithmetic (`training.precision`).
+        prompt_tokens: tokens of template, question and thinking block.
+        answer_tokens: tokens of the answer with its end of turn.
+        dtype: dtype of the frozen weights.
+        precision: precision of the computation (`training.precision`).
         gradient_checkpointing: whether decoder layers are recomputed in the backward pass.
-        accumulation: forwards an optimizer step.
-        modules: linears that carry LoRA.
-        rank: of LoRA.
-        dropout: whether LoRA's inputs are dropped out: a copy and a mask (1 B) each.
-        rows: parameters of the block's rows.
+        accumulation: forward passes per optimizer step.
+        modules: linear layers with LoRA.
+        rank: LoRA's rank.
+        dropout: whether LoRA has dropout on its inputs, which adds a copy and a mask (1 B) per input.
+        rows: parameters of the block's trainable tokens.
         heads: parameters of the experts' heads.
-        head_values: values that the heads keep for the backward pass, for each target frame (see `head_values`).
-        head_rate_hz: target frames a second.
-        head_max_frames: most target frames of a clip.
+        head_values: values per target frame that the heads save for the backward pass (see `head_values`).
+        head_rate_hz: target frames per second.
+        head_max_frames: maximum number of target frames of a clip.
     """
 
     examples: int
@@ -120,8 +120,8 @@ class TrainingLoad:
 
 
 @dataclass(frozen=True)
-class InferenceLoad:
-    """One `generate` of the merged model; fields as in `TrainingLoad`."""
+class InferenceWorkload:
+    """One `generate` call of the merged model; fields as in `TrainingWorkload`."""
 
     examples: int
     audio_s: float

@@ -1,1 +1,1 @@
-"""The thinking block: template, rows, heads, losses, the trained model and its release."""
+"""The thinking block: template, trainable tokens, heads, losses, the trained model and its release."""

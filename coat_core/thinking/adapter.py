@@ -1,4 +1,4 @@
-"""LoRA on a backbone's language model, by PEFT, with a seeded start."""
+"""LoRA on a backbone's language model, by PEFT, with seeded initial weights."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from coat_core.settings import LoraSettings
 
 
 def add_lora(backbone: Backbone, lora: LoraSettings, seed: int) -> Any:
-    """Put LoRA into `backbone.model` in place and return the PEFT model around it.
+    """Add LoRA to `backbone.model` in place and return the PEFT model that wraps it.
 
-    Each A starts Kaiming-uniform (LoRA, arXiv 2106.09685) from a generator of its own, a function of seed and layer name, so
-    that all arms start equal; each B starts at zero.
+    Each A is initialised Kaiming-uniform (LoRA, arXiv 2106.09685) by its own generator, seeded with the trial's seed and the
+    layer's name, so that all arms start from equal weights. Each B is initialised to zero.
 
     Raises:
         BackboneError: the targets match no layer.
@@ -32,13 +32,13 @@ def add_lora(backbone: Backbone, lora: LoraSettings, seed: int) -> Any:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=backbone.lora_targets(lora.modules)
     )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5 by a deprecated name.
+        # PEFT 0.21 reads an attribute that transformers 5 has deprecated.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         try:
             peft = get_peft_model(cast(Any, backbone.model), config)
         except ValueError as error:
             raise BackboneError(
-                f"LoRA cannot be put into this model: {error}",
+                f"LoRA cannot be added to this model: {error}",
                 field="lora.modules",
                 value=list(lora.modules),
                 next_step="name the model's linear layers",
@@ -46,47 +46,40 @@ def add_lora(backbone: Backbone, lora: LoraSettings, seed: int) -> Any:
     with torch.no_grad():
         for name, parameter in sorted(peft.named_parameters()):
             if ".lora_A." in name:
-                start = torch.empty(parameter.shape, dtype=torch.float32)
-                nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=make_generator("lora", seed, name))
-                parameter.copy_(start)
+                initial = torch.empty(parameter.shape, dtype=torch.float32)
+                nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=make_generator("lora", seed, name))
+                parameter.copy_(initial)
     return peft
 
 
-def lora_linears(peft: Any) -> list[str]:
-    """Return the names, within the stock model, of the linear layers that carry LoRA, in model order."""
-    prefix = "base_model.model."
-    ending = ".lora_A.default.weight"
-    return [name.removeprefix(prefix).removesuffix(ending) for name, _ in peft.named_parameters() if name.endswith(ending)]
-
-
-def standard_config(peft: Any, base: str, revision: str | None, row_ids: Sequence[int]) -> Any:
-    """Return the config that stock PEFT loads LoRA and rows with.
+def standard_config(peft: Any, base: str, revision: str | None, token_ids: Sequence[int]) -> Any:
+    """Return the config with which stock PEFT loads LoRA and the trainable tokens.
 
     Args:
         peft: the PEFT model.
         base: hub id or path of the base.
-        revision: of the hub repository.
-        row_ids: the block's ids, in the order of the rows; empty without a block.
+        revision: revision of the hub repository.
+        token_ids: ids of the trainable tokens, in the order of their embeddings; empty without a block.
     """
     config = copy.deepcopy(peft.peft_config["default"])
     stock = type(peft.get_base_model())
     config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
     config.auto_mapping = {"base_model_class": stock.__name__, "parent_library": stock.__module__}
-    config.trainable_token_indices = list(row_ids) or None
+    config.trainable_token_indices = list(token_ids) or None
     return config
 
 
 def adapter_names(backbone: Backbone, names: Iterable[str]) -> dict[str, str]:
-    """Return, for each parameter of LoRA and rows by its name in a `ThinkingModel`, the name that PEFT saves it under.
+    """Map the names of LoRA and trainable-token parameters in a `ThinkingModel` to the names under which PEFT saves them.
 
     Args:
-        backbone: finds the embedding's name.
-        names: trainable names; those of heads are passed over.
+        backbone: model whose embedding layer is adapted.
+        names: names of trainable parameters; parameters of heads are skipped.
     """
     embedding = next(name for name, module in backbone.model.named_modules() if module is backbone.embedding)
     saved = {}
     for name in names:
-        if name == "rows":
+        if name == "trainable_tokens":
             saved[name] = f"base_model.model.{embedding}.token_adapter.trainable_tokens_delta"
         elif not name.startswith("heads."):
             saved[name] = name.removeprefix("peft.").replace(".default.weight", ".weight")

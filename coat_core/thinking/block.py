@@ -1,4 +1,4 @@
-"""The thinking block: which ids it takes, and where it stands in a prompt."""
+"""The thinking block: its token ids and its position in a prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Placement = Literal["before_answer", "after_audio"]
 
 @dataclass(frozen=True)
 class ThinkingBlock:
-    """`<start> <think> … <think> <end>`, K think tokens, a fixed part of every prompt.
+    """`<start> <think> … <think> <end>` with K think tokens: a fixed part of every prompt.
 
     Attributes:
         tokens: K, the number of think tokens.
@@ -32,7 +32,7 @@ class ThinkingBlock:
         think_tokens: texts of the think tokens, as many as `think_ids`.
         end_token: text of the end token.
         read_layer: index of the decoder layer whose output is read at the think positions (1 = first).
-        row_noise: standard deviation of the noise on new rows, relative to the mean row norm over √D.
+        row_noise: standard deviation of the noise on initial embeddings, relative to the mean embedding norm over √D.
     """
 
     tokens: int
@@ -48,37 +48,37 @@ class ThinkingBlock:
 
     @classmethod
     def install(cls, backbone: Backbone, settings: ThinkingSettings, seed: int = 0) -> ThinkingBlock:
-        """Give the block its ids and write it into the backbone's tokenizer and chat template.
+        """Choose the block's ids and add the block to the backbone's tokenizer and chat template.
 
-        Spare embedding rows (beyond the tokenizer's length) are taken first; where there are too few, the reserved tokens
-        that the settings name. The embedding matrix never grows. Everything is checked before anything is changed.
+        The ids are those of spare embedding rows (beyond the tokenizer's length). If there are too few, they are those of the
+        reserved tokens in the settings. The embedding matrix never grows. Everything is checked before anything is changed.
 
         Args:
             backbone: its tokenizer and chat template are changed in place.
             settings: the thinking section.
-            seed: not used for ids; rows draw from their own generator when a model is built.
+            seed: not used for ids; a model draws the initial embeddings from a generator of its own.
 
         Raises:
-            BackboneError: no ids, a read layer that cannot reach the answer, or a template the block cannot be written into.
+            BackboneError: there are no ids for the block, the read layer cannot reach the answer, or the template cannot be rewritten.
         """
         read_layer = choose_read_layer(settings.read_layer, backbone.layer_count)
         tokenizer = backbone.tokenizer
         texts = _new_texts(settings)
-        known = tokenizer.get_vocab()
-        taken = [text for text in texts if text in known]
-        if taken:
+        vocabulary = tokenizer.get_vocab()
+        present = [text for text in texts if text in vocabulary]
+        if present:
             raise BackboneError(
-                "the tokenizer already holds a thinking block",
+                "the tokenizer already has a thinking block",
                 field="tokenizer",
-                value=taken[0],
+                value=present[0],
                 next_step="load the untouched base and try again",
             )
-        spare = backbone.embedding.num_embeddings - _next_id(known)
+        spare = backbone.embedding.num_embeddings - _next_id(vocabulary)
         adds = spare >= len(texts)
         if not adds:
             texts = _reserved_texts(settings, tokenizer, len(texts), spare)
-        first = _next_id(known)
-        ids = list(range(first, first + len(texts))) if adds else [known[text] for text in texts]
+        first = _next_id(vocabulary)
+        ids = list(range(first, first + len(texts))) if adds else [vocabulary[text] for text in texts]
         block = cls(
             tokens=settings.tokens,
             placement=settings.placement,
@@ -111,8 +111,8 @@ class ThinkingBlock:
         return [self.start_id, *thinks, self.end_id]
 
     @property
-    def row_ids(self) -> tuple[int, ...]:
-        """The distinct ids, one embedding row each, in ascending order (what PEFT calls trainable tokens)."""
+    def trainable_token_ids(self) -> tuple[int, ...]:
+        """The distinct ids in ascending order, one embedding each (PEFT: `trainable_token_indices`)."""
         return tuple(sorted({self.start_id, *self.think_ids, self.end_id}))
 
     def positions(self, input_ids: Tensor, names: Sequence[str] = ()) -> Tensor:
@@ -120,50 +120,50 @@ class ThinkingBlock:
 
         Args:
             input_ids: token ids, padded on either side.
-            names: example names for error messages, in row order.
+            names: names of the examples for error messages, in batch order.
 
         Raises:
-            BackboneError: a row does not hold the block exactly once, whole and contiguous; the row is named.
+            BackboneError: a row does not contain the block exactly once, complete and contiguous; the row is named.
         """
         ids = torch.tensor(self.ids, device=input_ids.device)
-        held = torch.isin(input_ids, ids)
+        in_block = torch.isin(input_ids, ids)
         starts = []
         for row in range(input_ids.shape[0]):
-            found = held[row].nonzero().flatten()
+            found = in_block[row].nonzero().flatten()
             if len(found) != len(ids) or not torch.equal(input_ids[row, found], ids) or int(found[-1] - found[0]) != len(ids) - 1:
                 name = f" ({names[row]})" if row < len(names) else ""
                 raise BackboneError(
-                    f"row {row}{name} does not hold the thinking block exactly once, whole and in order",
+                    f"row {row}{name} does not contain the thinking block exactly once, complete and in order",
                     field="input_ids",
                     value=f"{len(found)} block ids",
                     allowed=f"{len(ids)} contiguous ids",
-                    next_step="take the prompt from the release's chat template, and keep its special tokens out of questions and answers",
+                    next_step="make the prompt with the release's chat template, and keep its special tokens out of questions and answers",
                 )
             starts.append(int(found[0]))
         first = torch.tensor(starts, device=input_ids.device)[:, None] + 1
         return first + torch.arange(self.tokens, device=input_ids.device)[None, :]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the block as plain JSON."""
+        """Return the block as JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ThinkingBlock:
-        """Read what `to_json` wrote."""
+        """Parse what `to_json` returned."""
         fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
         return cls(**fields)
 
 
-def choose_read_layer(asked: int | None, layers: int) -> int:
-    """Return the layer to read: as asked, or round(2/3 · layers); always below the last.
+def choose_read_layer(requested: int | None, layers: int) -> int:
+    """Return the layer to read: the requested one, or round(2/3 · layers); always below the last.
 
-    Later tokens attend to keys and values made from the *previous* layer's states, so what the last layer puts out at a
+    Later tokens attend to keys and values computed from the *previous* layer's states, so the last layer's output at a
     think position never reaches the answer.
 
     Raises:
-        BackboneError: the layer asked for is the last or beyond, or there is no layer below the last.
+        BackboneError: the requested layer is not below the last, or the model has one layer only.
     """
-    layer = asked if asked is not None else min(max(1, round(2 / 3 * layers)), layers - 1)
+    layer = requested if requested is not None else min(max(1, round(2 / 3 * layers)), layers - 1)
     if not 1 <= layer < layers:
         raise BackboneError(
             "states read at this layer cannot reach the answer",
@@ -185,7 +185,7 @@ def _next_id(vocabulary: dict[str, int]) -> int:
 
 
 def _reserved_texts(settings: ThinkingSettings, tokenizer: Any, needed: int, spare: int) -> list[str]:
-    """Return the reserved tokens as start, think…, end; checked against tokenizer and template."""
+    """Return the reserved tokens as start, think…, end, after checking them against tokenizer and template."""
     field = "thinking.reserved_tokens"
     reserved = list(dict.fromkeys(settings.reserved_tokens))
     if len(reserved) < needed:
@@ -205,11 +205,11 @@ def _reserved_texts(settings: ThinkingSettings, tokenizer: Any, needed: int, spa
                 "a reserved token is not one token of this tokenizer",
                 field=field,
                 value=text,
-                next_step="name special tokens that the tokenizer holds",
+                next_step="name special tokens of the tokenizer",
             )
         if text in template:
             raise BackboneError(
-                "a reserved token is used by the chat template", field=field, value=text, next_step="name tokens that prompts never use"
+                "a reserved token is used by the chat template", field=field, value=text, next_step="name tokens that prompts never contain"
             )
     return chosen
 
@@ -218,6 +218,6 @@ def _add_tokens(tokenizer: Any, texts: list[str], ids: list[int]) -> None:
     from transformers import AddedToken
 
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts], special_tokens=True)
-    got = tokenizer.convert_tokens_to_ids(texts)
-    if got != ids:
-        raise BackboneError("the tokenizer gave the block other ids than its embedding rows", field="tokenizer", value=got, allowed=ids)
+    added = tokenizer.convert_tokens_to_ids(texts)
+    if added != ids:
+        raise BackboneError("the tokenizer added the block with unexpected ids", field="tokenizer", value=added, allowed=ids)

@@ -1,4 +1,4 @@
-"""The front end of a release: tokenizer, the one template, feature extractor and generation config, for stock libraries."""
+"""The front end of a release: tokenizer, chat template, feature extractor and generation config, readable by stock libraries."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FILES = ("tokenizer.json", "tokenizer_config.json", EXTRACTOR, "generation_confi
 
 
 def write_front_end(folder: Path, backbone: Backbone, block: ThinkingBlock | None) -> None:
-    """Write what turns a question into ids and mel features, and how to decode.
+    """Write the files that turn a question into ids and mel features, and the generation config.
 
     Raises:
-        ReleaseError: the template did not come out as one file.
+        ReleaseError: the backbone did not save exactly one chat template.
     """
     backbone.save(str(folder), weights=False)
     _name_processor(folder, backbone)
@@ -26,15 +26,15 @@ def write_front_end(folder: Path, backbone: Backbone, block: ThinkingBlock | Non
     second = (folder / "chat_template.json").exists() or "chat_template" in read_json(folder / "tokenizer_config.json")
     if second or not (folder / TEMPLATE).is_file():
         raise ReleaseError(
-            "a release must hold exactly one chat template", field="release", allowed=TEMPLATE, next_step="mend the backbone's `save`"
+            "a release must have exactly one chat template", field="release", allowed=TEMPLATE, next_step="fix the backbone's `save`"
         )
 
 
-def take_front_end(folder: Path, backbone: Backbone, block: ThinkingBlock | None) -> None:
-    """Give the backbone the release's tokenizer, template and generation config.
+def load_front_end(folder: Path, backbone: Backbone, block: ThinkingBlock | None) -> None:
+    """Load the release's tokenizer, template and generation config into the backbone.
 
     Raises:
-        ReleaseError: the block's ids are not the tokenizer's, or not rows of this base.
+        ReleaseError: the block's ids differ from the tokenizer's, or are outside the base's embedding.
     """
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -47,12 +47,12 @@ def take_front_end(folder: Path, backbone: Backbone, block: ThinkingBlock | None
     ids = [block.start_id, *block.think_ids, block.end_id]
     if tokenizer.convert_tokens_to_ids(texts) != ids or max(ids) >= backbone.embedding.num_embeddings:
         raise ReleaseError(
-            "the block's ids are not rows of this base", field="block", value=ids, allowed=f"< {backbone.embedding.num_embeddings}"
+            "the block's ids are invalid for this base", field="block", value=ids, allowed=f"< {backbone.embedding.num_embeddings}"
         )
 
 
 def _name_processor(folder: Path, backbone: Backbone) -> None:
-    """Say which stock processor the front end is for, so that `AutoProcessor` finds it without the base's `config.json`."""
+    """Write the class of the stock processor, so that `AutoProcessor` finds it without the base's `config.json`."""
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     name = PROCESSOR_MAPPING_NAMES.get(cast(Any, backbone.model).config.model_type)
@@ -61,10 +61,10 @@ def _name_processor(folder: Path, backbone: Backbone) -> None:
 
 
 def _generation_config(backbone: Backbone, block: ThinkingBlock | None) -> Any:
-    """Return greedy decoding that never writes the block's ids.
+    """Return a config of greedy decoding that never generates the block's ids.
 
-    What a base may set to change decoding is set to have no effect, not left out: `generate` takes what a config that it is
-    given leaves out from the config of the base's folder (Qwen2-Audio publishes a repetition penalty).
+    Sampling parameters and penalties are set to neutral values, not omitted: `generate` fills omitted fields from the config
+    of the base's folder (Qwen2-Audio publishes a repetition penalty).
     """
     from transformers import GenerationConfig
 
@@ -82,5 +82,5 @@ def _generation_config(backbone: Backbone, block: ThinkingBlock | None) -> Any:
         bos_token_id=base.bos_token_id,
         eos_token_id=sorted({end, *(int(stop) for stop in stops if stop is not None)}),
         pad_token_id=end if pad is None else pad,
-        suppress_tokens=list(block.row_ids) if block is not None else None,
+        suppress_tokens=list(block.trainable_token_ids) if block is not None else None,
     )

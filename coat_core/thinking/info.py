@@ -1,4 +1,4 @@
-"""What a release says of itself: `coat.json`."""
+"""The metadata of a release: `coat.json`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from coat_core.backbones.catalogue import MINIMUM_TRANSFORMERS
 from coat_core.experts.base import ExpertSpec
-from coat_core.settings import HeadSettings, LoraSettings, LossSettings
+from coat_core.settings import HeadSettings, LoraSettings, LossSettings, find_arm
 from coat_core.thinking.block import ThinkingBlock
 
 MINIMUM_PEFT = "0.21"
@@ -20,11 +20,11 @@ class BaseInfo:
 
     Attributes:
         id: hub id, or a path relative to the workspace.
-        revision: of the hub repository.
-        licence: of the weights, as far as known.
+        revision: revision of the hub repository.
+        licence: licence of the weights, or None if unknown.
         allow_moving_revision: whether the revision may be a branch or tag.
-        dtype: of the weights it was trained on.
-        long_audio: what happens to a clip longer than the tower's one window: `refuse` or `windows`.
+        dtype: dtype of the base's weights in training.
+        long_audio: treatment of a clip longer than one window of the audio tower: `refuse` or `windows`.
     """
 
     id: str
@@ -37,22 +37,22 @@ class BaseInfo:
 
 @dataclass(frozen=True)
 class ReleaseInfo:
-    """What `coat.json` holds.
+    """The content of `coat.json`.
 
     Attributes:
         backbone: key of the LALM.
         arm: base, sft, block, coat or coat_shuffled.
-        seed: of the trial.
-        base: what the adapter stands on.
-        fingerprint: the key of the stage that made it.
+        seed: seed of the trial.
+        base: the base that the adapter was trained on.
+        fingerprint: the stage key of the training.
         block: the thinking block, or None.
-        experts: specs of the experts that the heads read, by key.
+        experts: spec of the expert of each head, by key.
         heads: settings of the heads; None without heads.
         lora: settings of the adapter; None for arm `base`.
         losses: settings of the losses; None for arm `base`.
-        minimum_transformers: oldest version that loads it.
-        minimum_peft: oldest version that loads it.
-        files: SHA-256 of every other file of the folder, filled in when it is written.
+        minimum_transformers: oldest version of transformers that loads the release.
+        minimum_peft: oldest version of peft that loads the release.
+        files: SHA-256 of every other file of the folder, set when the release is written.
     """
 
     backbone: str
@@ -69,12 +69,17 @@ class ReleaseInfo:
     minimum_peft: str = MINIMUM_PEFT
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def trained(self) -> bool:
+        """Whether there is an adapter; False for the untouched base."""
+        return find_arm(self.arm).lora
+
     def with_files(self, files: Mapping[str, str]) -> ReleaseInfo:
         """Return the info with the hashes of its files."""
         return replace(self, files=dict(files))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the info as plain JSON; `read_layer` and `target_rate_hz` are said once more at the top, for readers."""
+        """Return the info as JSON values; `read_layer` and `target_rate_hz` are repeated at the top level for readers."""
         return {
             "backbone": self.backbone,
             "arm": self.arm,
@@ -95,15 +100,16 @@ class ReleaseInfo:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ReleaseInfo:
-        """Read what `to_json` wrote.
+        """Parse what `to_json` returned.
 
         Raises:
             KeyError: a field is missing.
             TypeError: a field is unknown.
+            ValueError: no arm has this name.
         """
         return cls(
             backbone=value["backbone"],
-            arm=value["arm"],
+            arm=find_arm(value["arm"]).name,
             seed=value["seed"],
             base=BaseInfo(**value["base"]),
             fingerprint=value["fingerprint"],

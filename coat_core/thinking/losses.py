@@ -1,4 +1,4 @@
-"""The losses: each expert's own, mean over a clip's valid frames and summed over clips; and the answer's, summed over tokens."""
+"""Losses: one per expert (mean over a clip's valid frames, summed over clips) and the answer loss (summed over tokens)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from coat_core.settings import LossSettings
 
 Target = tuple[Tensor, Tensor]
 """Features `[T, d]` and mask `[T]` of one clip."""
-Targets = Mapping[str, Sequence[Target | None]]
-"""Expert key to one target (or None) a row."""
+BatchTargets = Mapping[str, Sequence[Target | None]]
+"""Expert key → one target (or None) for each row of a batch."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,20 @@ class StageWeights:
 
 @dataclass(frozen=True)
 class Totals:
-    """What sums are divided by: the counts of the whole accumulation window over all ranks.
+    """The denominators of the losses: counts of the whole accumulation window over all ranks.
 
     Attributes:
-        answer_tokens: ids that the answer loss predicts.
-        clips: clips with at least one valid frame, by expert key.
+        answer_tokens: number of ids that the answer loss predicts.
+        clips: number of clips with at least one valid frame, by expert key.
     """
 
     answer_tokens: int
     clips: Mapping[str, int] = field(default_factory=dict)
 
-    def __add__(self, other: Totals) -> Totals:
-        """Return the counts of two batches together."""
-        keys = sorted({*self.clips, *other.clips})
-        return Totals(self.answer_tokens + other.answer_tokens, {key: self.clips.get(key, 0) + other.clips.get(key, 0) for key in keys})
-
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What one forward gives.
+    """The losses of one forward.
 
     Attributes:
         loss: scalar to differentiate; the losses of a window's batches add up to the window's loss.
@@ -66,31 +61,31 @@ def answer_loss(backbone: Backbone, states: Tensor, input_ids: Tensor, answer_ma
     The state at position i - 1 predicts id i; logits are computed on those positions only.
 
     Args:
-        backbone: gives the logits.
-        states: after the final norm, `[B, L, D]`.
+        backbone: model that computes the logits.
+        states: states after the final norm, `[B, L, D]`.
         input_ids: `[B, L]`.
         answer_mask: `[B, L]`, True on the ids to predict.
     """
-    asked = answer_mask[:, 1:]
-    if not bool(asked.any()):
+    predicted = answer_mask[:, 1:]
+    if not bool(predicted.any()):
         return states[:0].float().sum()
-    logits = backbone.answer_logits(states[:, :-1][asked])
-    return F.cross_entropy(logits.float(), input_ids[:, 1:][asked], reduction="sum")
+    logits = backbone.answer_logits(states[:, :-1][predicted])
+    return F.cross_entropy(logits.float(), input_ids[:, 1:][predicted], reduction="sum")
 
 
 def expert_loss(kind: str, prediction: Tensor, target: Tensor, mask: Tensor, losses: LossSettings) -> Tensor:
     """Return the sum over clips of an expert's loss, each the mean over the clip's valid frames (float32 scalar).
 
-    A clip without a valid frame adds an exact zero. Kinds are those of `ExpertSpec.target`:
-    `representation`: smooth-L1 (mean over dims) + `losses.cosine` · (1 - cosine), on standardised dims;
-    `regression`: smooth-L1 on standardised dims; `posteriors`: binary cross-entropy from logits (mean over dims);
+    A clip without a valid frame adds an exact zero. The kinds are those of `ExpertSpec.target`:
+    `representation`: smooth-L1 (mean over dimensions) + `losses.cosine` · (1 - cosine), on standardised dimensions;
+    `regression`: smooth-L1 on standardised dimensions; `posteriors`: binary cross-entropy from logits (mean over dimensions);
     `pitch_bins`: cross-entropy of the soft bins, weighted by voicing, + `losses.voicing` · binary cross-entropy of voicing.
 
     Args:
         kind: the target kind.
         prediction: the head's output `[B, T, d]`.
-        target: `[B, T, d]`, what stands outside the mask is never looked at.
-        mask: `[B, T]`.
+        target: `[B, T, d]`; values outside the mask are ignored.
+        mask: `[B, T]`, True on valid frames.
         losses: the losses section.
 
     Raises:
@@ -122,7 +117,7 @@ def _pitch(prediction: Tensor, target: Tensor, mask: Tensor, losses: LossSetting
 
 
 def _clip_means(frames: Tensor, weight: Tensor) -> Tensor:
-    """Return weighted means over time `[B]` of `[B, T]`; zero where there is no weight, with a zero gradient."""
+    """Return weighted means over time `[B]` of `[B, T]`; zero with a zero gradient where the weights sum to zero."""
     total = weight.sum(dim=1)
     frames = torch.where(weight > 0, frames, torch.zeros_like(frames))
     return (frames * weight).sum(dim=1) / torch.where(total > 0, total, torch.ones_like(total))

@@ -1,4 +1,4 @@
-"""A release: a folder that stock transformers and PEFT load, and that says what it is."""
+"""A release: a folder that stock transformers and PEFT load, with its metadata in `coat.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coat_core.storage import new_folder, read_json, sha256_file, write_json
 from coat_core.thinking.adapter import adapter_names, standard_config
 from coat_core.thinking.block import ThinkingBlock
 from coat_core.thinking.front_end import FILES as FRONT_END
-from coat_core.thinking.front_end import take_front_end, write_front_end
+from coat_core.thinking.front_end import load_front_end, write_front_end
 from coat_core.thinking.heads import ExpertHead, empty_heads
 from coat_core.thinking.info import ReleaseInfo
 from coat_core.thinking.model import ThinkingModel, think_states
@@ -33,12 +33,12 @@ class Release:
     """A loaded release.
 
     Attributes:
-        info: what `coat.json` says.
-        backbone: the base with the release's tokenizer, template and generation config; LoRA and rows are merged into its
-            model, or stand beside it in `model`.
+        info: the content of `coat.json`.
+        backbone: the base with the release's tokenizer, template and generation config; LoRA and trainable tokens are merged
+            into its model or applied by `model`.
         block: the thinking block, or None.
         heads: the heads by expert key, or None.
-        model: the wrapper where nothing was merged and the arm has an adapter; else None.
+        model: the unmerged wrapper; None after a merge and for an arm without an adapter.
     """
 
     info: ReleaseInfo
@@ -49,13 +49,13 @@ class Release:
 
     @torch.no_grad()
     def predict(self, queries: Sequence[Query]) -> dict[str, list[Tensor]]:
-        """Return what the heads read from the block: expert key → per query `[T, d]` at the target rate, in the expert's units.
+        """Return the features that the heads predict: expert key → for each query `[T, d]` at the target rate, in the expert's units.
 
         Raises:
             ReleaseError: this release has no heads.
         """
         if self.block is None or self.heads is None:
-            raise ReleaseError("this release has no heads to read", field="arm", value=self.info.arm, allowed="coat, coat_shuffled")
+            raise ReleaseError("this release has no heads", field="arm", value=self.info.arm, allowed="coat, coat_shuffled")
         batch = self.backbone.encode(queries, generation=True)
         audio = self.backbone.embed_audio(self.backbone.mel([query.waveform for query in queries]))
         embeddings = self.backbone.embed(batch, audio)
@@ -66,21 +66,24 @@ class Release:
 
 
 def write_release(target: Path, info: ReleaseInfo, backbone: Backbone, model: ThinkingModel | None = None) -> None:
-    """Write a release folder, whole or not at all; equal weights give equal bytes.
+    """Write a release folder atomically; equal weights give equal bytes.
 
     Args:
         target: the folder, replaced if it exists.
-        info: what `coat.json` will say; hashes of the files are added to it.
-        backbone: gives tokenizer, front end and template.
+        info: the content of `coat.json`; the hashes of the files are added.
+        backbone: backbone whose tokenizer, front end and template are saved.
         model: the trained wrapper; None for arm `base`.
 
     Raises:
-        ReleaseError: info, backbone and model do not belong together.
+        ReleaseError: info, backbone and model do not match.
     """
     block = model.block if model is not None else None
-    if (model is None) != (info.arm == "base") or info.block != block or info.backbone != backbone.key:
+    if (model is None) == info.trained or info.block != block or info.backbone != backbone.key:
         raise ReleaseError(
-            "the release's info is not this model's", field=INFO, value=(info.backbone, info.arm), next_step="make the info from the model"
+            "the release's info does not match the model",
+            field=INFO,
+            value=(info.backbone, info.arm),
+            next_step="make the info from the model",
         )
     with new_folder(target) as folder:
         write_front_end(folder, backbone, block)
@@ -107,17 +110,17 @@ def load_release(
 
     Args:
         folder: the release.
-        merge: merge LoRA and rows into the stock model (what is served and timed); else keep the wrapper.
-        device: where the weights go.
-        dtype: of the base's weights; None: what the release was trained on.
-        attention: which attention the model computes with.
-        base: path or hub id of the base, where it is not (or not relative to the working folder) what the release says.
-        fingerprint: the stage key that the release must carry, if one is asked for.
+        merge: merge LoRA and trainable tokens into the stock model (as served and timed); False keeps the wrapper.
+        device: device of the weights.
+        dtype: dtype of the base's weights; None: as in training.
+        attention: attention implementation of the model.
+        base: path or hub id of the base; None: as in `coat.json`, a path relative to the working folder.
+        fingerprint: the required stage key of the release; None accepts every key.
 
     Raises:
-        ReleaseError: a file is missing or not the one that was written, the fingerprint is another, or the base is not the
-            one that the release was trained on.
-        CheckpointError: the base is not on this disk and cannot be fetched.
+        ReleaseError: a file is missing or was changed, the fingerprint differs, or the base is not the one that the release
+            was trained on.
+        CheckpointError: the base is not on this disk and cannot be downloaded.
         DeviceError: this host has no such device.
         OutOfMemoryError: the device is too small.
     """
@@ -125,7 +128,7 @@ def load_release(
     _check_files(folder, info)
     if fingerprint is not None and info.fingerprint != fingerprint:
         raise ReleaseError(
-            "the release was made by another stage key",
+            "the release has another stage key",
             field="fingerprint",
             value=info.fingerprint,
             allowed=fingerprint,
@@ -137,8 +140,8 @@ def load_release(
             allow_moving_revision=info.base.allow_moving_revision, dtype=dtype or info.base.dtype, device=device, attention=attention,
             long_audio=info.base.long_audio,
         )  # fmt: skip
-        take_front_end(folder, backbone, info.block)
-        model = None if info.arm == "base" else _load_model(folder, info, backbone)
+        load_front_end(folder, backbone, info.block)
+        model = _load_model(folder, info, backbone) if info.trained else None
         heads = model.heads.eval() if model is not None and len(model.heads) else None
         if model is not None and merge:
             model.eval().merge()
@@ -147,14 +150,14 @@ def load_release(
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"the device is too small for the release: {error}", field="device", value=f"{device}, {dtype or info.base.dtype}",
-            next_step="load it in bfloat16, stop what else runs on the device, or take a larger one",
+            next_step="load it in bfloat16, stop other processes on the device, or use a larger one",
         ) from error  # fmt: skip
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         raise ReleaseError(
             f"the release does not load on its base: {error}",
             field="base",
             value=base or info.base.id,
-            next_step="give the base that the release was trained on",
+            next_step="pass the base that the release was trained on",
         ) from error
     if model is None:
         return Release(info, backbone, None, None, None)
@@ -165,10 +168,10 @@ def read_info(folder: Path) -> ReleaseInfo:
     """Read `coat.json`.
 
     Raises:
-        ReleaseError: it is missing, or is not a release's.
+        ReleaseError: the file is missing or invalid.
     """
     if not (folder / INFO).is_file():
-        raise ReleaseError("this folder is not a release", field=INFO, value=str(folder), next_step="run the train stage that makes it")
+        raise ReleaseError("this folder is not a release", field=INFO, value=str(folder), next_step="run its train stage")
     try:
         return ReleaseInfo.from_json(read_json(folder / INFO))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -178,13 +181,13 @@ def read_info(folder: Path) -> ReleaseInfo:
 
 
 def _check_files(folder: Path, info: ReleaseInfo) -> None:
-    needed = [*FRONT_END, *(_WEIGHTS if info.arm != "base" else ()), *((HEADS,) if info.experts else ())]
+    needed = [*FRONT_END, *(_WEIGHTS if info.trained else ()), *((HEADS,) if info.experts else ())]
     for name in sorted({*needed, *info.files}):
         if not (folder / name).is_file():
             raise ReleaseError("a file of the release is missing", field=name, value=str(folder), next_step="run the train stage again")
         if info.files.get(name) != sha256_file(folder / name):
             raise ReleaseError(
-                "a file of the release is not the one that was written",
+                "a file of the release was changed after it was written",
                 field=name,
                 value=str(folder),
                 next_step="run the train stage again",
@@ -192,7 +195,7 @@ def _check_files(folder: Path, info: ReleaseInfo) -> None:
     pickles = sorted(path.name for path in folder.rglob("*") if path.suffix in _PICKLES)
     if pickles or (folder / "chat_template.json").exists():
         raise ReleaseError(
-            "the folder holds files that a release never has",
+            "the folder contains files that a release must not have",
             field="release",
             value=pickles or "chat_template.json",
             next_step="remove them",
@@ -201,7 +204,7 @@ def _check_files(folder: Path, info: ReleaseInfo) -> None:
 
 def _load_model(folder: Path, info: ReleaseInfo, backbone: Backbone) -> ThinkingModel:
     if info.lora is None or info.losses is None:
-        raise ReleaseError("coat.json names no LoRA settings", field="lora", next_step="run the train stage again")
+        raise ReleaseError("coat.json has no LoRA settings", field="lora", next_step="run the train stage again")
     heads = empty_heads(info.experts, backbone.hidden_size, info.heads) if info.heads is not None else nn.ModuleDict()
     model = ThinkingModel(backbone, info.block, heads, info.lora, info.losses, info.seed)
     adapter = load_file(folder / ADAPTER)
@@ -209,7 +212,7 @@ def _load_model(folder: Path, info: ReleaseInfo, backbone: Backbone) -> Thinking
     wrong = sorted({*own} ^ {*adapter})
     if wrong:
         raise ReleaseError(
-            "the adapter's weights are not this base's", field=ADAPTER, value=wrong[:4], next_step="give the base it was trained on"
+            "the adapter's weights do not match this base", field=ADAPTER, value=wrong[:4], next_step="pass the base that it was trained on"
         )
     state = {own[name]: value for name, value in adapter.items()}
     trained = {name: value for name, value in model.trainable_state().items() if name.startswith("heads.")}
@@ -220,9 +223,9 @@ def _load_model(folder: Path, info: ReleaseInfo, backbone: Backbone) -> Thinking
 
 
 def _save_adapter(folder: Path, info: ReleaseInfo, model: ThinkingModel) -> None:
-    """Write LoRA and rows as a standard PEFT adapter; no embedding matrix, no model card."""
+    """Write LoRA and trainable tokens as a standard PEFT adapter, without embedding matrix and model card."""
     state = model.trainable_state()
     names = adapter_names(model.backbone, state)
     save_file({names[name]: state[name] for name in sorted(names, key=names.__getitem__)}, folder / ADAPTER, metadata={"format": "pt"})
-    rows = model.block.row_ids if model.block is not None else ()
-    standard_config(model.peft, info.base.id, info.base.revision, rows).save_pretrained(folder)
+    token_ids = model.block.trainable_token_ids if model.block is not None else ()
+    standard_config(model.peft, info.base.id, info.base.revision, token_ids).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The chat template that writes the thinking block."""
+"""Rewriting of a chat template so that it writes the thinking block."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from coat_core.backbones.base import Backbone
 from coat_core.errors import BackboneError
 
-_QUESTION, _ANSWER, _SECOND = "What is heard?", "A bell rings.", "And then?"
+_QUESTION, _ANSWER, _SECOND = "Which sound is this?", "A bell rings.", "And then?"
 
 
 def rewrite_template(backbone: Backbone, text: str, placement: str) -> str:
-    """Return the backbone's chat template, changed so that it writes the block.
+    """Return the backbone's chat template, rewritten so that it writes the block.
 
     `before_answer`: at the start of every assistant turn and in the generation prompt. `after_audio`: in the user turn, right
-    after each audio. The published template stays as it is within; what it renders gets the block behind each anchor
-    (assistant header or audio placeholder), and both anchors are found by rendering.
+    after each audio. The published template is kept unchanged inside the new one, which inserts the block after each anchor
+    (assistant header or audio placeholder) of the rendered text. Both anchors are found by rendering.
 
     Args:
-        backbone: its tokenizer holds the template; nothing is changed here.
+        backbone: backbone whose tokenizer has the template; it is not changed.
         text: the block as text.
         placement: `before_answer` or `after_audio`.
 
     Raises:
-        BackboneError: there is no template, or the block does not come out where it must, and only there.
+        BackboneError: there is no template, or the rewritten template does not write the block at its positions only.
     """
     tokenizer = backbone.tokenizer
     original = tokenizer.chat_template
@@ -47,7 +47,7 @@ def rewrite_template(backbone: Backbone, text: str, placement: str) -> str:
 
 
 def conversations(backbone: Backbone) -> list[tuple[list[dict[str, Any]], bool]]:
-    """Return sample conversations (one turn and two; open and closed) with whether each ends in a generation prompt."""
+    """Return sample conversations of one and two turns, each with whether it ends with a generation prompt."""
     first = backbone.messages(_QUESTION)
     reply = [{"role": "assistant", "content": [{"type": "text", "text": _ANSWER}]}]
     second = [{"role": "user", "content": [{"type": "text", "text": _SECOND}]}]
@@ -59,15 +59,15 @@ def _render(backbone: Backbone, template: str, messages: list[dict[str, Any]], g
         rendered = backbone.tokenizer.apply_chat_template(
             messages, chat_template=template, tokenize=False, add_generation_prompt=generation
         )
-    except Exception as error:  # Jinja's errors have no common user-facing class here.
+    except Exception as error:  # Jinja has no common class for these errors.
         raise BackboneError(
-            f"the chat template cannot be rendered: {error}", field="chat_template", next_step="mend the base's template"
+            f"the chat template cannot be rendered: {error}", field="chat_template", next_step="fix the base's template"
         ) from error
     return str(rendered)
 
 
 def _assistant_header(backbone: Backbone, template: str) -> str:
-    """Return what the generation prompt adds, e.g. `<|im_start|>assistant` and a newline."""
+    """Return the text that the generation prompt adds, e.g. `<|im_start|>assistant` and a newline."""
     messages = backbone.messages(_QUESTION)
     closed, opened = _render(backbone, template, messages, False), _render(backbone, template, messages, True)
     header = opened[len(closed) :]
@@ -77,7 +77,7 @@ def _assistant_header(backbone: Backbone, template: str) -> str:
 
 
 def _audio_anchor(backbone: Backbone, template: str) -> str:
-    """Return the placeholder and the special token that closes it, if one does."""
+    """Return the audio placeholder, with the special token that closes it if there is one."""
     tokenizer = backbone.tokenizer
     placeholder = str(tokenizer.convert_ids_to_tokens(backbone.audio_token_id))
     before, found, after = _render(backbone, template, backbone.messages(_QUESTION), False).partition(placeholder)
@@ -89,8 +89,8 @@ def _audio_anchor(backbone: Backbone, template: str) -> str:
 
 
 def _wrap(original: str, anchor: str, replacement: str) -> str:
-    """Return a template that renders the original, then replaces the anchor; `+` keeps Jinja from trimming at the seams."""
-    body = original.removesuffix("\n")  # Jinja drops one newline at the end of a source.
+    """Return a template that renders the original, then replaces the anchor; `+` disables Jinja's whitespace trimming."""
+    body = original.removesuffix("\n")  # Jinja removes one newline at the end of a source.
     return (
         f"{{% set rendered_chat +%}}{body}{{%+ endset %}}{{{{- rendered_chat | replace({_literal(anchor)}, {_literal(replacement)}) -}}}}"
     )
@@ -111,5 +111,5 @@ def _verify(backbone: Backbone, original: str, written: str, anchor: str, text: 
                 field="chat_template",
                 value=after[-200:],
                 allowed=f"the block {expected} times, right after {anchor!r}",
-                next_step="mend the base's template",
+                next_step="fix the base's template",
             )

@@ -1,4 +1,4 @@
-"""The block's embedding rows: how they start, and how they act on the embedding's output."""
+"""Trainable tokens: the initial embeddings of the block's ids, and the hook that applies them to the embedding's output."""
 
 from __future__ import annotations
 
@@ -14,71 +14,70 @@ from coat_core.thinking.block import ThinkingBlock
 
 
 @torch.no_grad()
-def initial_rows(backbone: Backbone, block: ThinkingBlock, seed: int) -> Tensor:
-    """Return the start of the rows `[R, D]` (float32): the mean text embedding plus seeded noise, at the mean row norm.
+def initial_embeddings(backbone: Backbone, block: ThinkingBlock, seed: int) -> Tensor:
+    """Return initial embeddings `[R, D]` (float32): the mean text embedding plus seeded noise, scaled to the mean norm.
 
-    The end token of a block before the answer starts as a copy of the token that the block comes after, the last of the
-    assistant's header: the answer begins behind the same embedding as it did in the base, which has learnt to speak there.
+    In a block before the answer, the end token is initialised with the embedding of the token before the block (the last of
+    the assistant's header), so that the answer follows the same embedding as in the base.
 
-    A spare row holds whatever the checkpoint left there, often nearly zero, so it is never used as a start.
+    The spare rows of the base's matrix are not used: they are untrained and often nearly zero.
     """
     weight: Tensor = backbone.embedding.weight
     tokenizer = backbone.tokenizer
-    special = {*tokenizer.added_tokens_decoder, *block.row_ids}
+    special = {*tokenizer.added_tokens_decoder, *block.trainable_token_ids}
     text = sorted({index for index in tokenizer.get_vocab().values() if index not in special and index < weight.shape[0]})
-    rows = weight[torch.tensor(text, device=weight.device)].float().cpu()
-    norm = rows.norm(dim=1).mean()
-    noise = torch.randn((len(block.row_ids), rows.shape[1]), generator=make_generator("rows", seed))
-    start = rows.mean(dim=0) + block.row_noise * norm / rows.shape[1] ** 0.5 * noise
-    start = start * (norm / start.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    known = weight[torch.tensor(text, device=weight.device)].float().cpu()
+    norm = known.norm(dim=1).mean()
+    noise = torch.randn((len(block.trainable_token_ids), known.shape[1]), generator=make_generator("rows", seed))
+    initial = known.mean(dim=0) + block.row_noise * norm / known.shape[1] ** 0.5 * noise
+    initial = initial * (norm / initial.norm(dim=1, keepdim=True).clamp_min(1e-12))
     if block.placement == "before_answer":
-        start[block.row_ids.index(block.end_id)] = weight[_token_before(backbone, block)].float().cpu()
-    placed: Tensor = start.to(weight.device)
-    return placed
+        initial[block.trainable_token_ids.index(block.end_id)] = weight[_token_before(backbone, block)].float().cpu()
+    embeddings: Tensor = initial.to(weight.device)
+    return embeddings
 
 
 def _token_before(backbone: Backbone, block: ThinkingBlock) -> int:
-    """Return the id of the token that stands before the block in a generation prompt."""
+    """Return the id of the token before the block in a generation prompt."""
     prompt = backbone.tokenizer.apply_chat_template(backbone.messages("?"), add_generation_prompt=True, tokenize=False)
     ids: list[int] = backbone.tokenizer(prompt, add_special_tokens=False)["input_ids"]
     return ids[ids.index(block.start_id) - 1]
 
 
-class RowsHook:
-    """Puts rows in the place of the embedding's output at the block's ids; the matrix itself is never touched or copied.
+class TrainableTokensHook:
+    """Replaces the embedding's output at the ids of the trainable tokens; the matrix itself is neither changed nor copied.
 
-    PEFT's own trainable-token layer copies the whole matrix at every call, which makes decoding at a 152k vocabulary several
-    times slower; the two are equal (tested).
+    PEFT's trainable-token layer copies the whole matrix at every call, which makes decoding with a vocabulary of 152k several
+    times slower. Both give equal results (tested).
 
     Args:
-        row_ids: the block's ids, in ascending order.
-        rows: gives the rows `[R, D]`; asked at every call, for a trainer may put other tensors in a parameter's place (FSDP).
+        token_ids: ids of the trainable tokens, in ascending order.
+        embeddings: returns the embeddings `[R, D]`. It is called at every forward, because a trainer may replace the tensor of
+            a parameter (FSDP).
     """
 
-    def __init__(self, row_ids: Sequence[int], rows: Callable[[], Tensor]) -> None:
-        self.row_ids, self.rows, self.enabled = tuple(row_ids), rows, True
+    def __init__(self, token_ids: Sequence[int], embeddings: Callable[[], Tensor]) -> None:
+        self.token_ids, self.embeddings = tuple(token_ids), embeddings
         self._ids: dict[torch.device, Tensor] = {}
         self._handle: Any = None
 
     def attach(self, embedding: nn.Embedding) -> None:
-        """Begin to act."""
+        """Register the forward hook."""
         self._handle = embedding.register_forward_hook(self)
 
     def detach(self) -> None:
-        """Cease to act."""
+        """Remove the forward hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return the embedding's output with rows in place of the block's ids (a forward hook)."""
-        if not self.enabled:
-            return output
+        """Return the embedding's output with the trainable embeddings at their ids (a forward hook)."""
         ids = inputs[0]
-        # Kept for each device: a copy from the processor at every decoded token would make a GPU wait.
-        row_ids = self._ids.get(ids.device)
-        if row_ids is None:
-            row_ids = self._ids[ids.device] = torch.tensor(self.row_ids, device=ids.device)
-        index = torch.searchsorted(row_ids, ids).clamp_max(len(self.row_ids) - 1)
-        held = row_ids[index] == ids
-        return torch.where(held[..., None], self.rows().to(output)[index], output)
+        # Cached for each device: a copy from the processor at every decoded token would synchronise with the GPU.
+        token_ids = self._ids.get(ids.device)
+        if token_ids is None:
+            token_ids = self._ids[ids.device] = torch.tensor(self.token_ids, device=ids.device)
+        index = torch.searchsorted(token_ids, ids).clamp_max(len(self.token_ids) - 1)
+        found = token_ids[index] == ids
+        return torch.where(found[..., None], self.embeddings().to(output)[index], output)

@@ -1,1 +1,1 @@
-"""Tiny bases of the three real classes: configuration, tokenizer, pretraining."""
+"""Tiny bases of the three model classes: configuration, tokenizer, pretraining."""

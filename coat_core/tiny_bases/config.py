@@ -1,4 +1,4 @@
-"""Tiny bases of the real classes, in the layout of the published checkpoints."""
+"""Configurations of the tiny bases: the published model classes in small sizes, saved in the published layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from coat_core.storage import new_folder, read_json, write_json
 from coat_core.tiny_bases.tokenizer import make_tokenizer
 
 WINDOW_S = 10
-"""The tiny towers' window; the published ones hear 30 s at once."""
+"""The tiny towers' window; the published towers' window is 30 s."""
 _POSITIONS = WINDOW_S * 50
 _MEL_BINS = 128
 _WIDTH = 128
@@ -34,13 +34,13 @@ _OMNI_TOKENS = (
 
 @dataclass(frozen=True)
 class TinyBase:
-    """What the tiny base of one LALM has of its own.
+    """The parts of a tiny base that differ between LALMs.
 
     Attributes:
-        special_tokens: in the order of their ids, as published.
+        special_tokens: special tokens in the order of their ids, as published.
         spare_rows: embedding rows beyond the tokenizer's length; Audio Flamingo 3 publishes fewer than a thinking block needs.
-        named_tokens: extra attributes of the tokenizer (what the stock processor reads).
-        processor: the stock processor's class.
+        named_tokens: extra attributes of the tokenizer, which the stock processor reads.
+        processor: name of the stock processor's class.
     """
 
     special_tokens: tuple[str, ...]
@@ -68,9 +68,9 @@ def new_base(key: str, texts: Sequence[str], seed: int) -> tuple[Any, Any, Any]:
     """Return a stock model with random weights, its tokenizer and its feature extractor.
 
     Args:
-        key: one of the known backbones.
-        texts: what the tokenizer learns its merges from.
-        seed: of the weights.
+        key: key of the backbone.
+        texts: training texts of the tokenizer.
+        seed: seed of the weights.
 
     Raises:
         BackboneError: the key is unknown.
@@ -96,7 +96,7 @@ def new_base(key: str, texts: Sequence[str], seed: int) -> tuple[Any, Any, Any]:
 
 
 def _set_whisper_positions(model: Any) -> None:
-    """Give a tower with a frozen position table Whisper's sinusoids, as published; left random they would stay so."""
+    """Set a frozen position table to Whisper's sinusoids, as published; training does not change it."""
     import torch
 
     table = dict(model.model.audio_tower.named_children()).get("embed_positions")
@@ -107,7 +107,7 @@ def _set_whisper_positions(model: Any) -> None:
 
 
 def save_base(key: str, model: Any, tokenizer: Any, extractor: Any, folder: Path) -> None:
-    """Write a base whole, in the published layout and 16 bits.
+    """Write a base atomically, in the published layout and bfloat16.
 
     Raises:
         BackboneError: a weight is not finite.
@@ -115,17 +115,17 @@ def save_base(key: str, model: Any, tokenizer: Any, extractor: Any, folder: Path
     import torch
 
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise BackboneError("a weight of the base is not finite; nothing was written", field="base", value=key)
+        raise BackboneError("a weight of the base is not finite; the base was not written", field="base", value=key)
     with new_folder(folder) as temporary:
         model.to(getattr(torch, _DTYPE)).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         extractor.save_pretrained(temporary)
         if key == "qwen2_5_omni":
-            _as_whole_checkpoint(temporary)
+            _as_complete_checkpoint(temporary)
 
 
 def save_random_base(key: str, folder: Path, *, texts: Sequence[str] = (), seed: int = 0) -> None:
-    """Write a tiny base with random weights: for tests.
+    """Write a tiny base with random weights, for tests.
 
     Raises:
         BackboneError: the key is unknown.
@@ -133,8 +133,8 @@ def save_random_base(key: str, folder: Path, *, texts: Sequence[str] = (), seed:
     save_base(key, *new_base(key, texts, seed), folder)
 
 
-def _as_whole_checkpoint(folder: Path) -> None:
-    """Prefix the thinker's weights and wrap its configuration, as the published checkpoint (whose talker is left out here)."""
+def _as_complete_checkpoint(folder: Path) -> None:
+    """Prefix the thinker's weights and wrap its configuration as in the published checkpoint, without its talker."""
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
@@ -193,7 +193,7 @@ def _qwen2_5_omni(tokenizer: Any, vocabulary: int) -> Any:
 
     token = tokenizer.convert_tokens_to_ids
     text = _text_config(vocabulary, tokenizer, 2)
-    # Three axes share the half of a head's width that rotary positions turn, in the published proportion 16 : 24 : 24.
+    # The rotary half of a head's width is divided between three axes in the published proportion 16 : 24 : 24.
     text["rope_parameters"] = {**_rope(1000000.0), "mrope_section": [4, 6, 6]}
     return Qwen2_5OmniThinkerConfig(
         text_config=text,

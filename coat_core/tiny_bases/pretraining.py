@@ -1,4 +1,4 @@
-"""Training of the tiny bases from random weights: the ear first, then the language model over it, until they answer a little."""
+"""Pretraining of the tiny bases from random weights: first the audio encoder, then the language model."""
 
 from __future__ import annotations
 
@@ -14,55 +14,55 @@ from torch import nn
 
 from coat_core.backbones.base import Backbone, Query
 from coat_core.errors import BackboneError, NonFiniteError
-from coat_core.tiny_bases.audio_pretraining import Probes
-from coat_core.tiny_bases.dataset import Clips, Lesson
+from coat_core.tiny_bases.dataset import ClipFeatures, TrainingItem
+from coat_core.tiny_bases.probes import AttentionProbes
 
 
 @dataclass(frozen=True)
-class Course:
-    """How long and how fast a base learns.
+class PretrainingConfig:
+    """Steps, batch sizes and learning rate of the pretraining of a base.
 
     Attributes:
-        listening_steps: optimizer steps of tower and projector alone (see `Probes`).
-        listening_batch: questions in each of them.
-        steps: optimizer steps of the language model; the ear stays as it is from then on, and each clip passes it once.
-        batch_size: questions in each of them.
-        learning_rate: at its peak, reached after `warmup` steps; from there a cosine down to a tenth.
-        warmup: steps.
-        read_share: share of a batch that is form alone (see `read_lessons`).
-        text_weight: weight of the language-model loss on the question, beside the answer's.
+        probe_steps: optimizer steps of tower and projector (see `AttentionProbes`).
+        probe_batch_size: questions per probe step.
+        steps: optimizer steps of the language model; the audio encoder is frozen from then on, and each clip is encoded once.
+        batch_size: questions per step.
+        learning_rate: the peak, reached after `warmup` steps, followed by a cosine decay to a tenth.
+        warmup: steps of linear warm-up.
+        text_only_share: share of a batch that is text-only (see `text_items`).
+        question_weight: weight of the language-model loss on the question; the answer's weight is 1.
     """
 
-    listening_steps: int = 300
-    listening_batch: int = 48
+    probe_steps: int = 300
+    probe_batch_size: int = 48
     steps: int = 400
     batch_size: int = 32
     learning_rate: float = 2e-3
     warmup: int = 30
-    read_share: float = 0.125
-    text_weight: float = 0.05
+    text_only_share: float = 0.125
+    question_weight: float = 0.05
 
 
 def pretrain(
     backbone: Backbone,
-    clips: Clips,
-    heard: Sequence[Lesson],
-    read: Sequence[Lesson],
-    course: Course,
+    clips: ClipFeatures,
+    audio_items: Sequence[TrainingItem],
+    text_items: Sequence[TrainingItem],
+    config: PretrainingConfig,
     seed: int,
     *,
     report: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train all parameters in place; deterministic for one thread.
+    """Train all parameters in place; deterministic with one thread.
 
     Args:
-        backbone: with random weights.
+        backbone: a backbone with random weights.
         clips: the features of the base's own audio.
-        heard: questions on those clips.
-        read: questions without audio of their own; may be empty.
-        course: how long.
-        seed: of the order and of the answers drawn.
-        report: is told (step, loss).
+        audio_items: questions about those clips.
+        text_items: text-only questions; can be empty.
+        config: steps, batch sizes and learning rate.
+        seed: seed of the order and of the draws.
+        report: called with (step, loss) after each step.
 
     Raises:
         NonFiniteError: the loss is not finite.
@@ -70,51 +70,51 @@ def pretrain(
     rng = np.random.default_rng(seed)
     model: Any = backbone.model
     model.train()
-    ear = [parameter for name, parameter in model.named_parameters() if ".language_model." not in name and "lm_head" not in name]
-    probes = Probes(heard, lambda word: _embed_word(backbone, word), backbone.hidden_size, seed)
-    named = [lesson for lesson in heard if probes.knows(lesson)]
-    if named and course.listening_steps:
-        sounds = _order(named, clips, course.listening_batch, rng)
+    audio_encoder = [parameter for name, parameter in model.named_parameters() if ".language_model." not in name and "lm_head" not in name]
+    probes = AttentionProbes(audio_items, lambda word: _embed_word(backbone, word), backbone.hidden_size, seed)
+    probe_items = [item for item in audio_items if probes.covers(item)]
+    if probe_items and config.probe_steps:
+        probe_batches = _batches(probe_items, clips, config.probe_batch_size, rng)
 
-        def listening() -> torch.Tensor:
-            lessons = next(sounds)
-            return probes.loss(_listen(backbone, clips, [lesson.clip or 0 for lesson in lessons]), lessons)
+        def probe_loss() -> torch.Tensor:
+            items = next(probe_batches)
+            return probes.loss(_embed_clips(backbone, clips, [item.clip or 0 for item in items]), items)
 
-        _descend([*ear, *probes.parameters()], course.listening_steps, course, f"{backbone.key}: listening", report, listening)
-    reading = round(course.read_share * course.batch_size) if read else 0
+        _optimize([*audio_encoder, *probes.parameters()], config.probe_steps, config, f"{backbone.key}: audio encoder", report, probe_loss)
+    text_only = round(config.text_only_share * config.batch_size) if text_items else 0
     with torch.no_grad():
         audio = [
             states
             for at in range(0, len(clips.samples), 32)
-            for states in _listen(backbone, clips, range(len(clips.samples))[at : at + 32])
+            for states in _embed_clips(backbone, clips, range(len(clips.samples))[at : at + 32])
         ]
-    questions = _order(heard, clips, course.batch_size - reading, rng)
+    batches = _batches(audio_items, clips, config.batch_size - text_only, rng)
 
-    def answering() -> torch.Tensor:
-        form = [read[i] for i in rng.integers(len(read), size=reading)] if reading else []
-        return _loss(backbone, clips, audio, [*next(questions), *form], course.text_weight, rng)
+    def answer_loss() -> torch.Tensor:
+        extra = [text_items[i] for i in rng.integers(len(text_items), size=text_only)] if text_only else []
+        return _loss(backbone, clips, audio, [*next(batches), *extra], config.question_weight, rng)
 
-    mind = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
-    _descend(mind, course.steps, course, f"{backbone.key}: answering", report, answering)
+    language_model = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    _optimize(language_model, config.steps, config, f"{backbone.key}: language model", report, answer_loss)
     model.eval()
 
 
-def _descend(
+def _optimize(
     parameters: Sequence[nn.Parameter],
     steps: int,
-    course: Course,
+    config: PretrainingConfig,
     title: str,
     report: Callable[[int, float], None] | None,
     loss_of_next_batch: Callable[[], torch.Tensor],
 ) -> None:
-    """Take the optimizer steps of one part."""
+    """Run the optimizer steps of one stage."""
     from tqdm import trange
 
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=course.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     for step in trange(steps, desc=title, unit="step", disable=None):
         for group in optimizer.param_groups:
-            group["lr"] = course.learning_rate * _pace(step, steps, course.warmup)
+            group["lr"] = config.learning_rate * _learning_rate_factor(step, steps, config.warmup)
         loss = loss_of_next_batch()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -127,60 +127,67 @@ def _descend(
             report(step, value)
 
 
-def _listen(backbone: Backbone, clips: Clips, chosen: Sequence[int]) -> list[torch.Tensor]:
-    with _short_window(backbone.model, mel := clips.mel(chosen)):
+def _embed_clips(backbone: Backbone, clips: ClipFeatures, chosen: Sequence[int]) -> list[torch.Tensor]:
+    with short_window(backbone.model, mel := clips.mel(chosen)):
         return backbone.embed_audio(mel)
 
 
 def _embed_word(backbone: Backbone, word: str) -> torch.Tensor:
-    """Return the mean embedding `[D]` of a word as it stands among the choices, after a space."""
+    """Return the mean embedding `[D]` of a word after a space, as in a list of choices."""
     ids = backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
     return backbone.embedding.weight[ids].mean(0)
 
 
 def _loss(
-    backbone: Backbone, clips: Clips, audio: Sequence[torch.Tensor], lessons: Sequence[Lesson], text_weight: float, rng: np.random.Generator
+    backbone: Backbone,
+    clips: ClipFeatures,
+    audio: Sequence[torch.Tensor],
+    items: Sequence[TrainingItem],
+    question_weight: float,
+    rng: np.random.Generator,
 ) -> torch.Tensor:
-    chosen = [lesson.clip if lesson.clip is not None else int(rng.integers(len(clips.samples))) for lesson in lessons]
+    """Return the language-model loss of a batch: on the answers, plus `question_weight` times that on the questions."""
+    chosen = [item.clip if item.clip is not None else int(rng.integers(len(clips.samples))) for item in items]
     queries: list[Query] = []
-    for clip, lesson in zip(chosen, lessons, strict=True):
-        queries.append(clips.query(clip, lesson.text, lesson.answers[int(rng.integers(len(lesson.answers)))]))
+    for clip, item in zip(chosen, items, strict=True):
+        queries.append(clips.query(clip, item.text, item.answers[int(rng.integers(len(item.answers)))]))
     batch = backbone.encode(queries)
     _, states = backbone.hidden_states(backbone.embed(batch, [audio[clip] for clip in chosen]), batch.attention_mask, 1)
-    spoken = batch.answer_mask[:, 1:]
-    asked = batch.attention_mask[:, 1:].bool() & ~spoken & (batch.input_ids[:, 1:] != backbone.audio_token_id)
+    answer = batch.answer_mask[:, 1:]
+    question = batch.attention_mask[:, 1:].bool() & ~answer & (batch.input_ids[:, 1:] != backbone.audio_token_id)
     losses = [
-        nn.functional.cross_entropy(backbone.answer_logits(states[:, :-1][mask]), batch.input_ids[:, 1:][mask]) for mask in (spoken, asked)
+        nn.functional.cross_entropy(backbone.answer_logits(states[:, :-1][mask]), batch.input_ids[:, 1:][mask])
+        for mask in (answer, question)
     ]
-    return losses[0] + text_weight * losses[1]
+    return losses[0] + question_weight * losses[1]
 
 
-def _order(heard: Sequence[Lesson], clips: Clips, size: int, rng: np.random.Generator) -> Iterator[list[Lesson]]:
-    """Yield batches of similar length without end: each epoch shuffled, then sorted within groups of batches."""
-    if len(heard) < size:
-        raise BackboneError("too few examples to train a base", field="train_examples", value=len(heard), allowed=f"at least {size}")
+def _batches(items: Sequence[TrainingItem], clips: ClipFeatures, size: int, rng: np.random.Generator) -> Iterator[list[TrainingItem]]:
+    """Yield an endless sequence of batches of similar length: each epoch is shuffled, then sorted within groups of batches."""
+    if len(items) < size:
+        raise BackboneError("too few examples to train a base", field="train_examples", value=len(items), allowed=f"at least {size}")
     while True:
-        epoch = rng.permutation(len(heard))
+        epoch = rng.permutation(len(items))
         batches = []
         for start in range(0, len(epoch), 16 * size):
-            group = sorted(epoch[start : start + 16 * size].tolist(), key=lambda i: clips.samples[heard[i].clip or 0])
+            group = sorted(epoch[start : start + 16 * size].tolist(), key=lambda i: clips.samples[items[i].clip or 0])
             batches += [group[at : at + size] for at in range(0, len(group) - size + 1, size)]
         for at in rng.permutation(len(batches)):
-            yield [heard[i] for i in batches[at]]
+            yield [items[i] for i in batches[at]]
 
 
-def _pace(step: int, steps: int, warmup: int) -> float:
+def _learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
-    done = (step - warmup) / max(steps - warmup, 1)
-    return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * done))
+    progress = (step - warmup) / max(steps - warmup, 1)
+    return 0.1 + 0.9 * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 @contextmanager
-def _short_window(model: Any, mel: Any) -> Iterator[None]:
-    """Let a tower with a fixed window run on a shorter one.
+def short_window(model: Any, mel: Any) -> Iterator[None]:
+    """Run a tower with a fixed window on a shorter one, in this context; several times faster.
 
-    Its positions are absolute and padding is masked, so the states of what is heard stay the same: several times faster.
+    The tower's positions are absolute and its padding is masked, so the states of valid frames do not change.
     """
     tower = model.model.audio_tower
     table = dict(tower.named_children()).get("embed_positions")
@@ -188,10 +195,10 @@ def _short_window(model: Any, mel: Any) -> Iterator[None]:
     if table is None or positions >= table.num_embeddings:
         yield
         return
-    whole = tower.config.max_source_positions
+    full = tower.config.max_source_positions
     tower.embed_positions = nn.Embedding(positions, table.embedding_dim, _weight=table.weight[:positions], _freeze=True)
     tower.config.max_source_positions = positions
     try:
         yield
     finally:
-        tower.embed_positions, tower.config.max_source_positions = table, whole
+        tower.embed_positions, tower.config.max_source_positions = table, full

@@ -1,4 +1,4 @@
-"""Small tokenizers of the published kind: byte-level BPE with Qwen's pre-tokenizer and special tokens."""
+"""Small tokenizers of the published type: byte-level BPE with Qwen's pre-tokenizer and special tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MERGED_TOKENS = 640
-"""Most merges that are learnt: enough for every word of a few hundred questions and answers to be a token or two."""
+"""Maximum number of merges: enough to encode each word of a few hundred questions and answers as one or two tokens."""
 
 
 def make_tokenizer(texts: Sequence[str], special_tokens: Sequence[str], named_tokens: Mapping[str, str]) -> Any:
     """Train a `Qwen2Tokenizer`.
 
     Args:
-        texts: what the merges are learnt from; any other text is still written, byte by byte.
-        special_tokens: in the order of their ids, which follow the learnt tokens'.
+        texts: training texts; any other text is encoded byte by byte.
+        special_tokens: special tokens in the order of their ids, which follow the trained tokens' ids.
         named_tokens: extra attributes of the tokenizer, name → special token.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers

@@ -1,1 +1,1 @@
-"""Training: batches, schedule, loop, checkpoints."""
+"""Training: dataset, batches, schedule, trainer, checkpoints."""

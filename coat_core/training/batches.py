@@ -1,9 +1,9 @@
-"""The batch order as a pure function of (seed, stage, step): nothing to save, nothing to restore, the same for every arm.
+"""The batch order: a pure function of (seed, stage, step) without state to save, equal for every arm.
 
 An epoch is a permutation of the training split. It is cut into windows of `length_groups` batches; a window is sorted by
-length and cut into batches; the order of the epoch's batches is shuffled. Every example comes exactly once an epoch: the
-last batch of an epoch is kept although it may be short (losses are divided by what the whole window of batches holds, so a
-short batch weighs no more than its tokens). Each stage begins an epoch of its own.
+length and cut into batches; the order of the epoch's batches is shuffled. Every example occurs exactly once in an epoch.
+The last batch of an epoch may be smaller; it is kept, because losses are divided by the counts of the whole accumulation
+window and not by the batch size. Each stage starts a new epoch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import torch
 
+from coat_core.batching import padded_batches
 from coat_core.corpus.examples import Example
 from coat_core.errors import TrainingError
 from coat_core.seeding import make_generator
@@ -23,22 +24,22 @@ _AUDIO_TOKENS_PER_S = 25
 
 
 def example_length(example: Example) -> int:
-    """Return an example's length in tokens, roughly, from its manifest row alone (no audio is decoded)."""
+    """Return an estimate of an example's length in tokens from its manifest row (no audio is decoded)."""
     text = len(example.prompt) + len(example.answer)
     return round(example.duration_s * _AUDIO_TOKENS_PER_S) + text // _CHARACTERS_PER_TOKEN
 
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which examples stand in which batch.
+    """Which examples are in which batch.
 
     Attributes:
         lengths: length of each example of the training split, in manifest order.
         batch_size: examples per forward and process.
         accumulation: forwards per optimizer step and process.
         world: number of processes.
-        length_groups: batches per window that is sorted by length; 1 switches grouping off.
-        seed: of the trial.
+        length_groups: batches per window that is sorted by length; 1 disables the sorting.
+        seed: seed of the trial.
     """
 
     lengths: tuple[int, ...]
@@ -54,7 +55,7 @@ class BatchOrder:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Number of batches that hold every example once."""
+        """Number of batches that contain every example once."""
         return -(-len(self.lengths) // self.batch_size)
 
     def batch_indices(self, stage: str, step: int, micro_step: int, rank: int) -> tuple[int, ...]:
@@ -64,7 +65,7 @@ class BatchOrder:
             stage: name of the stage.
             step: optimizer step within the stage, 0 = first.
             micro_step: forward within the step, 0 … accumulation - 1.
-            rank: of the process, 0 … world - 1.
+            rank: rank of the process, 0 … world - 1.
         """
         number = (step * self.accumulation + micro_step) * self.world + rank
         epoch, position = divmod(number, self.batches_per_epoch)
@@ -88,31 +89,24 @@ def _epoch(lengths: tuple[int, ...], batch_size: int, groups: int, seed: int, st
 
 
 def cut_by_seconds(indices: Sequence[int], durations_s: Sequence[float], limit_s: float | None) -> list[tuple[int, ...]]:
-    """Cut one batch into forwards of at most `limit_s` seconds, padding to the longest clip included; a longer clip stands alone.
+    """Cut a batch into forwards of at most `limit_s` seconds, padding included; a longer clip is a forward of its own.
 
     Args:
         indices: examples of the batch, in order.
         durations_s: duration of every example of the training split.
-        limit_s: None leaves the batch whole.
+        limit_s: None does not cut the batch.
     """
     if limit_s is None:
         return [tuple(indices)]
-    parts: list[list[int]] = []
-    for index in indices:
-        longest = max((durations_s[i] for i in [*parts[-1], index]), default=0.0) if parts else 0.0
-        if parts and (len(parts[-1]) + 1) * longest <= limit_s:
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return [tuple(part) for part in parts]
+    return padded_batches(indices, durations_s.__getitem__, limit_s)
 
 
 def derangement(keys: Sequence[str], seed: int) -> dict[str, str]:
-    """Return another clip for each clip: a fixed rotation of a seeded permutation, so no clip maps to itself.
+    """Map each clip to another one: a rotation of a seeded permutation, so that no clip is mapped to itself.
 
     Args:
-        keys: SHA-256 of the clips; repetitions and order do not matter.
-        seed: of the trial.
+        keys: SHA-256 of the clips; duplicates and order do not matter.
+        seed: seed of the trial.
 
     Raises:
         TrainingError: there are fewer than two clips.

@@ -1,7 +1,7 @@
-"""Resume state: whole or absent, the newest two kept, never the base.
+"""Checkpoints for resuming: written atomically, the newest two kept, without the weights of the base.
 
-A checkpoint is one file, `step-00000030.pt`, written whole under its name, then its marker `step-00000030.json` with the
-file's SHA-256. Only what has a marker counts. It never leaves the machine and is read with `weights_only=True`.
+A checkpoint is a file `step-00000030.pt`, written atomically, followed by its marker `step-00000030.json` with the file's
+SHA-256. A file without a marker is ignored. Checkpoints stay on this machine and are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped.
+    """The state that a resumed run needs to end with the same weights as an uninterrupted one.
 
     Attributes:
-        fingerprint: stage key of the run it belongs to.
+        fingerprint: stage key of the run.
         world: number of processes.
-        step: optimizer steps taken.
-        parameters: trainable tensors by name (LoRA, rows, heads), never the base.
-        optimizer: the optimizer's state dictionary.
-        scaler: the fp16 gradient scaler's state; empty without one.
+        step: number of optimizer steps taken.
+        parameters: trainable tensors by name (LoRA, trainable tokens, heads).
+        optimizer: state dictionary of the optimizer.
+        scaler: state of the fp16 gradient scaler; empty without one.
         rng: state of the random generators.
     """
 
@@ -46,13 +46,13 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run, in its scratch folder."""
+    """The checkpoints of one run in its scratch folder."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, its marker last, then remove all but the newest two."""
+        """Write a checkpoint and then its marker; remove all but the newest two checkpoints."""
         buffer = io.BytesIO()
         torch.save(vars(checkpoint), buffer)
         data = buffer.getvalue()
@@ -60,17 +60,17 @@ class CheckpointFolder:
         self._marker(path).unlink(missing_ok=True)
         write_bytes(path, data)
         write_json(self._marker(path), {"sha256": sha256_bytes(data), "step": checkpoint.step, "fingerprint": checkpoint.fingerprint})
-        for old in self._whole()[:-_KEPT]:
+        for old in self._complete()[:-_KEPT]:
             self._marker(old).unlink()
             old.unlink()
 
     def load_latest(self) -> Checkpoint | None:
-        """Return the newest whole checkpoint, or None; a damaged one is passed over.
+        """Return the newest complete checkpoint, or None; damaged ones are skipped.
 
         Raises:
-            TrainingError: the newest whole checkpoint belongs to another run.
+            TrainingError: the newest complete checkpoint belongs to another run.
         """
-        for path in reversed(self._whole()):
+        for path in reversed(self._complete()):
             data = path.read_bytes()
             if sha256_bytes(data) != read_json(self._marker(path))["sha256"]:
                 continue
@@ -86,11 +86,11 @@ class CheckpointFolder:
             return checkpoint
         return None
 
-    def _whole(self) -> list[Path]:
-        """Checkpoint files that have a readable marker, oldest first."""
-        return [path for path in sorted(self.folder.glob("step-*.pt")) if self._marked(path)]
+    def _complete(self) -> list[Path]:
+        """Return the checkpoint files that have a readable marker, oldest first."""
+        return [path for path in sorted(self.folder.glob("step-*.pt")) if self._has_marker(path)]
 
-    def _marked(self, path: Path) -> bool:
+    def _has_marker(self, path: Path) -> bool:
         try:
             return "sha256" in read_json(self._marker(path))
         except CoatError:
@@ -102,7 +102,7 @@ class CheckpointFolder:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of python's, numpy's and torch's generators, in types that `weights_only=True` reads."""
+    """Return the state of the random generators of Python, NumPy and PyTorch, in types that `weights_only=True` accepts."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -114,7 +114,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back into a state that `random_state` returned."""
+    """Set the random generators to a state returned by `random_state`."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]

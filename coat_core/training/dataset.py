@@ -1,9 +1,9 @@
-"""Training examples as padded batches; each example is tokenized once and each clip decoded only when it must be."""
+"""The training dataset: padded batches of the training split and cached audio embeddings."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,35 +16,83 @@ from torch.nn.utils.rnn import pad_sequence
 from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone, Batch, Query
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
-from coat_core.device import memory_watch
-from coat_core.training.out_of_memory import tower_error
-from coat_core.training.tower_cache import TowerCache
+from coat_core.device import explain_out_of_memory
+from coat_core.errors import BackboneError, OutOfMemoryError
 
-_WAVEFORMS = 32
+_MB = 1 << 20
+_CACHED_WAVEFORMS = 32
 _NO_WAVEFORM = np.zeros(0, dtype=np.float32)
 
 
+class AudioEmbeddingCache:
+    """Audio embeddings `[A, D]` of the frozen audio tower, each clip computed alone (no gradient, evaluation mode).
+
+    A value therefore depends neither on the other clips of a batch nor on whether it came from the cache. When `megabytes`
+    are full, nothing is added and nothing is removed: every epoch reads every clip once, so a least-recently-used cache that
+    is smaller than an epoch would have no hits.
+    """
+
+    def __init__(self, backbone: Backbone, megabytes: int) -> None:
+        self._backbone, self._limit = backbone, megabytes * _MB
+        self._embeddings: dict[str, Tensor] = {}
+        self._bytes = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._embeddings
+
+    def get(self, key: str, waveform: Callable[[], NDArray[np.float32]]) -> Tensor:
+        """Return a clip's embeddings `[A, D]`; `waveform` is called only if they are not cached.
+
+        Raises:
+            BackboneError: the output of the audio tower is not finite; the clip is named.
+        """
+        if (cached := self._embeddings.get(key)) is not None:
+            return cached
+        value = self._compute(waveform())
+        if not bool(torch.isfinite(value).all()):
+            raise BackboneError(
+                "the audio tower's output is not finite", field="clip", value=key, next_step="check the base checkpoint and its dtype"
+            )
+        size = value.numel() * value.element_size()
+        if self._bytes + size <= self._limit:
+            self._embeddings[key] = value
+            self._bytes += size
+        return value
+
+    def _compute(self, waveform: NDArray[np.float32]) -> Tensor:
+        model = self._backbone.model
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with torch.no_grad():
+                (value,) = self._backbone.embed_audio(self._backbone.mel([waveform]))
+        finally:
+            for module in training:
+                module.training = True
+        return value.detach().to("cpu", copy=True)
+
+
 class _Row(NamedTuple):
-    """Ids `[L]` of one example, where its answer stands `[L]`, and how many answer tokens it has."""
+    """Ids `[L]` of one example, the mask of its answer `[L]`, and its number of answer tokens."""
 
     ids: Tensor
     answer: Tensor
     answer_tokens: int
 
 
-class Questions:
-    """The training split, read row by row.
+class TrainingDataset:
+    """The training split; each example is tokenized once, and a clip is decoded only when needed.
 
     Args:
-        backbone: with the template that the arm uses (the thinking block is installed before).
+        backbone: backbone with the arm's template (the thinking block is already installed).
         examples: the training split, in manifest order.
         corpus: folder that the examples' audio paths are relative to.
-        tower: cache of audio embeddings.
+        embeddings: cache of audio embeddings.
     """
 
-    def __init__(self, backbone: Backbone, examples: Sequence[Example], corpus: Path, tower: TowerCache) -> None:
+    def __init__(self, backbone: Backbone, examples: Sequence[Example], corpus: Path, embeddings: AudioEmbeddingCache) -> None:
         self.examples = tuple(examples)
-        self._backbone, self._corpus, self._tower = backbone, corpus, tower
+        self._backbone, self._corpus, self._embeddings = backbone, corpus, embeddings
         tokenizer = backbone.tokenizer
         padding = tokenizer.pad_token_id
         self._padding: int = tokenizer.convert_tokens_to_ids(backbone.end_of_turn) if padding is None else padding
@@ -52,9 +100,9 @@ class Questions:
         self._waveforms: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
-        """Return the padded batch of those examples, equal to what the backbone's `encode` makes of them.
+        """Return the padded batch of those examples, equal to the output of the backbone's `encode`.
 
-        The queries' waveforms are left out (length 0): the audio comes from `audio`.
+        The waveforms of its queries are empty: `audio` returns the embeddings instead.
         """
         rows = [self._row(index) for index in indices]
         ids = pad_sequence([row.ids for row in rows], batch_first=True, padding_value=self._padding)
@@ -68,17 +116,17 @@ class Questions:
         """Return the audio embeddings `[A, D]` of those examples' clips.
 
         Raises:
-            OutOfMemoryError: the device is too small for the tower on one of them, which is named.
+            OutOfMemoryError: the device is too small for the audio tower on one of the clips, which is named.
         """
-        return [self._heard(self.examples[index], device) for index in indices]
-
-    def _heard(self, example: Example, device: torch.device) -> Tensor:
-        with memory_watch(device, lambda budget: tower_error(example, budget)):
-            return self._tower.get(example.sha256, lambda: self._waveform(example)).to(device)
+        return [self._embed(self.examples[index], device) for index in indices]
 
     def answer_tokens(self, indices: Sequence[int]) -> int:
-        """Return how many tokens the answers of those examples have, end of turn included."""
+        """Return the number of answer tokens of those examples, end of turn included."""
         return sum(self._row(index).answer_tokens for index in indices)
+
+    def _embed(self, example: Example, device: torch.device) -> Tensor:
+        with explain_out_of_memory(device, lambda budget: tower_error(example, budget)):
+            return self._embeddings.get(example.sha256, lambda: self._waveform(example)).to(device)
 
     def _row(self, index: int) -> _Row:
         if (row := self._rows.get(index)) is None:
@@ -92,9 +140,20 @@ class Questions:
         return Query(key=example.sha256, waveform=waveform, text=example.prompt, answer=example.answer, name=example.id)
 
     def _waveform(self, example: Example) -> NDArray[np.float32]:
-        """Decode a clip; a few are kept, for tokenizing and the tower ask one after the other."""
-        if (kept := self._waveforms.get(example.sha256)) is None:
-            kept = self._waveforms[example.sha256] = decode(self._corpus / example.audio, sample_rate_hz=SAMPLE_RATE_HZ)
-            if len(self._waveforms) > _WAVEFORMS:
+        """Decode a clip; the last few are cached, because tokenizing and the audio tower read the same clip in succession."""
+        if (waveform := self._waveforms.get(example.sha256)) is None:
+            waveform = self._waveforms[example.sha256] = decode(self._corpus / example.audio, sample_rate_hz=SAMPLE_RATE_HZ)
+            if len(self._waveforms) > _CACHED_WAVEFORMS:
                 self._waveforms.popitem(last=False)
-        return kept
+        return waveform
+
+
+def tower_error(example: Example, budget: int) -> OutOfMemoryError:
+    """Return the error of an audio tower that cannot encode a clip; it encodes one clip at a time, so no batch setting helps."""
+    return OutOfMemoryError(
+        f"the audio tower ran out of the device's memory on one clip ({example.id})",
+        field="contract.max_duration_s",
+        value=f"a clip of {example.duration_s:.1f} s",
+        allowed=f"{budget / 1e9:.1f} GB on this device",
+        next_step="stop other processes on the device, set contract.max_duration_s below this clip's duration, or use a larger device",
+    )

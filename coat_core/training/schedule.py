@@ -1,31 +1,32 @@
-"""Two stages in one run, the learning rates, and what each arm's losses weigh: all pure functions of the step."""
+"""The two stages of a run, learning rates and loss weights: pure functions of the step."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from coat_core.errors import TrainingError
-from coat_core.settings import Arm, LossSettings, TrainingSettings
+from coat_core.settings import ARMS, Arm, LossSettings, TrainingSettings
 from coat_core.thinking.losses import StageWeights
-from coat_core.thinking.trainable import Part, Stage
+from coat_core.thinking.model import Part
 
-DISTILLED: tuple[Arm, ...] = ("coat", "coat_shuffled")
+Stage = Literal["ground", "respond"]
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Steps and learning rates of one run.
 
-    The rate of each parameter group rises linearly over `warmup_steps`, then falls as half a cosine towards zero over
-    what is left of both stages; it does not start again at the stage boundary.
+    The learning rate of each parameter group increases linearly over `warmup_steps`, then decreases as half a cosine to zero
+    over the remaining steps of both stages. It does not restart at the stage boundary.
     """
 
     settings: TrainingSettings
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of both stages."""
+        """Number of optimizer steps of both stages."""
         return self.settings.ground_steps + self.settings.respond_steps
 
     def position(self, step: int) -> tuple[Stage, int]:
@@ -34,7 +35,7 @@ class Schedule:
         return ("ground", step) if step < ground else ("respond", step - ground)
 
     def factor(self, step: int) -> float:
-        """Return the share of the full learning rate at an optimizer step (0 = first of the run), in (0, 1]."""
+        """Return the factor of the learning rates at an optimizer step (0 = first of the run), in (0, 1]."""
         warmup = min(self.settings.warmup_steps, self.total_steps)
         if step < warmup:
             return (step + 1) / warmup
@@ -47,17 +48,19 @@ class Schedule:
 
 
 def stage_weights(arm: Arm, stage: Stage, losses: LossSettings) -> StageWeights:
-    """Return what the losses weigh.
+    """Return the loss weights of an arm in a stage.
 
-    Arms without heads train the answer loss in both stages; for the others distillation leads in `ground`, and `respond`
-    is answer loss + λ · distillation.
+    Arms without heads train the answer loss in both stages. The others train mainly the distillation losses in `ground`, and
+    answer loss + λ · distillation in `respond`.
 
     Raises:
         TrainingError: the arm does not train.
     """
-    if arm == "base":
-        raise TrainingError("arm base does not train", field="arm", value=arm, allowed=("sft", "block", *DISTILLED))
-    if arm not in DISTILLED:
+    if not arm.lora:
+        raise TrainingError(
+            "this arm does not train", field="arm", value=arm.name, allowed=[name for name, one in ARMS.items() if one.lora]
+        )
+    if not arm.heads:
         return StageWeights(answer=1.0, distill=0.0)
     if stage == "ground":
         return StageWeights(answer=losses.ground_answer, distill=losses.ground_distill)

@@ -1,4 +1,4 @@
-"""What the heads should say: the experts' frames of each clip of a batch, read from the stores."""
+"""Targets of the heads: the experts' features of each clip of a batch, read from the stores."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from coat_core.thinking.losses import Target
 
 
 class Targets:
-    """Frames of several experts, by clip.
+    """Features of several experts, by clip.
 
     Args:
         stores: expert key → store; empty for arms without heads.
-        instead: clip → the clip whose frames are given in its place (arm `coat_shuffled`); empty: each clip its own.
+        substitutes: clip → clip whose features replace its own (arm `coat_shuffled`); empty: no clip is replaced.
     """
 
-    def __init__(self, stores: Mapping[str, ExpertStore], instead: Mapping[str, str] | None = None) -> None:
-        self._stores, self._instead = dict(stores), dict(instead or {})
+    def __init__(self, stores: Mapping[str, ExpertStore], substitutes: Mapping[str, str] | None = None) -> None:
+        self._stores, self._substitutes = dict(stores), dict(substitutes or {})
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -29,16 +29,16 @@ class Targets:
         return tuple(self._stores)
 
     def check(self, clips: Iterable[str]) -> None:
-        """Look every clip up and read its frames once, so that a long training does not stop half-way.
+        """Read the features of every clip once, so that a fault is found before a long training starts.
 
         Raises:
-            ExpertError: a store lacks a clip, or a valid frame is not finite; expert, clip and stage to run are named.
+            ExpertError: a clip is missing in a store, or a valid frame is not finite; expert, clip and stage to run are named.
         """
         for key, store in self._stores.items():
             for clip in sorted(set(clips)):
                 if clip not in store:
                     raise ExpertError(
-                        f"the store of expert {key} lacks a training clip",
+                        f"a training clip is missing in the store of expert {key}",
                         field=f"features/{key}",
                         value=clip,
                         next_step=f"run stage features@{key}",
@@ -53,14 +53,14 @@ class Targets:
                     )
 
     def batch(self, clips: Sequence[str], device: torch.device) -> dict[str, list[Target | None]]:
-        """Return per expert and row the frames `[T, d]` (float32, native rate) and mask `[T]`; None without a valid frame."""
+        """Return for each expert and row the features `[T, d]` (float32, native rate) and mask `[T]`; None without a valid frame."""
         return {key: [self._read(store, clip, device) for clip in clips] for key, store in self._stores.items()}
 
     def _read(self, store: ExpertStore, clip: str, device: torch.device) -> Target | None:
-        features, mask = store.get(self._instead.get(clip, clip))
+        features, mask = store.get(self._substitutes.get(clip, clip))
         valid = torch.from_numpy(np.array(mask, dtype=bool))
         if not bool(valid.any()):
             return None
         frames = torch.from_numpy(np.array(features, dtype=np.float32))
-        # What stands in an invalid frame is no one's business: it must not turn a product with the mask into NaN.
+        # Values of invalid frames are set to zero: a NaN there would make a product with the mask NaN.
         return frames.masked_fill_(~valid[:, None], 0.0).to(device), valid.to(device)

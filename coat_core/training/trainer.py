@@ -1,12 +1,12 @@
-"""The training loop: small, over `accelerate`.
+"""The training loop, based on `accelerate`.
 
-Why not `transformers.Trainer`: it resumes `group_by_length` wrongly after the first epoch (and decodes every example to learn
-its length), writes the whole frozen base at every checkpoint when a module of ours stands around PEFT, and has no place for
-a two-stage loss whose parts are normalised over the whole accumulation window of all ranks. Devices, mixed precision, DDP
-and process launch stay `accelerate`'s, by configuration; sharded parameters (FSDP) are refused at the start.
+`transformers.Trainer` is not used: it resumes `group_by_length` wrongly after the first epoch (and decodes every example to
+get its length), writes the whole frozen base at every checkpoint when a module wraps the PEFT model, and does not support a
+two-stage loss whose parts are normalised over the accumulation window of all ranks. `accelerate` configures devices, mixed
+precision, DDP and process launch; sharded parameters (FSDP) are rejected at the start.
 
 Every step is a function of the state before it and of (seed, step, micro step, rank): batches, learning rate, loss weights
-and dropout are all derived from these, so a run that was stopped and resumed ends bitwise where it would have ended.
+and dropout are derived from these, so a resumed run ends with bitwise the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,23 +24,24 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from coat_core.backbones.base import Batch
-from coat_core.device import memory_watch
+from coat_core.device import explain_out_of_memory
 from coat_core.errors import Interrupted, NonFiniteError, OutOfMemoryError, TrainingError
 from coat_core.settings import Arm, LossSettings, TrainingSettings
 from coat_core.thinking.losses import StageWeights, Target, Totals
 from coat_core.thinking.model import ThinkingModel
-from coat_core.thinking.trainable import Stage
 from coat_core.training.batches import BatchOrder, cut_by_seconds
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
-from coat_core.training.dataset import Questions
-from coat_core.training.history import History
-from coat_core.training.out_of_memory import step_error
-from coat_core.training.schedule import Schedule, stage_weights
+from coat_core.training.dataset import TrainingDataset
+from coat_core.training.schedule import Schedule, Stage, stage_weights
 from coat_core.training.targets import Targets
+from coat_core.training.tracker import History
+
+ExplainMemory = Callable[[ThinkingModel, Batch, Sequence[Tensor], TrainingSettings, int], OutOfMemoryError]
+"""Takes the model, the inputs of a forward that ran out of memory, the settings and the bytes of the device; returns the error to raise."""
 
 
-class _Micro(NamedTuple):
-    """What one forward reads."""
+class _MicroBatch(NamedTuple):
+    """The inputs of one forward."""
 
     indices: tuple[int, ...]
     batch: Batch
@@ -50,7 +51,7 @@ class _Micro(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One training: an arm with its seed and sections of params."""
+    """An arm with its seed and its sections of params."""
 
     arm: Arm
     seed: int
@@ -59,26 +60,27 @@ class Trial:
 
 
 class Trainer:
-    """Trains a `ThinkingModel` through both stages.
+    """Trains a `ThinkingModel` in two stages.
 
     Args:
-        model: with LoRA, rows and heads as the arm has them, on the accelerator's device.
+        model: model with the arm's trainable parts, on the accelerator's device.
         trial: arm, seed and settings.
-        questions: the training split.
-        order: which examples stand in which batch.
-        targets: the experts' frames; without stores for arms without heads.
-        accelerator: of `accelerate`, with `gradient_accumulation_steps=1` (the loop accumulates).
-        checkpoints: where resume state lives.
-        history: where each step's row goes.
-        stop: asked after every step; True ends the run with a checkpoint and `Interrupted`.
-        progress: told each step's row.
+        dataset: the training split.
+        order: which examples are in which batch.
+        targets: targets of the heads; without stores for arms without heads.
+        accelerator: an `Accelerator` with `gradient_accumulation_steps=1` (the loop accumulates).
+        checkpoints: folder of the checkpoints.
+        history: records a row for each step.
+        stop: called after every step; True ends the run with a checkpoint and `Interrupted`.
+        progress: called with the row of each step.
+        explain_memory: returns the error of a forward that runs out of memory.
     """
 
     def __init__(
         self,
         model: ThinkingModel,
         trial: Trial,
-        questions: Questions,
+        dataset: TrainingDataset,
         order: BatchOrder,
         targets: Targets,
         accelerator: Accelerator,
@@ -87,23 +89,24 @@ class Trainer:
         *,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
+        explain_memory: ExplainMemory | None = None,
     ) -> None:
-        self.trial, self.questions, self.order, self.targets = trial, questions, order, targets
+        self.trial, self.dataset, self.order, self.targets = trial, dataset, order, targets
         self.accelerator, self.checkpoints, self.history = accelerator, checkpoints, history
-        self.stop, self.progress = stop, progress
+        self.stop, self.progress, self.explain_memory = stop, progress, explain_memory or _out_of_memory
         self.schedule = Schedule(trial.training)
-        self._durations_s = [example.duration_s for example in questions.examples]
+        self._durations_s = [example.duration_s for example in dataset.examples]
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.thinking = model
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, trial.training))
         self.model.train()
 
     def run(self) -> None:
-        """Train from the newest checkpoint, or from the start, to the end.
+        """Train from the newest checkpoint (or the start) to the last step.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the optimizer step was not taken.
-            Interrupted: `stop` said so; a checkpoint was written.
+            Interrupted: `stop` returned True; a checkpoint was written.
         """
         total, every = self.schedule.total_steps, self.trial.training.checkpoint_every
         start = self._resume()
@@ -118,13 +121,13 @@ class Trainer:
                 raise Interrupted(f"training was stopped after step {step + 1} of {total}", next_step="run the same command again")
 
     def step(self, step: int) -> dict[str, Any]:
-        """Take one optimizer step (0 = first of the run); return its row of the history.
+        """Take one optimizer step (0 = first of the run) and return its row of the history.
 
         Raises:
             NonFiniteError: a loss or the gradient's norm is not finite; the optimizer step was not taken.
-            OutOfMemoryError: the device is too small for a forward; the settings that would fit are named.
+            OutOfMemoryError: the device is too small for a forward; the message names settings that fit.
         """
-        began = time.perf_counter()
+        started = time.perf_counter()
         stage, number = self.schedule.position(step)
         weights = stage_weights(self.trial.arm, stage, self.trial.losses)
         rates = self.schedule.rates(step)
@@ -141,13 +144,13 @@ class Trainer:
         losses = self._losses(sums, weights, totals)
         self._check(losses, step, stage, losses)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.trial.training.max_gradient_norm))
-        if not self._scaler_searches():
+        if not self._scale_may_overflow():
             self._check({"gradient_norm": norm}, step, stage, losses)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        seconds = time.perf_counter() - began
-        read = [self.questions.examples[index] for micro in window for index in micro.indices]
-        audio_s = sum(example.duration_s for example in read)
+        seconds = time.perf_counter() - started
+        examples = [self.dataset.examples[index] for micro in window for index in micro.indices]
+        audio_s = sum(example.duration_s for example in examples)
         return {
             "step": step + 1,
             "stage": stage,
@@ -155,47 +158,49 @@ class Trainer:
             **{f"learning_rate/{group}": rate for group, rate in rates.items()},
             "gradient_norm": norm if math.isfinite(norm) else None,
             "seconds": seconds,
-            "examples_per_s": len(read) * self.order.world / seconds,
+            "examples_per_s": len(examples) * self.order.world / seconds,
             "audio_s_per_s": audio_s * self.order.world / seconds,
         }
 
-    def _read(self, stage: Stage, number: int, micro_step: int) -> list[_Micro]:
-        """Return one batch, in as many forwards as `batch_seconds` makes of it."""
+    def _read(self, stage: Stage, number: int, micro_step: int) -> list[_MicroBatch]:
+        """Return one batch, cut into forwards of at most `batch_seconds`."""
         indices = self.order.batch_indices(stage, number, micro_step, self.accelerator.process_index)
-        return [self._micro(part) for part in cut_by_seconds(indices, self._durations_s, self.trial.training.batch_seconds)]
+        return [self._micro_batch(part) for part in cut_by_seconds(indices, self._durations_s, self.trial.training.batch_seconds)]
 
-    def _micro(self, indices: tuple[int, ...]) -> _Micro:
+    def _micro_batch(self, indices: tuple[int, ...]) -> _MicroBatch:
         device = self.accelerator.device
-        clips = [self.questions.examples[index].sha256 for index in indices]
-        batch, audio = self.questions.batch(indices, device), self.questions.audio(indices, device)
-        return _Micro(indices, batch, audio, self.targets.batch(clips, device))
+        clips = [self.dataset.examples[index].sha256 for index in indices]
+        batch, audio = self.dataset.batch(indices, device), self.dataset.audio(indices, device)
+        return _MicroBatch(indices, batch, audio, self.targets.batch(clips, device))
 
-    def _totals(self, window: list[_Micro]) -> Totals:
-        """Count answer tokens and valid clips of the whole accumulation window over all ranks, before any forward."""
+    def _totals(self, window: list[_MicroBatch]) -> Totals:
+        """Return the numbers of answer tokens and valid clips of the accumulation window over all ranks."""
         experts = self.targets.experts
-        counts = [sum(self.questions.answer_tokens(micro.indices) for micro in window)]
+        counts = [sum(self.dataset.answer_tokens(micro.indices) for micro in window)]
         counts += [sum(target is not None for micro in window for target in micro.targets[key]) for key in experts]
         answer, *clips = self._summed(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
         return Totals(answer_tokens=answer, clips=dict(zip(experts, clips, strict=True)))
 
-    def _forward_backward(self, micro: _Micro, weights: StageWeights, totals: Totals, step: int, micro_step: int, *, last: bool) -> Tensor:
-        """Return the sums of answer loss and of each expert's loss `[1 + experts]` of one forward."""
+    def _forward_backward(
+        self, micro: _MicroBatch, weights: StageWeights, totals: Totals, step: int, micro_step: int, *, last: bool
+    ) -> Tensor:
+        """Run one forward and backward; return the sums of the answer loss and of each expert's loss `[1 + experts]`."""
         torch.manual_seed(_dropout_seed(self.trial.seed, step, micro_step, self.accelerator.process_index))
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             out = self.model(batch=micro.batch, audio=micro.audio, targets=micro.targets, weights=weights, totals=totals)
-            # DDP averages gradients over ranks, and the totals are already those of all ranks.
+            # DDP averages gradients over ranks, but the totals already count all ranks.
             self.accelerator.backward(out.loss * self.order.world)
         parts = [out.answer_sum, *(out.experts[key] for key in self.targets.experts)]
         return torch.stack([part.detach().double() for part in parts])
 
-    def _memory(self, micro: _Micro) -> AbstractContextManager[None]:
+    def _memory(self, micro: _MicroBatch) -> AbstractContextManager[None]:
         def explain(budget: int) -> OutOfMemoryError:
-            return step_error(self.thinking, micro.batch, micro.audio, self.trial.training, budget)
+            return self.explain_memory(self.thinking, micro.batch, micro.audio, self.trial.training, budget)
 
-        return memory_watch(self.accelerator.device, explain)
+        return explain_out_of_memory(self.accelerator.device, explain)
 
     def _losses(self, sums: Tensor, weights: StageWeights, totals: Totals) -> dict[str, float]:
-        """Return the window's losses by name, over all ranks."""
+        """Return the losses of the accumulation window over all ranks, by name."""
         answer, *experts = self._summed(sums).tolist()
         losses = {"answer": answer / max(totals.answer_tokens, 1)}
         losses |= {key: value / max(totals.clips[key], 1) for key, value in zip(self.targets.experts, experts, strict=True)}
@@ -207,11 +212,11 @@ class Trainer:
         return value if self.order.world == 1 else self.accelerator.reduce(value, reduction="sum")
 
     def _stopping(self) -> bool:
-        """Whether any rank was asked to stop: all end after the same step."""
+        """Return whether `stop` is True on any rank, so that all ranks end after the same step."""
         return bool(self._summed(torch.tensor(int(self.stop()), device=self.accelerator.device)))
 
-    def _scaler_searches(self) -> bool:
-        """Whether a gradient may overflow because the fp16 scale is still being found (such a step is skipped by the scaler)."""
+    def _scale_may_overflow(self) -> bool:
+        """Return whether a gradient may overflow because the fp16 scale is not yet found (the scaler skips such a step)."""
         scaler = self.accelerator.scaler
         return scaler is not None and scaler.get_scale() > 1.0
 
@@ -223,7 +228,7 @@ class Trainer:
                 f"{', '.join(bad)} not finite in step {step + 1}, stage {stage}; no optimizer step was taken",
                 field=bad[0],
                 value=dict(losses),
-                next_step="lower training.learning_rate, or look at features and audio; the last checkpoint is whole",
+                next_step="lower training.learning_rate, or check features and audio; the last checkpoint is valid",
             )
 
     def _save(self, step: int) -> None:
@@ -243,18 +248,18 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Load the newest checkpoint; return the number of steps already taken."""
+        """Load the newest checkpoint and return the number of steps already taken."""
         checkpoint = self.checkpoints.load_latest()
         if checkpoint is None:
             self.history.truncate(0)
             return 0
         if checkpoint.world != self.order.world:
             raise TrainingError(
-                "a checkpoint was written by another number of processes",
+                "the checkpoint was written by a different number of processes",
                 field=str(self.checkpoints.folder),
                 value=checkpoint.world,
                 allowed=str(self.order.world),
-                next_step="resume with as many processes, or remove the folder to train from the start",
+                next_step="resume with that number of processes, or remove the folder to train from the start",
             )
         self.thinking.load_trainable_state(checkpoint.parameters)
         self.optimizer.load_state_dict(checkpoint.optimizer)
@@ -265,9 +270,21 @@ class Trainer:
         return checkpoint.step
 
 
+def _out_of_memory(
+    model: ThinkingModel, batch: Batch, audio: Sequence[Tensor], training: TrainingSettings, budget: int
+) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "a training step ran out of the device's memory",
+        field="training.batch_seconds",
+        value=f"{len(audio)} clips in one forward",
+        allowed=f"{budget / 1e9:.1f} GB on this device",
+        next_step="lower training.batch_seconds, or set training.gradient_checkpointing: true",
+    )
+
+
 def _optimizer(model: ThinkingModel, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW with a parameter group for each part that the model has: LoRA, rows, heads."""
-    # Decay would pull the rows towards zero, away from where the base's embeddings live.
+    """Return AdamW with a parameter group for each trainable part of the model."""
+    # Weight decay would move the trainable tokens away from the base's embeddings, towards zero.
     return torch.optim.AdamW(
         [
             {"params": members, "name": part, "weight_decay": 0.0 if part == "rows" else settings.weight_decay}

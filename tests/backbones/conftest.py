@@ -1,19 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from coat_core.backbones.base import Backbone, Query
-from coat_core.backbones.catalogue import load_backbone
-
-
-@pytest.fixture
-def backbone(backbone_key: str, tiny_bases: dict[str, Path]) -> Backbone:
-    """A fresh model a test may change."""
-    return load_backbone(backbone_key, str(tiny_bases[backbone_key]))
+from coat_core.backbones.base import Query
 
 
 @pytest.fixture

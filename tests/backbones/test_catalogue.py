@@ -31,8 +31,8 @@ def test_a_checkpoint_of_another_lalm_is_refused(backbone_key: str, other: str, 
         load_backbone(backbone_key, str(tiny_bases[other]))
 
 
-def test_a_base_that_cannot_be_reached_says_what_to_do(backbone_key: str) -> None:
-    with pytest.raises(HubUnreachableError, match=r"cannot be reached.*next step: hf download no-such-owner/no-such-model"):
+def test_the_error_of_an_unreachable_base_has_a_next_step(backbone_key: str) -> None:
+    with pytest.raises(HubUnreachableError, match=r"cannot be reached.*next step: run hf download no-such-owner/no-such-model"):
         load_backbone(backbone_key, "no-such-owner/no-such-model", revision="0" * 40)
     with pytest.raises(CheckpointError, match=rf"a hub id needs a commit; field: backbones\.{backbone_key}\.revision"):
         load_backbone(backbone_key, "no-such-owner/no-such-model")
@@ -41,13 +41,15 @@ def test_a_base_that_cannot_be_reached_says_what_to_do(backbone_key: str) -> Non
 def test_a_checkpoint_without_all_weights_is_refused(backbone_key: str, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_bases[backbone_key], tmp_path / "base"))
     weights = load_file(folder / "model.safetensors")
-    gone = next(name for name in weights if name.endswith("layers.3.mlp.up_proj.weight"))
-    save_file({name: tensor for name, tensor in weights.items() if name != gone}, folder / "model.safetensors", metadata={"format": "pt"})
+    removed = next(name for name in weights if name.endswith("layers.3.mlp.up_proj.weight"))
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != removed}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
     with pytest.raises(BackboneError, match=r"lacks 1 .*layers\.3\.mlp\.up_proj"):
         load_backbone(backbone_key, str(folder))
 
 
-def test_a_tokenizer_that_disagrees_on_the_placeholder_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_tokenizer_with_another_placeholder_id_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_bases["qwen2_audio"], tmp_path / "base"))
     config = json.loads((folder / "config.json").read_text())
     config["audio_token_index"] -= 1
@@ -63,21 +65,25 @@ def test_an_old_transformers_is_refused(version: str) -> None:
     check_transformers("5.14.0")
 
 
-def test_omni_loads_whole_and_as_a_thinker_alone(tiny_bases: dict[str, Path], tmp_path: Path, queries: list[Query]) -> None:
-    whole = tiny_bases["qwen2_5_omni"]
-    assert all(name.startswith("thinker.") for name in load_file(whole / "model.safetensors"))
-    weights = load_file(whole / "model.safetensors")
-    with_talker = Path(shutil.copytree(whole, tmp_path / "talker"))
+def test_omni_loads_from_a_complete_checkpoint_and_from_a_thinker(
+    tiny_bases: dict[str, Path], tmp_path: Path, queries: list[Query]
+) -> None:
+    complete = tiny_bases["qwen2_5_omni"]
+    assert all(name.startswith("thinker.") for name in load_file(complete / "model.safetensors"))
+    weights = load_file(complete / "model.safetensors")
+    with_talker = Path(shutil.copytree(complete, tmp_path / "talker"))
     save_file({**weights, "talker.model.norm.weight": torch.ones(8)}, with_talker / "model.safetensors", metadata={"format": "pt"})
-    alone = tmp_path / "alone"
-    load_backbone("qwen2_5_omni", str(whole)).save(str(alone))
-    assert json.loads((alone / "config.json").read_text())["model_type"] == "qwen2_5_omni_thinker"
-    expected = logits(whole, "qwen2_5_omni", queries[0])
+    thinker = tmp_path / "thinker"
+    load_backbone("qwen2_5_omni", str(complete)).save(str(thinker))
+    assert json.loads((thinker / "config.json").read_text())["model_type"] == "qwen2_5_omni_thinker"
+    expected = logits(complete, "qwen2_5_omni", queries[0])
     assert torch.equal(logits(with_talker, "qwen2_5_omni", queries[0]), expected)
-    assert torch.equal(logits(alone, "qwen2_5_omni", queries[0]), expected)
+    assert torch.equal(logits(thinker, "qwen2_5_omni", queries[0]), expected)
 
 
-def test_saved_and_loaded_again_it_answers_the_same(backbone: Backbone, backbone_key: str, tmp_path: Path, queries: list[Query]) -> None:
+def test_a_saved_and_loaded_backbone_has_the_same_logits(
+    backbone: Backbone, backbone_key: str, tmp_path: Path, queries: list[Query]
+) -> None:
     backbone.tokenizer.chat_template = backbone.tokenizer.chat_template.replace("helpful", "thoughtful")
     backbone.save(str(tmp_path / "copy"))
     assert torch.equal(logits(tmp_path / "copy", backbone_key, queries[0]), logits_of(backbone, queries[0]))
@@ -93,7 +99,7 @@ def logits_of(backbone: Backbone, query: Query) -> torch.Tensor:
     return result
 
 
-def test_the_processors_template_goes_before_a_text_only_one(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_the_processors_template_takes_precedence_over_a_text_only_one(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_bases["audio_flamingo_3"], tmp_path / "base"))
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").unlink()
@@ -102,11 +108,11 @@ def test_the_processors_template_goes_before_a_text_only_one(tiny_bases: dict[st
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "text only"}))
     assert "older" in load_backbone("audio_flamingo_3", str(folder)).tokenizer.chat_template
     (folder / "chat_template.json").unlink()
-    assert load_backbone("audio_flamingo_3", str(folder)).tokenizer.chat_template == template, "the published one, built in"
+    assert load_backbone("audio_flamingo_3", str(folder)).tokenizer.chat_template == template, "the built-in published template"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_runs(backbone_key: str, tiny_bases: dict[str, Path], queries: list[Query], dtype: str) -> None:
+def test_half_precision_is_finite(backbone_key: str, tiny_bases: dict[str, Path], queries: list[Query], dtype: str) -> None:
     backbone = load_backbone(backbone_key, str(tiny_bases[backbone_key]), dtype=dtype)
     batch = backbone.encode(queries)
     with torch.no_grad():

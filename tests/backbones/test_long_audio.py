@@ -20,7 +20,7 @@ WINDOW = 160_000
 
 
 def load(folder: Path, key: str, long_audio: str = "windows", positions: int | None = None) -> Lalm:
-    """Return a tiny LALM; `positions` stands in for the published length of the language model."""
+    """Return a tiny LALM; `positions` replaces the length of the language model."""
     loaded = load_backbone(key, str(folder))
     assert isinstance(loaded, Lalm)
     backbone = Lalm(loaded.architecture, loaded.model, loaded.tokenizer, loaded.extractor, long_audio=long_audio)
@@ -40,20 +40,20 @@ def logits(backbone: Lalm, batch: Batch) -> Tensor:
 
 
 def span(backbone: Lalm, ids: Tensor) -> list[int]:
-    """Return first and last place of the placeholders, and how many there are."""
+    """Return the first and last index of the placeholders, and their number."""
     places = (ids == backbone.audio_token_id).nonzero().flatten()
     return [int(places[0]), int(places[-1]), len(places)]
 
 
-def test_the_refusal_names_the_way_out(tiny_bases: dict[str, Path], make_query: Callable[..., Query]) -> None:
+def test_the_error_recommends_windows(tiny_bases: dict[str, Path], make_query: Callable[..., Query]) -> None:
     backbone = load(tiny_bases["qwen2_audio"], "qwen2_audio", "refuse")
     with pytest.raises(BackboneError, match="lecture") as caught:
         backbone.encode([make_query(16_000), make_query(WINDOW + 1, name="lecture")])
-    assert "backbones.qwen2_audio.long_audio: windows to hear up to 60 s" in caught.value.next_step
+    assert "backbones.qwen2_audio.long_audio: windows to process up to 60 s" in caught.value.next_step
     assert "10 s" in str(caught.value.allowed)
     with pytest.raises(BackboneError) as caught:
         backbone.encode([make_query(100)])
-    assert "long_audio" not in caught.value.next_step, "no way out of a clip that is too short"
+    assert "long_audio" not in caught.value.next_step, "windows do not help for a clip that is too short"
 
 
 @pytest.mark.parametrize("generation", [False, True], ids=["right-padded", "left-padded"])
@@ -70,10 +70,10 @@ def test_windows_equal_the_stock_forward(qwen2_audio: Lalm, make_query: Callable
         mask = batch.attention_mask.bool()
         assert float((ours[mask] - stock[mask]).abs().max()) < 1e-5
         swapped = {**inputs, "input_features": inputs["input_features"].flip(0)}
-        assert float((qwen2_audio.model(**swapped).logits[mask] - stock[mask]).abs().max()) > 1e-3, "the windows' order must count"
+        assert float((qwen2_audio.model(**swapped).logits[mask] - stock[mask]).abs().max()) > 1e-3, "the order of the windows must matter"
 
 
-def test_each_window_sounds_as_it_does_alone(qwen2_audio: Lalm, make_query: Callable[..., Query]) -> None:
+def test_each_window_is_embedded_as_a_separate_clip(qwen2_audio: Lalm, make_query: Callable[..., Query]) -> None:
     waveform = make_query(2 * WINDOW + 40_000).waveform
     waveform[:WINDOW] *= 0.01
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_a_last_window_too_short_for_a_token_adds_none(
         assert float((logits(backbone, batch) - stock).abs().max()) < 1e-5
 
 
-def test_generation_hears_the_last_window(qwen2_audio: Lalm, make_query: Callable[..., Query]) -> None:
+def test_generation_depends_on_the_last_window(qwen2_audio: Lalm, make_query: Callable[..., Query]) -> None:
     long = make_query(2 * WINDOW + 80_000)
     batch = qwen2_audio.encode([long, make_query(20_000)], generation=True)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_generation_hears_the_last_window(qwen2_audio: Lalm, make_query: Callabl
     assert new[:, -3].tolist() == expected.argmax(-1).tolist()
 
 
-def test_windows_of_qwen2_audio_end_where_the_positions_end(qwen2_audio: Lalm, make_query: Callable[..., Query]) -> None:
+def test_qwen2_audio_limits_windows_by_its_positions(qwen2_audio: Lalm, make_query: Callable[..., Query]) -> None:
     batch = qwen2_audio.encode([make_query(6 * WINDOW)])
     assert span(qwen2_audio, batch.input_ids[0])[2] == 1_500
     with pytest.raises(BackboneError, match=r"one-too-many.*0\.03 s to 60 s"):
@@ -121,7 +121,7 @@ def test_windows_of_qwen2_audio_end_where_the_positions_end(qwen2_audio: Lalm, m
 
 
 def test_published_limits_by_hand() -> None:
-    """Qwen2-Audio: (8192 - 512) // 750 = 10 windows; Audio Flamingo 3: 20 windows; Qwen2.5-Omni: what its front end takes."""
+    """Qwen2-Audio: (8192 - 512) // 750 = 10 windows; Audio Flamingo 3: 20 windows; Qwen2.5-Omni: the limit of its front end."""
     text, extractor = SimpleNamespace(max_position_embeddings=8192), SimpleNamespace(n_samples=4_800_000)
     config = SimpleNamespace(audio_config=SimpleNamespace(max_source_positions=1500), text_config=text)
     limits = {}
@@ -149,13 +149,13 @@ def test_audio_flamingo_3_at_its_limit(tiny_bases: dict[str, Path], make_query: 
         backbone.encode([make_query(20 * WINDOW + 1, name="a-sample-too-long")])
 
 
-def test_what_the_language_model_cannot_hold_is_refused_by_name(tiny_bases: dict[str, Path], make_query: Callable[..., Query]) -> None:
+def test_a_clip_longer_than_the_language_model_is_refused_by_name(tiny_bases: dict[str, Path], make_query: Callable[..., Query]) -> None:
     backbone = load(tiny_bases["audio_flamingo_3"], "audio_flamingo_3", "refuse")
     with pytest.raises(BackboneError, match=r"two-thousand.*too long for the language model"):
         backbone.encode([make_query(9 * WINDOW, name="two-thousand")])
 
 
-def test_the_choice_changes_nothing_for_towers_that_take_long_clips(tiny_bases: dict[str, Path], make_query: Callable[..., Query]) -> None:
+def test_long_audio_windows_does_not_change_towers_without_a_window(tiny_bases: dict[str, Path], make_query: Callable[..., Query]) -> None:
     backbone = load(tiny_bases["qwen2_5_omni"], "qwen2_5_omni")
     assert span(backbone, backbone.encode([make_query(WINDOW)]).input_ids[0])[2] == 250
     with pytest.raises(BackboneError) as caught:

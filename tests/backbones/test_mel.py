@@ -46,7 +46,7 @@ def test_last_frame_is_that_of_a_clip_followed_by_silence(extractor: WhisperFeat
     padded = extractor([silence], sampling_rate=16_000, padding="do_not_pad", return_tensors="pt")["input_features"][0]
     stock = extractor([waveform], sampling_rate=16_000, padding="do_not_pad", return_tensors="pt")["input_features"][0]
     assert torch.equal(mine, padded[:, :100])
-    assert not torch.allclose(mine[:, -1], stock[:, -1], atol=1e-2), "the stock edge effect is gone: the padding is no longer needed"
+    assert not torch.allclose(mine[:, -1], stock[:, -1], atol=1e-2), "the stock edge effect no longer exists: the padding is not needed"
 
 
 KINDS = ("noise", "silence", "clipped", "tone", "click at the end", "loud then faint", "constant")
@@ -69,14 +69,14 @@ def waveform_of(kind: str, samples: int) -> np.ndarray:
 
 
 def stock_call(extractor: WhisperFeatureExtractor, pieces: list[np.ndarray]) -> tuple[torch.Tensor, list[int]]:
-    """Call the extractor as the published processors do: padded to the longest clip, with the mask of valid frames."""
+    """Call the extractor as the published processors do: padded to the maximum length, with the mask of valid frames."""
     out = extractor(pieces, sampling_rate=16_000, padding="max_length", truncation=True, return_attention_mask=True, return_tensors="pt")
     return out["input_features"], out["attention_mask"].sum(-1).tolist()
 
 
 @pytest.fixture(scope="module")
 def published() -> dict[int, WhisperFeatureExtractor]:
-    """The front ends of the published checkpoints: windows of 30 s, and 300 s of Qwen2.5-Omni."""
+    """The front ends of the published checkpoints: 30 s, and 300 s for Qwen2.5-Omni."""
     return {seconds: WhisperFeatureExtractor(feature_size=128, chunk_length=seconds) for seconds in (30, 300)}
 
 
@@ -85,7 +85,7 @@ def published() -> dict[int, WhisperFeatureExtractor]:
 @example(samples=1, kind="noise")
 @example(samples=960, kind="click at the end")
 @example(samples=480_000, kind="noise")
-def test_a_window_equals_stock_from_edge_to_edge(published: dict[int, WhisperFeatureExtractor], samples: int, kind: str) -> None:
+def test_a_window_equals_stock_on_all_frames(published: dict[int, WhisperFeatureExtractor], samples: int, kind: str) -> None:
     stock, (valid,) = stock_call(published[30], [waveform_of(kind, samples)])
     mel = log_mel(published[30], [waveform_of(kind, samples)], 480_000)
     assert mel.frames.tolist() == [valid]
@@ -102,12 +102,12 @@ def test_a_window_equals_stock_from_edge_to_edge(published: dict[int, WhisperFea
 def test_true_length_equals_stock_on_valid_frames(published: dict[int, WhisperFeatureExtractor], samples: int, kind: str) -> None:
     stock, (valid,) = stock_call(published[300], [waveform_of(kind, samples)])
     mel = log_mel(published[300], [waveform_of(kind, samples)], None)
-    assert mel.features.shape == (1, 128, valid), "nothing but the true length"
+    assert mel.features.shape == (1, 128, valid), "only the true length"
     assert float((mel.features - stock[..., :valid]).abs().max()) <= 1e-6
 
 
-def test_the_loudest_value_may_stand_beyond_the_last_valid_frame(published: dict[int, WhisperFeatureExtractor]) -> None:
-    """A click in sample 959 is nearest to frame 6, which is not valid any more: the floor is counted from there."""
+def test_the_maximum_can_be_after_the_last_valid_frame(published: dict[int, WhisperFeatureExtractor]) -> None:
+    """A click in sample 959 is closest to frame 6, which is not valid: the floor is derived from that frame."""
     faint = waveform_of("click at the end", 960) + 1e-5 * noise(960)
     features = log_mel(published[30], [faint], 480_000).features[0]
     assert features[:, 6].max() > features[:, :6].max() + 0.3
@@ -126,7 +126,7 @@ def test_windows_of_a_long_clip_equal_the_stock_processors_rows(tiny_bases: dict
 
 @pytest.mark.parametrize("seconds", [29.9, 30, 30.01, 59.98, 61, 600])
 def test_tokens_of_windows_equal_stock(published: dict[int, WhisperFeatureExtractor], tiny_bases: dict[str, Path], seconds: float) -> None:
-    """Audio Flamingo 3 counts a clip at once; the sum over windows, each counted as Qwen2-Audio's processor does, is the same."""
+    """Audio Flamingo 3 counts the tokens of a clip; the sum over windows, each counted by Qwen2-Audio's processor, is equal."""
     samples = round(seconds * 16_000)
     mine = token_count(frame_count(samples))
     for key, pieces in {
@@ -143,7 +143,7 @@ def test_tokens_of_windows_equal_stock(published: dict[int, WhisperFeatureExtrac
         assert total == mine, key
 
 
-def test_more_than_the_longest_clip_is_refused(extractor: WhisperFeatureExtractor) -> None:
+def test_a_clip_longer_than_the_maximum_is_refused(extractor: WhisperFeatureExtractor) -> None:
     assert log_mel(extractor, [np.zeros(160_000, np.float32)], None).frames.tolist() == [1_000]
     with pytest.raises(BackboneError, match="at most 10 s"):
         log_mel(extractor, [np.zeros(160_001, np.float32)], None)
@@ -157,7 +157,7 @@ def test_another_front_end_is_refused(name: str, value: float) -> None:
         log_mel(other, [noise(1_000)], None)
 
 
-def test_a_waveform_that_may_not_be_written_to_is_read(extractor: WhisperFeatureExtractor) -> None:
+def test_a_read_only_waveform_is_accepted(extractor: WhisperFeatureExtractor) -> None:
     waveform = noise(1_000)
     expected = log_mel(extractor, [waveform.copy()], None).features
     waveform.flags.writeable = False
@@ -173,7 +173,7 @@ def test_on_a_gpu_it_equals_stock(published: dict[int, WhisperFeatureExtractor],
     assert float((mine.cpu() - stock).abs().max()) <= 1e-4
 
 
-def test_several_windows_are_each_extracted_alone(extractor: WhisperFeatureExtractor) -> None:
+def test_several_windows_are_extracted_separately(extractor: WhisperFeatureExtractor) -> None:
     waveform = noise(40_000)
     waveform[:16_000] *= 0.001
     mel = log_mel(extractor, [waveform], 16_000)
@@ -182,13 +182,13 @@ def test_several_windows_are_each_extracted_alone(extractor: WhisperFeatureExtra
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 100)])
-def test_what_is_no_mono_waveform_is_refused(extractor: WhisperFeatureExtractor, shape: tuple[int, ...]) -> None:
+def test_a_waveform_that_is_not_mono_is_refused(extractor: WhisperFeatureExtractor, shape: tuple[int, ...]) -> None:
     with pytest.raises(BackboneError, match="mono"):
         log_mel(extractor, [np.zeros(shape, np.float32)], None)
 
 
 def stock_counts(key: str, folder: Path, waveforms: list[np.ndarray]) -> list[int]:
-    """Count audio tokens as the stock processors do (that of Qwen2.5-Omni needs torchvision: its formula, its mask)."""
+    """Count audio tokens with the stock processor; Qwen2.5-Omni's needs torchvision, so its formula is computed on its mask."""
     if key == "qwen2_5_omni":
         extractor = WhisperFeatureExtractor.from_pretrained(folder)
         mask = extractor(waveforms, sampling_rate=16_000, padding="max_length", return_attention_mask=True, return_tensors="np")
@@ -208,7 +208,7 @@ def test_token_counts_equal_stock_at_every_remainder(backbone_key: str, tiny_bas
         assert stock_counts(backbone_key, tiny_bases[backbone_key], waveforms) == [backbone.audio_token_count(n) for n in lengths]
 
 
-def test_embeddings_are_as_many_as_counted_at_every_frame_remainder(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
+def test_the_number_of_embeddings_equals_the_count_at_every_frame_remainder(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
     backbone = load_backbone(backbone_key, str(tiny_bases[backbone_key]))
     lengths = [3_200, 3_201, 3_360, 3_361, 3_520, 3_521, 3_680, 3_681, 3_840, 32_001, 160_000]
     with torch.no_grad():

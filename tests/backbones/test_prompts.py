@@ -17,7 +17,7 @@ EXPECTED = {
 }
 
 
-def test_the_prompt_is_in_the_published_style(backbone: Backbone) -> None:
+def test_the_prompt_has_the_published_format(backbone: Backbone) -> None:
     text = backbone.tokenizer.apply_chat_template(backbone.messages("What is this?"), add_generation_prompt=True, tokenize=False)
     assert text == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -26,7 +26,7 @@ def test_the_prompt_is_in_the_published_style(backbone: Backbone) -> None:
     )
 
 
-def test_qwen2_audio_renders_what_its_stock_default_does(tiny_bases: dict[str, Path]) -> None:
+def test_the_template_of_qwen2_audio_equals_its_stock_default(tiny_bases: dict[str, Path]) -> None:
     processor = AutoProcessor.from_pretrained(tiny_bases["qwen2_audio"])
     messages = [
         {"role": "user", "content": [{"type": "audio", "audio_url": "a"}, {"type": "text", "text": "What?"}]},
@@ -52,7 +52,7 @@ def test_prompt_ids_equal_the_stock_processor(key: str, tiny_bases: dict[str, Pa
     assert backbone.generation_inputs(ours)["input_features"].equal(stock["input_features"])
 
 
-def test_a_training_row_is_the_prompt_then_the_answer(backbone: Backbone, queries: list[Query]) -> None:
+def test_a_training_row_is_prompt_and_answer(backbone: Backbone, queries: list[Query]) -> None:
     training, prompts = backbone.encode(queries), backbone.encode(queries, generation=True)
     for row, query in enumerate(queries):
         ids = training.input_ids[row][training.attention_mask[row].bool()]
@@ -78,13 +78,13 @@ def test_several_audios_in_a_prompt_are_refused_by_name(backbone: Backbone, make
         backbone.encode([make_query(16_000), make_query(16_000, f"Compare {placeholder} with it.", name="two-sounds")])
 
 
-def test_an_example_beyond_the_positions_is_refused_by_name(backbone: Backbone, make_query: Callable[..., Query]) -> None:
+def test_an_example_with_too_many_tokens_is_refused_by_name(backbone: Backbone, make_query: Callable[..., Query]) -> None:
     with pytest.raises(BackboneError, match=r"endless.*too long.*at most 2048"):
         backbone.encode([make_query(16_000, "zq" * 2_000, name="endless")])
 
 
 @pytest.mark.parametrize("answer", [None, "", "  "])
-def test_training_needs_an_answer(backbone: Backbone, make_query: Callable[..., Query], answer: str | None) -> None:
+def test_training_requires_an_answer(backbone: Backbone, make_query: Callable[..., Query], answer: str | None) -> None:
     query = replace(make_query(16_000, name="mute"), answer=answer)
     backbone.encode([query], generation=True)
     with pytest.raises(BackboneError, match="mute"):

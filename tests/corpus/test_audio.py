@@ -1,6 +1,7 @@
+"""Headers, limits, decoding, measuring and writing of audio files."""
+
 from __future__ import annotations
 
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -10,13 +11,9 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coat_core.corpus.audio import FLOOR_DBFS, decode, flac_bytes, measure, probe, to_dbfs, write_flac
+from coat_core.corpus.audio import FLOOR_DBFS, decode, flac_bytes, measure, read_header, to_dbfs, write_flac
 from coat_core.errors import AudioError
-
-RECORDINGS = Path(os.environ.get("COAT_RECORDINGS", Path(__file__).parents[3] / "shared" / "recordings"))
-needs_recordings = pytest.mark.skipif(
-    not (RECORDINGS / "index.csv").is_file(), reason=f"no recordings at {RECORDINGS}; set COAT_RECORDINGS"
-)
+from tests.testing.recordings import RECORDINGS, needs_recordings
 
 
 def noise(seconds: float = 1.0, rate: int = 16000, seed: int = 0) -> np.ndarray:
@@ -24,7 +21,7 @@ def noise(seconds: float = 1.0, rate: int = 16000, seed: int = 0) -> np.ndarray:
 
 
 def with_flac_length(data: bytes, frames: int) -> bytes:
-    """Rewrite the 36-bit total of STREAMINFO (bytes 18-25 hold rate, channels, depth and total)."""
+    """Rewrite the 36-bit total of STREAMINFO (bytes 18-25 contain rate, channels, depth and total)."""
     word = int.from_bytes(data[18:26], "big") >> 36 << 36 | frames
     return data[:18] + word.to_bytes(8, "big") + data[26:]
 
@@ -47,7 +44,7 @@ def test_every_format_decodes_to_mono_16_khz(tmp_path: Path, suffix: str, rate: 
     assert abs(waveform.size - 16000) <= 0.15 * 16000
     spectrum = np.abs(np.fft.rfft(waveform[2000:10000] * np.hanning(8000)))
     assert abs(np.argmax(spectrum) * 2.0 - 440) <= 4
-    assert probe(path).channels == channels
+    assert read_header(path).channels == channels
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -56,7 +53,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     assert np.abs(decode(tmp_path / "clip.wav")).max() < 1e-4
 
 
-def test_flac_holds_the_samples_and_its_bytes_repeat(tmp_path: Path) -> None:
+def test_flac_keeps_the_samples_and_its_bytes_are_reproducible(tmp_path: Path) -> None:
     waveform = noise()
     write_flac(tmp_path / "a.flac", waveform, 16000)
     write_flac(tmp_path / "b.flac", waveform.copy(), 16000)
@@ -66,19 +63,19 @@ def test_flac_holds_the_samples_and_its_bytes_repeat(tmp_path: Path) -> None:
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(st.floats(-2, 2), min_size=1, max_size=300))
-def test_flac_clips_at_full_scale_and_never_wraps(tmp_path: Path, values: list[float]) -> None:
+def test_flac_clips_at_full_scale_without_overflow(tmp_path: Path, values: list[float]) -> None:
     write_flac(tmp_path / "clip.flac", np.array(values), 16000)
     assert np.allclose(decode(tmp_path / "clip.flac"), np.clip(values, -1, 1), atol=1.01 / 32768)
 
 
 @pytest.mark.parametrize("waveform", [np.zeros(0), np.zeros((2, 2)), np.array([0.0, np.nan])])
-def test_flac_refuses_what_is_no_waveform(waveform: np.ndarray) -> None:
+def test_flac_refuses_an_invalid_waveform(waveform: np.ndarray) -> None:
     with pytest.raises(AudioError):
         flac_bytes(waveform, 16000)
 
 
 @pytest.mark.parametrize("kind", ["flac", "wav"])
-def test_a_ten_hour_header_is_refused_without_memory(tmp_path: Path, kind: str) -> None:
+def test_a_ten_hour_header_is_refused_without_allocating_memory(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"long.{kind}"
     soundfile.write(path, noise(0.5), 16000)
     frames = 36000 * 16000
@@ -95,7 +92,7 @@ def test_a_ten_hour_header_is_refused_without_memory(tmp_path: Path, kind: str) 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.integers(0, 2**36 - 1))
-def test_a_flac_that_promises_more_than_it_holds_is_refused(tmp_path: Path, frames: int) -> None:
+def test_a_flac_that_declares_more_samples_than_it_contains_is_refused(tmp_path: Path, frames: int) -> None:
     path = tmp_path / "clip.flac"
     data = flac_bytes(noise(0.1), 16000)
     path.write_bytes(with_flac_length(data, frames))
@@ -120,7 +117,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, kept: int, suffix: 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200), suffix=st.sampled_from(["wav", "flac", "ogg", "mp3"]))
-def test_bytes_of_any_kind_are_an_audio_error(tmp_path: Path, data: bytes, suffix: str) -> None:
+def test_random_bytes_are_an_audio_error(tmp_path: Path, data: bytes, suffix: str) -> None:
     path = tmp_path / f"junk.{suffix}"
     path.write_bytes((b"RIFF\x24\x00\x00\x00WAVE" if suffix == "wav" else b"") + data)
     facts = measure(path)
@@ -128,8 +125,8 @@ def test_bytes_of_any_kind_are_an_audio_error(tmp_path: Path, data: bytes, suffi
     assert f"junk.{suffix}" in facts.error
 
 
-def test_text_named_wav_a_missing_file_and_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "notes.wav").write_text("this is no sound\n" * 20)
+def test_a_text_file_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "notes.wav").write_text("this is not audio\n" * 20)
     with pytest.raises(AudioError, match=r"notes\.wav.*next step"):
         decode(tmp_path / "notes.wav")
     with pytest.raises(AudioError, match="missing"):
@@ -138,7 +135,7 @@ def test_text_named_wav_a_missing_file_and_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_samples_that_are_not_finite(tmp_path: Path, bad: float) -> None:
+def test_samples_that_are_not_finite_are_refused(tmp_path: Path, bad: float) -> None:
     waveform = noise()
     waveform[7] = bad
     soundfile.write(tmp_path / "clip.wav", waveform, 16000, subtype="FLOAT")
@@ -149,7 +146,7 @@ def test_samples_that_are_not_finite(tmp_path: Path, bad: float) -> None:
 @pytest.mark.parametrize(
     ("limits", "field"), [({"max_duration_s": 0.9}, "duration_s"), ({"max_channels": 1}, "channels"), ({"max_duration_s": 1.0}, None)]
 )
-def test_limits_are_named(tmp_path: Path, limits: dict[str, float], field: str | None) -> None:
+def test_a_violated_limit_is_named(tmp_path: Path, limits: dict[str, float], field: str | None) -> None:
     soundfile.write(tmp_path / "clip.wav", np.stack([noise(), noise()], axis=1), 16000)
     if field is None:
         assert decode(tmp_path / "clip.wav", **limits).size == 16000
@@ -160,13 +157,13 @@ def test_limits_are_named(tmp_path: Path, limits: dict[str, float], field: str |
     assert "nothing was decoded" in str(caught.value)
 
 
-def test_a_rate_outside_the_limits(tmp_path: Path) -> None:
+def test_a_sample_rate_outside_the_limits_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "clip.wav", noise(), 500)
     with pytest.raises(AudioError, match="sample_rate_hz"):
         decode(tmp_path / "clip.wav")
 
 
-def test_facts(tmp_path: Path) -> None:
+def test_measurements_of_a_known_waveform(tmp_path: Path) -> None:
     square = np.where(np.arange(8000) % 100 < 50, 0.5, -0.5)
     square[:80] = 1.0
     soundfile.write(tmp_path / "clip.wav", square, 8000)
@@ -183,7 +180,7 @@ def test_facts(tmp_path: Path) -> None:
 
 @needs_recordings
 @pytest.mark.recordings
-def test_real_recordings_decode_and_only_mp3_headers_exceed_them() -> None:
+def test_real_recordings_decode_and_only_mp3_headers_exceed_the_decoded_duration() -> None:
     rates = {"fsdd": (8000, "wav"), "esc10": (44100, "ogg"), "ravdess": (16000, "flac"), "philharmonia": (44100, "mp3")}
     for folder, (rate, suffix) in rates.items():
         for path in sorted((RECORDINGS / folder).rglob(f"*.{suffix}"))[:5]:

@@ -1,4 +1,4 @@
-"""The data contract: what is good passes, each kind of bad row is set aside with its reason, and nothing is half-written."""
+"""The data contract: valid rows pass, invalid rows are quarantined with their reasons, and outputs are written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from coat_core.errors import CoatError, ContractError
 from coat_core.settings import ContractSettings
 from coat_core.storage import read_json, read_jsonl, sha256_file
 
-# Great Expectations alone takes ten seconds to import.
+# The import of Great Expectations takes ten seconds.
 pytestmark = pytest.mark.slow
 
 Row = dict[str, Any]
@@ -28,7 +28,7 @@ STRICT = ContractSettings(max_bad_share=0.0)
 
 
 def make_corpus(folder: Path) -> list[Row]:
-    """Write a good corpus of 30 one-second tones: two rows for each split and family."""
+    """Write a valid corpus of 30 one-second tones: two rows for each split and family."""
     rows = []
     for number, (split, family, turn) in enumerate((s, f, t) for s in SPLITS for f in FAMILIES for t in range(2)):
         path = folder / "audio" / f"{number:02d}.flac"
@@ -57,7 +57,7 @@ def run(folder: Path, rows: list[Row], settings: ContractSettings, workers: int 
 
 
 def replace_audio(folder: Path, row: Row, name: str, data: bytes) -> None:
-    """Give a row another file, with its true hash, so that only the defect itself is wrong."""
+    """Set another file and its hash in a row, so that the file is the only defect."""
     path = folder / "audio" / name
     path.write_bytes(data)
     row.update(audio=f"audio/{name}", sha256=sha256_file(path))
@@ -71,7 +71,7 @@ def truncated_flac(folder: Path, rows: list[Row]) -> None:
 
 
 def text_as_wav(folder: Path, rows: list[Row]) -> None:
-    replace_audio(folder, rows[3], "text.wav", b"this is a text and not a sound\n" * 20)
+    replace_audio(folder, rows[3], "text.wav", b"this is a text and not audio\n" * 20)
 
 
 def ten_hour_header(folder: Path, rows: list[Row]) -> None:
@@ -107,7 +107,7 @@ def group_in_two_splits(folder: Path, rows: list[Row]) -> None:
 
 
 def audio_in_two_splits(folder: Path, rows: list[Row]) -> None:
-    # Two rows of another split hold it already: this one is in the minority.
+    # Two rows of another split have this audio: this row is in the minority.
     for number in (3, 13):
         rows[number].update(audio=rows[12]["audio"], sha256=rows[12]["sha256"])
 
@@ -179,8 +179,8 @@ BAD: list[tuple[Callable[[Path, list[Row]], None], str, str]] = [
     (text_as_wav, "decodes", "text.wav"),
     (ten_hour_header, "decodes", "huge.wav"),
     (ten_hour_flac_header, "decodes", "nothing was decoded"),
-    (path_outside, "path_inside", "leaves the corpus folder"),
-    (absolute_path, "path_inside", "leaves the corpus folder"),
+    (path_outside, "path_inside", "outside the corpus folder"),
+    (absolute_path, "path_inside", "outside the corpus folder"),
     (duplicate_id, "unique_id", "occurs again"),
     (group_in_two_splits, "group_in_one_split", "validation:0"),
     (audio_in_two_splits, "audio_in_one_split", "its split is validation"),
@@ -201,7 +201,7 @@ BAD: list[tuple[Callable[[Path, list[Row]], None], str, str]] = [
 ]
 
 
-def test_a_good_corpus_is_accepted_whole(tmp_path: Path) -> None:
+def test_a_valid_corpus_is_accepted_completely(tmp_path: Path) -> None:
     rows = make_corpus(tmp_path)
     result = run(tmp_path, rows, STRICT)
     assert result.passed
@@ -214,20 +214,20 @@ def test_a_good_corpus_is_accepted_whole(tmp_path: Path) -> None:
     assert set(checked.values()) == {30}
 
 
-@pytest.mark.parametrize(("spoil", "expectation", "words"), BAD, ids=[case[0].__name__ for case in BAD])
-def test_a_bad_row_is_set_aside_with_its_reason(
-    tmp_path: Path, spoil: Callable[[Path, list[Row]], None], expectation: str, words: str
+@pytest.mark.parametrize(("add_defect", "expectation", "words"), BAD, ids=[case[0].__name__ for case in BAD])
+def test_an_invalid_row_is_quarantined_with_its_reason(
+    tmp_path: Path, add_defect: Callable[[Path, list[Row]], None], expectation: str, words: str
 ) -> None:
     corpus = tmp_path / "corpus"
     rows = make_corpus(corpus)
-    spoil(corpus, rows)
+    add_defect(corpus, rows)
     result = run(corpus, rows, LENIENT)
-    aside = read_jsonl(corpus / "quarantine.jsonl")
-    assert len(aside) == 1
-    assert aside[0]["id"] == rows[3]["id"]
-    assert [reason.split(":")[0] for reason in aside[0]["reasons"]] == [expectation]
-    assert words in aside[0]["reasons"][0]
-    assert str(tmp_path) not in aside[0]["reasons"][0]
+    quarantined = read_jsonl(corpus / "quarantine.jsonl")
+    assert len(quarantined) == 1
+    assert quarantined[0]["id"] == rows[3]["id"]
+    assert [reason.split(":")[0] for reason in quarantined[0]["reasons"]] == [expectation]
+    assert words in quarantined[0]["reasons"][0]
+    assert str(tmp_path) not in quarantined[0]["reasons"][0]
     accepted = read_jsonl(corpus / "accepted.jsonl")
     assert accepted == [row for number, row in enumerate(rows) if number != 3]
     assert result.quarantined == 1
@@ -235,7 +235,7 @@ def test_a_bad_row_is_set_aside_with_its_reason(
     assert [e.name for e in failed] == [expectation]
 
 
-def test_too_many_bad_rows_fail_the_stage_after_its_results_are_written(tmp_path: Path) -> None:
+def test_too_many_invalid_rows_fail_the_stage_after_its_results_are_written(tmp_path: Path) -> None:
     rows = make_corpus(tmp_path)
     assert run(tmp_path, rows, STRICT).passed
     rows[3]["answer"] = "perhaps"
@@ -243,18 +243,20 @@ def test_too_many_bad_rows_fail_the_stage_after_its_results_are_written(tmp_path
     with pytest.raises(ContractError) as raised:
         run(tmp_path, rows, ContractSettings(max_bad_share=0.05))
     message = str(raised.value)
-    assert "2 of 30 rows are bad (6.67%, allowed 5.00%)" in message
+    assert "2 of 30 rows are invalid (6.67%, allowed 5.00%)" in message
     assert "answer_in_choices (1 of 30): row-03" in message
     assert "decodes (1 of 30): row-07" in message
-    # The manifest accepted by the earlier check must not outlive it.
+    # The manifest accepted by the earlier check must be removed.
     assert not (tmp_path / "accepted.jsonl").exists()
     assert [row["id"] for row in read_jsonl(tmp_path / "quarantine.jsonl")] == ["row-03", "row-07"]
     assert read_json(tmp_path / "contract" / "results.json")["passed"] is False
-    assert "row-07" in (tmp_path / "contract" / "contract.html").read_text()
+    page = (tmp_path / "contract" / "contract.html").read_text()
+    assert "row-07" in page
+    assert "<title>The data contract is not met</title>" in page
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_families_out_of_balance_fail_the_stage(tmp_path: Path) -> None:
+def test_unbalanced_families_fail_the_stage(tmp_path: Path) -> None:
     rows = [row for row in make_corpus(tmp_path) if not (row["split"] == "test" and row["family"] == "music")]
     with pytest.raises(ContractError, match="balanced_families in test"):
         run(tmp_path, rows, STRICT)
@@ -267,7 +269,7 @@ def test_a_corpus_of_one_family_is_balanced(tmp_path: Path) -> None:
     assert run(tmp_path, rows, STRICT).passed
 
 
-def test_nothing_left_fails_the_stage(tmp_path: Path) -> None:
+def test_a_corpus_without_valid_rows_fails_the_stage(tmp_path: Path) -> None:
     rows = make_corpus(tmp_path)
     for row in rows:
         row["sha256"] = "0" * 64
@@ -276,7 +278,7 @@ def test_nothing_left_fails_the_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "not json\n", "[1, 2]\n"])
-def test_a_manifest_that_is_none_is_an_error(tmp_path: Path, text: str) -> None:
+def test_an_invalid_manifest_is_an_error(tmp_path: Path, text: str) -> None:
     tmp_path.joinpath("manifest.jsonl").write_text(text)
     with pytest.raises(CoatError, match=r"no rows|not JSON|not a JSON object"):
         check_corpus(tmp_path, STRICT, accepted=tmp_path / "a", quarantine=tmp_path / "q", records=tmp_path / "r", workers=1)
@@ -294,12 +296,16 @@ def test_workers_do_not_change_the_outputs(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_its_values(tmp_path: Path) -> None:
     rows = make_corpus(tmp_path)
     rows[3].update(id="<script>alert(1)</script>", answer="perhaps")
-    run(tmp_path, rows, LENIENT)
+    assert run(tmp_path, rows, LENIENT).passed
     page = (tmp_path / "contract" / "contract.html").read_text()
     assert "http" not in page
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "prefers-color-scheme:dark" in page
+    assert "<title>The data contract is met</title>" in page
+    assert "<b>29</b>" in page
+    assert "quarantined (3.33%, allowed 50.00%)" in page
+    assert "the answer is not among distinct choices" in page

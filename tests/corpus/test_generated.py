@@ -1,10 +1,12 @@
+"""The generated corpus: reproducible bytes, a manifest that agrees with the audio, atomic writes."""
+
 from __future__ import annotations
 
 import itertools
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import psutil
@@ -13,16 +15,13 @@ import pytest
 from coat_core.corpus.audio import measure
 from coat_core.corpus.examples import FAMILIES, SPLITS, Example, read_manifest
 from coat_core.corpus.generated import corpus as generated
-from coat_core.corpus.generated import speech
 from coat_core.corpus.generated.corpus import generate_corpus
-from coat_core.corpus.generated.families.catalogue import GENERATED
-from coat_core.corpus.generated.families.recipe import Cast
-from coat_core.corpus.generated.plan import plan_clips
-from coat_core.corpus.generated.speech import VOICES, Synthesiser
-from coat_core.corpus.questions import balanced, generator
 from coat_core.errors import CorpusError
 from coat_core.settings import CorpusSettings
 from coat_core.storage import sha256_tree
+
+HANG_S = 1800
+"""Only ends a test that would hang."""
 
 
 def settings(train: int = 12, validation: int = 6, test: int = 6, **more: object) -> CorpusSettings:
@@ -91,94 +90,24 @@ def test_questions_of_a_clip_differ_and_share_its_audio(examples: list[Example])
         assert len({(row.sha256, row.group, row.split, row.family) for row in rows}) == 1
 
 
-def test_no_group_and_no_hash_stands_in_two_splits(examples: list[Example]) -> None:
+def test_no_group_and_no_hash_is_in_two_splits(examples: list[Example]) -> None:
     for one, other in itertools.combinations(SPLITS, 2):
         for field in ("group", "sha256"):
             seen = [{getattr(example, field) for example in examples if example.split == split} for split in (one, other)]
             assert seen[0].isdisjoint(seen[1])
 
 
-def test_no_voice_and_no_source_is_heard_in_two_splits() -> None:
-    heard: dict[object, set[str]] = defaultdict(set)
-    groups: dict[str, set[str]] = defaultdict(set)
-    for plan in plan_clips(settings(60, 60, 60), "corpus"):
-        cast: Cast = plan.cast
-        assert cast.voice.high != cast.other_voice.high
-        for member in (cast.voice.variant, cast.other_voice.variant, cast.source):
-            heard[member].add(plan.split)
-        groups[f"{plan.split} {plan.family}"].add(cast.group)
-    assert all(len(splits) == 1 for splits in heard.values())
-    # The bootstrap over groups needs at least five of them.
-    assert min(len(names) for names in groups.values()) >= 5
-
-
-def test_voices_do_not_share_formants_across_splits() -> None:
-    spoken = {}
-    with Synthesiser() as synthesiser:
-        for split, voices in VOICES.items():
-            for voice in voices:
-                plain = speech.Voice(voice.variant, 50, 160)
-                samples = synthesiser.speak("seven", plain)
-                assert spoken.setdefault(samples.tobytes(), (split, voice)) == (split, voice)
-
-
-def test_answers_and_groups_are_balanced() -> None:
-    answers: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    options: dict[tuple[str, str], int] = {}
-    for plan in plan_clips(settings(1, 1, 480), "corpus"):
-        for asked in plan.asked:
-            if plan.split == "test" and asked.choices is not None:
-                answers[plan.family, asked.task][asked.answer] += 1
-                options[plan.family, asked.task] = max(len(asked.choices), options.get((plan.family, asked.task), 0))
-    # Factors are balanced exactly within a block; what is drawn freely varies as drawing does.
-    for task, counted in answers.items():
-        expected = counted.total() / len(counted)
-        assert len(counted) >= options[task]
-        assert max(counted.values()) <= expected + 4 * expected**0.5, (task, counted)
-        assert min(counted.values()) >= expected - 4 * expected**0.5, (task, counted)
-    for task in (("emotion", "style"), ("music", "register"), ("reasoning", "higher"), ("understanding", "count"), ("emotion", "end")):
-        assert max(answers[task].values()) - min(answers[task].values()) <= 4, (task, answers[task])
-
-
-def test_balanced_holds_every_option_once_a_block() -> None:
-    drawn = [balanced("abcde", turn, "x") for turn in range(50)]
-    assert all(sorted(drawn[start : start + 5]) == list("abcde") for start in range(0, 50, 5))
-    assert len({tuple(drawn[start : start + 5]) for start in range(0, 50, 5)}) > 5
-
-
-def test_generators_part_by_every_name() -> None:
-    assert generator("a", "b").integers(1 << 60) != generator("ab").integers(1 << 60)
-    assert generator("a", 1).integers(1 << 60) == generator("a", 1).integers(1 << 60)
-
-
-def test_a_longer_corpus_begins_like_a_shorter_one() -> None:
-    short = {(plan.split, plan.family, plan.index): plan for plan in plan_clips(settings(6, 2, 2), "corpus")}
-    long = {(plan.split, plan.family, plan.index): plan for plan in plan_clips(settings(9, 3, 4), "corpus")}
-    assert all(long[place] == plan for place, plan in short.items())
-
-
-def test_every_recipe_renders_within_the_limit() -> None:
-    longest: dict[str, float] = defaultdict(float)
-    with Synthesiser() as synthesiser:
-        for plan in plan_clips(settings(12, 1, 1), "limits"):
-            waveform = generated.render_clip(plan, synthesiser)
-            longest[f"{plan.family} {plan.recipe}"] = max(longest[f"{plan.family} {plan.recipe}"], waveform.size / 16000)
-            assert abs(waveform).max() <= 0.951
-    assert len(longest) == sum(len(recipes) for recipes in GENERATED.values())
-    assert max(longest.values()) <= 6.5, longest
-
-
 @pytest.mark.parametrize(
     ("change", "field"), [({"questions_per_clip": 4}, "corpus.questions_per_clip"), ({"max_duration_s": 0.9}, "corpus.max_duration_s")]
 )
-def test_settings_that_leave_no_room(tmp_path: Path, change: dict[str, object], field: str) -> None:
+def test_settings_that_no_clip_fits_are_errors(tmp_path: Path, change: dict[str, object], field: str) -> None:
     with pytest.raises(CorpusError) as caught:
         generate_corpus(settings(4, 1, 1, **change), tmp_path / "corpus", workers=1)
     assert caught.value.field == field
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_leaves_the_old_corpus_and_nothing_else(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_keeps_the_old_corpus_and_leaves_no_other_file(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "corpus"
     generate_corpus(settings(1, 1, 1), target)
     before = sha256_tree(target)
@@ -196,35 +125,10 @@ def test_a_failure_leaves_the_old_corpus_and_nothing_else(corpus: Path, tmp_path
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_sound_that_stands_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_clips_with_the_same_audio_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generated, "flac_bytes", lambda *arguments: b"the same")
-    with pytest.raises(CorpusError, match="are the same sound"):
+    with pytest.raises(CorpusError, match="have the same audio"):
         generate_corpus(settings(1, 1, 1), tmp_path / "corpus", workers=1)
-
-
-def test_speech_depends_on_the_request_alone() -> None:
-    voice, other = VOICES["train"][1], VOICES["train"][7]
-    with Synthesiser() as first, Synthesiser() as second:
-        alone = first.speak("three", voice)
-        second.speak("seven", other, rate=30, pitch=10, pitch_range=99)
-        second.speak("three", other)
-        assert (second.speak("three", voice) == alone).all()
-        assert (first.speak("four", voice)[:100] != alone[:100]).any()
-
-
-def test_an_unknown_voice_and_a_missing_synthesiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Synthesiser() as synthesiser, pytest.raises(CorpusError, match="unknown voice"):
-        synthesiser.speak("one", speech.Voice("nobody", 50, 150))
-    source = (
-        Path(str(speech._SCRIPT))
-        .read_text()
-        .replace("import espeakng_loader", "import espeakng_loader_that_is_not_there as espeakng_loader")
-    )
-    (tmp_path / "espeak.py").write_text(source)
-    monkeypatch.setattr(speech, "_SCRIPT", tmp_path / "espeak.py")
-    with pytest.raises(CorpusError, match=r"ModuleNotFoundError.*coat\[speech\]"):
-        generate_corpus(settings(1, 1, 1), tmp_path / "corpus", workers=1)
-    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.slow
@@ -241,7 +145,7 @@ def test_killed_generation_leaves_no_process_and_no_corpus(tmp_path: Path) -> No
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "corpus")], cwd=Path(__file__).parents[2], env={"PYTHONPATH": "."}
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     children: list[psutil.Process] = []
     while time.monotonic() < deadline and len(children) < 4:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -250,5 +154,5 @@ def test_killed_generation_leaves_no_process_and_no_corpus(tmp_path: Path) -> No
     time.sleep(0.5)
     process.kill()
     process.wait()
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=HANG_S)[1] == []
     assert not (tmp_path / "corpus").exists()

@@ -1,38 +1,36 @@
-"""A workspace as the stages would leave it, with invented scores."""
+"""A small corpus of tones, and releases of tiny models with random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from coat_core.corpus.examples import Example
-from coat_core.evaluation.evaluate import evaluation_set, summarise
-from coat_core.evaluation.responses import write_scores
-from coat_core.evaluation.statistics import Bootstrap
-from coat_core.settings import parse_trial
-from coat_core.storage import write_json
-from tests.testing.evaluations import BACKBONES, CONTRACT, invented_scores, make_examples, write_latency, write_run
+from tests.testing.evaluations import write_clips, write_random_release, write_stores
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Example]]:
+    """Folder and examples; read only."""
+    folder = tmp_path_factory.mktemp("corpus")
+    return folder, write_clips(folder)
+
+
+@pytest.fixture(scope="session")
+def stores(corpus: tuple[Path, list[Example]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a store per expert; read only."""
+    root = tmp_path_factory.mktemp("features")
+    write_stores(root, *corpus)
+    return root
 
 
 @pytest.fixture
-def make_workspace(tmp_path: Path) -> Callable[..., Path]:
-    def make(trials: Sequence[str], backbones: Sequence[str] = BACKBONES, examples: Sequence[Example] | None = None) -> Path:
-        chosen = list(examples or make_examples())
-        for backbone in backbones:
-            for trial in trials:
-                arm, seed = parse_trial(trial)
-                folder = tmp_path / "evaluation" / f"{backbone}-{trial}"
-                rows = invented_scores(chosen, trial, backbone)
-                write_scores(folder / "scores.jsonl", rows)
-                identity = {"backbone": backbone, "arm": arm, "seed": seed, "split": "test", "evaluation_set": evaluation_set(chosen)}
-                write_json(folder / "metrics.json", {**identity, **summarise(rows, Bootstrap(resamples=100))})
-                if arm != "base":
-                    write_run(tmp_path / "runs" / f"{backbone}-{trial}", arm)
-            if {"sft-0", "coat-0"} <= set(trials):
-                write_latency(tmp_path / "latency" / f"{backbone}.json", backbone)
-        write_json(tmp_path / "data/contract/results.json", CONTRACT)
-        return tmp_path
+def make_release(tiny_bases: dict[str, Path], stores: Path, tmp_path: Path) -> Callable[[str, str], Path]:
+    def make(key: str, arm: str) -> Path:
+        target = tmp_path / "models" / f"{key}-{arm}-0"
+        write_random_release(target, tiny_bases[key], key, arm, stores)
+        return target
 
     return make

@@ -4,7 +4,7 @@ import pytest
 
 from coat_core.errors import EvaluationError
 from coat_core.evaluation.arms import ArmScores, difference
-from coat_core.evaluation.responses import ScoreRow
+from coat_core.evaluation.scores import ScoreRow
 from coat_core.evaluation.statistics import Bootstrap
 
 BOOTSTRAP = Bootstrap(resamples=500)
@@ -41,7 +41,7 @@ def test_chance_of_choices_and_of_open_answers() -> None:
     assert unknown["mean"]["chance"] is None
 
 
-def test_what_is_a_little_above_chance_is_not_clear_of_it() -> None:
+def test_an_interval_that_includes_chance_is_not_clear_of_it() -> None:
     entry = arm([1.0, 0.0, 0.0, 0.0] * 9 + [1.0, 1.0, 0.0, 0.0]).table(BOOTSTRAP)["mean"]
     assert entry["over_chance"] == pytest.approx(0.025)
     assert entry["over_chance_low"] < 0.0 < entry["over_chance"]
@@ -49,7 +49,7 @@ def test_what_is_a_little_above_chance_is_not_clear_of_it() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    # The same ten items right but for one more: a paired interval is narrower than the two accuracies' own.
+    # One of ten items differs: the paired interval is narrower than the intervals of the two accuracies.
     first, second = arm([1.0] * 6 + [0.0] * 4), arm([1.0] * 5 + [0.0] * 5)
     entry = difference(first, second, BOOTSTRAP)["mean"]
     assert entry["difference"] == pytest.approx(0.1)
@@ -65,7 +65,7 @@ def test_only_shared_seeds_are_compared() -> None:
     assert (result["mean"]["difference"], result["seeds"]) == (1.0, [1])
 
 
-def test_each_seed_is_told() -> None:
+def test_each_seed_has_its_accuracies() -> None:
     table = arm([1.0, 0.0], [1.0, 1.0]).seed_table()
     assert table == {"0": {"families": {"music": 0.5}, "mean": 0.5}, "1": {"families": {"music": 1.0}, "mean": 1.0}}
 
@@ -75,5 +75,5 @@ def test_arms_over_different_items_are_refused() -> None:
         difference(arm([1.0, 0.0]), arm([1.0, 0.0, 0.0]), BOOTSTRAP)
     with pytest.raises(EvaluationError, match="different items"):
         arm([1.0, 0.0], [1.0])
-    with pytest.raises(EvaluationError, match="none"):
+    with pytest.raises(EvaluationError, match="or none"):
         ArmScores.of({})

@@ -38,5 +38,5 @@ def test_numbers_are_found(text: str, numbers: list[float]) -> None:
     ("text", "number"),
     [("3", 3), ("three", 3), ("Three.", 3), ("twenty-one", 21), ("3 Hz", None), ("one two", None), ("rain", None), ("", None)],
 )
-def test_a_text_that_is_a_number(text: str, number: float | None) -> None:
+def test_a_whole_text_is_parsed_as_a_number(text: str, number: float | None) -> None:
     assert parse_number(text) == number

@@ -26,7 +26,7 @@ PAIRS = ("first, then second", "second, then first")
 @pytest.mark.parametrize(
     ("choices", "answer", "response", "expected"),
     [
-        # The option's exact text, whatever the case, quotes and final stops.
+        # The exact text of an option, in any case, with quotes or a final stop.
         (SOUNDS, "rain", "rain", 1.0),
         (SOUNDS, "rain", " Rain. ", 1.0),
         (SOUNDS, "rain", '"rain"', 1.0),
@@ -47,13 +47,13 @@ PAIRS = ("first, then second", "second, then first")
         (SOUNDS, "rain", "(c) rain", 1.0),
         (SOUNDS, "rain", "c. the rain", 1.0),
         (SOUNDS, "rain", "c: because of it", 1.0),
-        # Embedded in a short phrase, as whole words; a longer option is not also the shorter one.
-        (SOUNDS, "rain", "I hear rain", 1.0),
+        # In a short phrase, as whole words; a longer option does not also match a shorter one.
+        (SOUNDS, "rain", "it is rain", 1.0),
         (SOUNDS, "dog bark", "it is a dog bark", 1.0),
         (SOUNDS, "dog", "a dog", 1.0),
         (SOUNDS, "dog", "a siren", 0.0),
         (SOUNDS, "rain", "rain, rain, rain", 1.0),
-        # Options that are letters: only their own text counts.
+        # Options that are letters: only their exact text counts.
         (NOTES, "B", "B", 1.0),
         (NOTES, "C#", "A", 0.0),
         (NOTES, "C#", "the note C#", 1.0),
@@ -62,7 +62,7 @@ PAIRS = ("first, then second", "second, then first")
         (YES_NO, "no", "no", 1.0),
         (YES_NO, "no", "No, they differ", 1.0),
         (YES_NO, "no", "yes it is", 0.0),
-        # Numbers, written either way.
+        # Numbers, in digits or words.
         (COUNTS, "2", "two", 1.0),
         (COUNTS, "2", "2 beeps", 1.0),
         (COUNTS, "3", "thirteen times", 0.0),
@@ -146,7 +146,7 @@ def test_an_unclear_number_is_unscored(response: str, reason: str) -> None:
         ("the cat sat", "cat", 1 / 3),
         ("the cat sat", "a b c d e f g", 0.0),
         ("it's late", "it is late", 1.0),
-        # One wrong digit of four is a quarter, not the whole: the normaliser alone would compare "3141" with "3142".
+        # One wrong digit of four costs a quarter; the normaliser alone would compare "3141" with "3142".
         ("three one four one", "three one four one", 1.0),
         ("three one four one", "3141", 1.0),
         ("three one four one", "three one four two", 3 / 4),
@@ -183,7 +183,7 @@ def test_a_reference_without_words_is_an_error() -> None:
         (example("rain then dog"), "wer"),
     ],
 )
-def test_the_kind_follows_the_answer(built: Example, kind: str) -> None:
+def test_the_kind_depends_on_choices_and_answer(built: Example, kind: str) -> None:
     assert kind_of(built) == kind
 
 
@@ -206,11 +206,11 @@ WORDS = st.lists(OPTION, min_size=2, max_size=6, unique=True)
 @settings(deadline=None)
 @given(WORDS, st.data())
 def test_the_right_option_scores_one_and_a_wrong_one_zero(options: list[str], data: st.DataObject) -> None:
-    answer, said = (data.draw(st.sampled_from(options)) for _ in range(2))
-    assert score(example(answer, tuple(options)), said) == Score(float(said == answer), "choice")
+    answer, response = (data.draw(st.sampled_from(options)) for _ in range(2))
+    assert score(example(answer, tuple(options)), response) == Score(float(response == answer), "choice")
 
 
 @settings(deadline=None)
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
-def test_whole_numbers_are_right_when_equal(answer: int, said: int) -> None:
-    assert score(example(str(answer)), f"{said} Hz") == Score(float(answer == said), "number")
+def test_whole_numbers_are_right_when_equal(answer: int, response: int) -> None:
+    assert score(example(str(answer)), f"{response} Hz") == Score(float(answer == response), "number")

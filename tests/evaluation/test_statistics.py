@@ -11,13 +11,13 @@ def items(groups: list[str], family: str = "music") -> list[Item]:
     return [Item(f"{family}{i}", family, group) for i, group in enumerate(groups)]
 
 
-def test_equal_values_have_an_interval_without_width() -> None:
+def test_equal_values_have_an_interval_of_zero_width() -> None:
     result = Bootstrap(resamples=200).macro(items(list("abcdef")), np.full(6, 0.25))
     assert (result.value, result.low, result.high, result.n, result.units, result.resampling) == (0.25, 0.25, 0.25, 6, 6, "group")
 
 
-def test_groups_are_drawn_whole() -> None:
-    # Ten copies of each of six group means carry no more evidence than the six means.
+def test_whole_groups_are_resampled() -> None:
+    # Ten copies of each of six group means carry the same evidence as the six means.
     rng = np.random.default_rng(0)
     means = rng.random(6)
     once = Bootstrap().macro(items(list("abcdef")), means)
@@ -28,12 +28,12 @@ def test_groups_are_drawn_whole() -> None:
     assert by_item.high - by_item.low < 0.6 * (copied.high - copied.low)
 
 
-def test_fewer_than_five_groups_are_drawn_by_item_and_it_is_said() -> None:
+def test_a_family_with_fewer_than_five_groups_is_resampled_by_item() -> None:
     result = Bootstrap().macro(items([g for g in "abcd" for _ in range(10)]), np.repeat([0.0, 1.0, 0.0, 1.0], 10))
     assert (result.resampling, result.units) == ("item", 40)
 
 
-def test_a_composite_group_is_its_own() -> None:
+def test_a_composite_group_is_a_separate_group() -> None:
     names, kinds = resampling_units(items(["a", "b", "a+b", "c", "d"]))
     assert (len(set(names)), kinds) == (5, {"group"})
 
@@ -63,7 +63,7 @@ def test_an_interval_depends_on_its_seed_alone() -> None:
     assert Bootstrap(seed=3).macro(rows, values) != Bootstrap(seed=4).macro(rows, values)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_cover_the_true_mean_at_about_their_confidence() -> None:
     rng = np.random.default_rng(2)
     rows = items([f"g{i // 4}" for i in range(160)])
     covered = 0
@@ -85,6 +85,6 @@ def test_seeds_are_averaged_within_items() -> None:
 
 
 @pytest.mark.parametrize(("rows", "values"), [([], np.zeros(0)), (items(["a"]), np.zeros(2)), (items(["a"]), np.asarray([np.nan]))])
-def test_nothing_is_averaged_that_has_no_mean(rows: list[Item], values: np.ndarray) -> None:
+def test_values_without_a_mean_are_refused(rows: list[Item], values: np.ndarray) -> None:
     with pytest.raises(EvaluationError):
         Bootstrap().macro(rows, values)

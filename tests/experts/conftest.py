@@ -26,7 +26,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, 
 
 @pytest.fixture(scope="session")
 def tiny_expert(checkpoints: dict[str, Path]) -> Callable[[str], NeuralExpert]:
-    """The expert over one of these checkpoints, built once."""
+    """Return the expert of one of these checkpoints; each is built once."""
     from coat_core.experts.catalogue import load_expert
     from coat_core.settings import ExpertSettings
     from tests.testing.expert_checkpoints import IMPLEMENTATIONS

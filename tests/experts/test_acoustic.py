@@ -10,7 +10,7 @@ from coat_core.experts.catalogue import EXPERTS, load_expert
 from coat_core.settings import load_settings
 
 RATE = 16000
-KINDS = {"log_mel": "reconstruction", "cepstra": "speech", "spectral_events": "events", "prosody": "affect", "f0_bins": "pitch"}
+KINDS = {"log_mel": "reconstruction", "mfcc": "speech", "spectral_events": "events", "prosody": "affect", "f0_bins": "pitch"}
 
 
 def _noise(length: int, seed: int = 0) -> np.ndarray:
@@ -20,7 +20,7 @@ def _noise(length: int, seed: int = 0) -> np.ndarray:
     return sound.astype(np.float32)
 
 
-def _describe(name: str, waveform: np.ndarray) -> np.ndarray:
+def _features(name: str, waveform: np.ndarray) -> np.ndarray:
     features, mask = load_expert(name)(waveform[None].astype(np.float32), np.array([len(waveform)]))
     assert mask.all()
     return features[0]
@@ -54,7 +54,7 @@ def test_spec_and_shapes(name: str) -> None:
 @given(lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=3), padding=st.integers(0, 700))
 def test_a_clip_is_the_same_alone_and_in_any_batch(name: str, lengths: list[int], padding: int) -> None:
     expert = load_expert(name)
-    # What lies beyond a clip must not matter, so it is made loud here.
+    # Samples after a clip must have no effect, so they are loud here.
     batch = np.full((len(lengths), max(lengths) + padding), 0.9, dtype=np.float32)
     for row, length in enumerate(lengths):
         batch[row, :length] = _noise(length, row)
@@ -83,8 +83,8 @@ def test_a_clip_is_the_same_alone_and_in_any_batch(name: str, lengths: list[int]
     ],
     ids=["silence", "dc", "50ms", "50ms silence", "one sample", "clipped", "square", "faint", "click"],
 )
-def test_odd_clips_give_finite_features(name: str, sound: np.ndarray) -> None:
-    features = _describe(name, sound)
+def test_unusual_clips_have_finite_features(name: str, sound: np.ndarray) -> None:
+    features = _features(name, sound)
     assert features.shape[0] == -(-len(sound) // 320)
     assert np.isfinite(features.astype(np.float16)).all()
 
@@ -93,17 +93,17 @@ def test_odd_clips_give_finite_features(name: str, sound: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("name", "dim"), [("log_mel", None), ("spectral_events", "level (dB)"), ("spectral_events", "onset"), ("prosody", "loudness (dB)")]
 )
-def test_a_click_shows_in_its_own_frame(name: str, dim: str | None, at: float) -> None:
+def test_a_click_changes_its_own_frame(name: str, dim: str | None, at: float) -> None:
     sound = np.zeros(2 * RATE)
     sound[int(at * RATE)] = 0.9
-    features = _describe(name, sound)
+    features = _features(name, sound)
     track = features.mean(axis=1) if dim is None else features[:, load_expert(name).spec.dim_names.index(dim)]
-    # The loudest frame is the nearest; an onset shows up to a frame earlier, where the window begins to see it.
+    # The loudest frame is the nearest; an onset is up to a frame earlier, in the first window that contains it.
     assert abs(int(track.argmax()) - at * 50) <= (1.0 if dim == "onset" else 0.5)
 
 
 def _so_far(sound: np.ndarray) -> np.ndarray:
-    return _describe("spectral_events", sound)[:, load_expert("spectral_events").spec.dim_names.index("events so far")]
+    return _features("spectral_events", sound)[:, load_expert("spectral_events").spec.dim_names.index("events so far")]
 
 
 def test_events_so_far_counts_separate_sounds() -> None:
@@ -126,9 +126,9 @@ def test_a_rattle_is_one_event() -> None:
     assert _so_far(sound)[-1] == 2
 
 
-def test_cepstra_ignore_level_and_stand_at_zero_mean() -> None:
+def test_mfcc_ignores_level_and_has_zero_mean() -> None:
     sound = _noise(16000)
-    loud, soft = _describe("cepstra", sound), _describe("cepstra", sound * 0.25)
+    loud, soft = _features("mfcc", sound), _features("mfcc", sound * 0.25)
     np.testing.assert_allclose(loud.mean(axis=0), 0.0, atol=1e-5)
     assert np.abs(loud - soft).mean() < 0.05
 
@@ -137,22 +137,22 @@ def test_prosody_follows_loudness_and_pitch() -> None:
     names = load_expert("prosody").spec.dim_names
     time = np.arange(2 * RATE) / RATE
     rising = 0.3 * np.sin(2 * np.pi * (150 * time + 40 * time**2))
-    features = _describe("prosody", rising)
+    features = _features("prosody", rising)
     change = features[10:-10, names.index("F0 change (semitones/s)")]
     truth = 12 * (80 / (150 + 80 * (np.arange(100) / 50))) / np.log(2)
     np.testing.assert_allclose(change, truth[10:-10], rtol=0.1)
-    louder = _describe("prosody", rising * 2)
+    louder = _features("prosody", rising * 2)
     gain = (louder - features)[:, names.index("loudness (dB)")]
-    # Bands that hold only the floor do not grow, so the gain stays below 6 dB.
+    # Bands at the floor do not increase, so the gain is less than 6 dB.
     assert 4.5 < gain.mean() < 6.1
 
 
 @pytest.mark.parametrize("lengths", [[0], [101], [1, 2]])
-def test_impossible_lengths_are_refused(lengths: list[int]) -> None:
+def test_lengths_out_of_range_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ExpertError, match="length"):
         load_expert("log_mel")(np.zeros((1, 100), dtype=np.float32), np.array(lengths))
 
 
 def test_an_unknown_expert_lists_the_known_ones() -> None:
-    with pytest.raises(ExpertError, match=r"'log_mell'.*cepstra, f0_bins, log_mel"):
+    with pytest.raises(ExpertError, match=r"'log_mell'.*f0_bins, log_mel, mfcc"):
         load_expert("log_mell")

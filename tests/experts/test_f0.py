@@ -30,7 +30,7 @@ def test_tones_are_found_within_half_a_semitone_in_every_frame(hz: float, harmon
     assert set(features[:, :-1].argmax(axis=1)) <= {int(np.floor(s)) for s in 12 * np.log2(hz / 55) + np.array([0.0, 0.45, 0.55, 1.0])}
 
 
-def test_a_missing_fundamental_and_noise_do_not_lead_an_octave_astray() -> None:
+def test_a_missing_fundamental_and_noise_cause_no_octave_error() -> None:
     time = np.arange(RATE) / RATE
     sound = sum(np.sin(2 * np.pi * 180 * k * time) for k in (2, 3, 4, 5)) / 8 + 0.03 * np.random.default_rng(0).standard_normal(RATE)
     track = track_pitch(sound)
@@ -42,13 +42,13 @@ def test_a_missing_fundamental_and_noise_do_not_lead_an_octave_astray() -> None:
     [np.zeros(RATE), np.full(RATE, 0.5), 0.1 * np.random.default_rng(1).standard_normal(RATE), _tone(220, 3, level=1e-4)],
     ids=["silence", "dc", "noise", "inaudible tone"],
 )
-def test_what_has_no_pitch_is_unvoiced(sound: np.ndarray) -> None:
+def test_a_clip_without_pitch_is_unvoiced(sound: np.ndarray) -> None:
     features = _bins(sound)
     assert (features[:, -1] < 0.5).all()
     assert not features[:, :-1].any()
 
 
-def test_bins_sum_to_one_exactly_where_voicing_says_so() -> None:
+def test_bins_sum_to_one_in_voiced_frames_only() -> None:
     sound = np.concatenate([_tone(300, 5), np.zeros(RATE // 2), _tone(90, 9)])
     features = _bins(sound)
     voiced = features[:, -1] > 0.5

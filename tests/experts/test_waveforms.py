@@ -18,7 +18,7 @@ from coat_core.experts.store import waveforms
 from coat_core.experts.store.extraction import extract_features
 from coat_core.experts.store.waveforms import Waveforms
 from coat_core.settings import ExpertSettings
-from tests.testing import company_expert
+from tests.testing import batch_marker_expert
 from tests.testing.clips import file_hashes, make_clip
 
 
@@ -29,7 +29,7 @@ def example(tmp_path: Path) -> Example:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are decoded from now on."""
+    """Names of the files that are decoded during the test."""
     names: list[str] = []
     monkeypatch.setattr(waveforms, "decode", lambda path, **k: names.append(path.name) or decode(path, **k))
     return names
@@ -40,7 +40,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_what_is_kept_is_bitwise_what_decoding_gives(example: Example, tmp_path: Path, rate: int, decoded: list[str]) -> None:
+def test_a_cached_waveform_is_bitwise_the_decoded_one(example: Example, tmp_path: Path, rate: int, decoded: list[str]) -> None:
     path, truth = tmp_path / example.audio, decode(tmp_path / example.audio, sample_rate_hz=rate)
     for _ in range(3):
         found = Waveforms(rate, tmp_path / "cache").read(example.sha256, path)
@@ -55,9 +55,7 @@ def test_what_is_kept_is_bitwise_what_decoding_gives(example: Example, tmp_path:
     assert len(decoded) == 3
 
 
-def test_a_file_that_was_touched_is_hashed_again_and_one_that_changed_is_refused(
-    example: Example, tmp_path: Path, decoded: list[str]
-) -> None:
+def test_a_touched_file_is_hashed_again_and_a_changed_one_is_refused(example: Example, tmp_path: Path, decoded: list[str]) -> None:
     path, cache = tmp_path / example.audio, Waveforms(16000, tmp_path / "cache")
     truth = cache.read(example.sha256, path)
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
@@ -66,7 +64,7 @@ def test_a_file_that_was_touched_is_hashed_again_and_one_that_changed_is_refused
     assert len(decoded) == 2
     kept = path.read_bytes()
     write_flac(path, np.full(9000, 0.25), 22050)
-    with pytest.raises(ExpertError, match="not the one that the manifest names"):
+    with pytest.raises(ExpertError, match="SHA-256 of the audio differs from the manifest"):
         cache.read(example.sha256, path)
     path.unlink()
     with pytest.raises(AudioError, match="missing"):
@@ -79,20 +77,20 @@ def _flip(data: bytes) -> bytes:
     return data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
 
 
-@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"", _flip, lambda data: b"\xff" * len(data)])
-def test_a_broken_entry_is_decoded_anew(example: Example, tmp_path: Path, decoded: list[str], spoil: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", _flip, lambda data: b"\xff" * len(data)])
+def test_an_invalid_entry_is_decoded_again(example: Example, tmp_path: Path, decoded: list[str], damage: Callable[[bytes], bytes]) -> None:
     path, cache = tmp_path / example.audio, Waveforms(16000, tmp_path / "cache")
     truth = cache.read(example.sha256, path)
     (entry,) = _entries(tmp_path / "cache")
     whole = entry.read_bytes()
-    entry.write_bytes(spoil(whole))
+    entry.write_bytes(damage(whole))
     for _ in range(2):
         assert cache.read(example.sha256, path).tobytes() == truth.tobytes()
     assert len(decoded) == 2
     assert entry.read_bytes() == whole
 
 
-def test_another_decoder_makes_other_entries(example: Example, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_decoder_has_other_entries(example: Example, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / example.audio
     Waveforms(16000, tmp_path / "cache").read(example.sha256, path)
     monkeypatch.setattr(waveforms, "_decoder", lambda: "0" * 12)
@@ -101,7 +99,7 @@ def test_another_decoder_makes_other_entries(example: Example, tmp_path: Path, d
     assert len(_entries(tmp_path / "cache")) == 2
 
 
-def test_a_full_cache_keeps_what_it_has_until_nobody_reads_it(tmp_path: Path, decoded: list[str]) -> None:
+def test_a_full_cache_keeps_its_entries_until_they_are_unused_for_a_day(tmp_path: Path, decoded: list[str]) -> None:
     examples = [make_clip(tmp_path, seed) for seed in range(8)]
     size = 4 * 6000
 
@@ -117,7 +115,7 @@ def test_a_full_cache_keeps_what_it_has_until_nobody_reads_it(tmp_path: Path, de
     read()
     assert _entries(tmp_path / "cache") == first
     assert len(decoded) == 16 - len(first)
-    # What nobody has read for a day makes room.
+    # Entries that were not read for a day are removed.
     for path in first:
         days = 3 if path.stem == examples[0].sha256 else 2
         os.utime(path, (0, time.time() - days * 24 * 3600))
@@ -130,7 +128,7 @@ def test_a_full_cache_keeps_what_it_has_until_nobody_reads_it(tmp_path: Path, de
     assert sum(path.stat().st_size for path in _entries(tmp_path / "cache")) <= 4 * size
 
 
-def test_entries_of_another_decoder_and_dead_writers_make_room_first(tmp_path: Path, example: Example) -> None:
+def test_entries_of_another_decoder_and_old_temporary_files_are_removed_first(tmp_path: Path, example: Example) -> None:
     old = tmp_path / "cache/000000000000-16000/aa/old.safetensors"
     dead = tmp_path / "cache/000000000000-16000/aa/.x.safetensors.abc"
     for path in (old, dead):
@@ -144,7 +142,7 @@ def test_entries_of_another_decoder_and_dead_writers_make_room_first(tmp_path: P
     assert not old.exists()
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(example: Example, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_ignored(example: Example, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     found = Waveforms(16000, tmp_path / "cache").read(example.sha256, tmp_path / example.audio)
     assert found.tobytes() == decode(tmp_path / example.audio).tobytes()
@@ -163,13 +161,13 @@ def test_several_processes_at_once(tmp_path: Path) -> None:
 
 
 def test_experts_of_one_sample_rate_decode_each_clip_once(tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(catalogue.NEURAL, "company", company_expert.__name__)
+    monkeypatch.setitem(catalogue.NEURAL, "batch_marker", batch_marker_expert.__name__)
     examples = [make_clip(tmp_path, seed, rate=44100) for seed in range(9)]
-    for name in ("log_mel", "f0_bins", "company"):
+    for name in ("log_mel", "f0_bins", "batch_marker"):
         settings = ExpertSettings(implementation=name)
         extract_features(name, settings, examples, tmp_path, tmp_path / name, waveforms=tmp_path / "cache")
     assert sorted(decoded) == sorted(Path(example.audio).name for example in examples)
-    for name in ("log_mel", "company"):
+    for name in ("log_mel", "batch_marker"):
         extract_features(name, name, examples, tmp_path, tmp_path / f"{name}-alone")
         assert file_hashes(tmp_path / f"{name}-alone") == file_hashes(tmp_path / name)
     assert len(decoded) == 27

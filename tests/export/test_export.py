@@ -1,4 +1,4 @@
-"""Exports: loaded by the stock libraries alone, in the layout of their base, and never half there."""
+"""Exports: loaded with stock libraries only, in the layout of their base, complete or absent."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.testing.exports import our_answer, save_whole_omni, stock_answers, wr
 KEYS = ("qwen2_audio", "qwen2_5_omni", "audio_flamingo_3")
 INDEX = "model.safetensors.index.json"
 CHANGED = 6 * 7 + 1
-"""Linear layers of six decoder layers, and the embedding."""
+"""Number of changed tensors: the linear layers of six decoder layers, and the embedding."""
 
 
-def quiet(line: str) -> None:
-    """Say nothing."""
+def discard(line: str) -> None:
+    """Print nothing."""
 
 
 @pytest.fixture(scope="session")
 def trained(tiny_bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function (key, arm) → a release on a tiny base, made once; read it, never write."""
+    """Return a function (key, arm) → read-only release on a tiny base, written once."""
     made: dict[tuple[str, str], Path] = {}
     root = tmp_path_factory.mktemp("releases")
 
@@ -50,7 +50,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_stock_libraries_alone_load_exports_think_and_answer_as_we_do(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_stock_libraries_load_exports_and_give_the_same_prompts_and_answers(trained: Callable[..., Path], tmp_path: Path) -> None:
     exports, ours, texts = [], [], []
     for key, arm, thinking in [
         *((key, "coat", {"placement": "before_answer"}) for key in KEYS), ("qwen2_audio", "coat", {"placement": "after_audio"}),
@@ -58,25 +58,25 @@ def test_stock_libraries_alone_load_exports_think_and_answer_as_we_do(trained: C
     ]:  # fmt: skip
         release = trained(key, arm, **thinking)
         folder = tmp_path / release.name
-        merged = export(str(release), folder / "merged", merge=True, dtype="float32", max_shard_size="2MB", say=quiet)
-        adapter = export(str(release), folder / "adapter", dtype="float32", say=quiet)
+        merged = export(str(release), folder / "merged", merge=True, dtype="float32", max_shard_size="2MB", progress=discard)
+        adapter = export(str(release), folder / "adapter", dtype="float32", progress=discard)
         assert len(list(merged.folder.glob("model-*.safetensors"))) > 2
         assert (merged.folder / INDEX).is_file()
         exports += [merged.folder, adapter.folder]
         ours += [our_answer(release)] * 2
         texts += [json.loads((release / "coat.json").read_text())["block"]] * 2
-    for folder, answer, (prompt, said), block in zip(exports, stock_answers(tmp_path, exports), ours, texts, strict=True):
+    for folder, answer, (prompt, ids), block in zip(exports, stock_answers(tmp_path, exports), ours, texts, strict=True):
         where = str(folder.relative_to(tmp_path))
-        assert (answer["input_ids"], answer["said"]) == (prompt, said), where
+        assert (answer["input_ids"], answer["answer_ids"]) == (prompt, ids), where
         if block is not None:
             written = block["start_token"] + "".join(block["think_tokens"] * (block["tokens"] if len(block["think_tokens"]) == 1 else 1))
             assert answer["text"].count(written + block["end_token"]) == 1, where
-            assert not {block["start_id"], *block["think_ids"], block["end_id"]} & {*answer["said"]}, where
+            assert not {block["start_id"], *block["think_ids"], block["end_id"]} & {*answer["answer_ids"]}, where
         else:
             assert "think" not in answer["text"]
 
 
-def test_an_adapter_of_a_kind_that_is_never_made_is_refused(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_adapter_with_unsupported_options_is_an_error(trained: Callable[..., Path], tmp_path: Path) -> None:
     from coat_core.export.merge import read_changes
 
     release = shutil.copytree(trained(), tmp_path / "release")
@@ -84,7 +84,7 @@ def test_an_adapter_of_a_kind_that_is_never_made_is_refused(trained: Callable[..
     config = json.loads((release / "adapter_config.json").read_text())
     for change in ({"use_dora": True}, {"bias": "all"}, {"rank_pattern": {"q_proj": 4}}):
         (release / "adapter_config.json").write_text(json.dumps({**config, **change}))
-        with pytest.raises(ReleaseError, match="cannot be merged here"):
+        with pytest.raises(ReleaseError, match="options that cannot be merged"):
             read_changes(release)
     (release / "adapter_config.json").write_text(json.dumps(config))
     weights = load_file(release / "adapter_model.safetensors")
@@ -98,7 +98,7 @@ def test_a_merged_export_has_the_layout_of_its_base(
     trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path, key: str
 ) -> None:
     release = trained(key)
-    done = export(str(release), tmp_path / "out", merge=True, say=quiet)
+    done = export(str(release), tmp_path / "out", merge=True, progress=discard)
     assert {path.name for path in done.folder.iterdir()} == {path.name for path in tiny_bases[key].iterdir()} | {"README.md", "export.json"}
     for name in ("config.json", "preprocessor_config.json"):
         assert (done.folder / name).read_bytes() == (tiny_bases[key] / name).read_bytes()
@@ -118,9 +118,9 @@ def test_a_merged_export_has_the_layout_of_its_base(
     assert "chat_template" not in json.loads((done.folder / "tokenizer_config.json").read_text())
 
 
-def test_the_merge_is_done_in_float32_and_cast_once(trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_the_adapter_is_merged_in_float32_and_cast_once(trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     release = trained()
-    export(str(release), tmp_path / "out", merge=True, say=quiet)
+    export(str(release), tmp_path / "out", merge=True, progress=discard)
     adapter, name = load_file(release / "adapter_model.safetensors"), "model.language_model.layers.2.mlp.up_proj"
     a, b = (adapter[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
     stored = "language_model.model.layers.2.mlp.up_proj.weight"
@@ -128,7 +128,7 @@ def test_the_merge_is_done_in_float32_and_cast_once(trained: Callable[..., Path]
     assert torch.equal(tensors_of(tmp_path / "out")[stored], expected)
 
 
-def test_the_gate_computes_in_what_the_release_was_trained_on_where_the_base_is_stored_finer(
+def test_the_gate_computes_in_the_format_of_training_if_the_base_is_stored_in_a_finer_one(
     tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     base = shutil.copytree(tiny_bases["audio_flamingo_3"], tmp_path / "base")
@@ -137,17 +137,17 @@ def test_the_gate_computes_in_what_the_release_was_trained_on_where_the_base_is_
     release = write_trained("audio_flamingo_3", base, tmp_path / "release")
     info = json.loads((release / "coat.json").read_text())
     (release / "coat.json").write_text(json.dumps({**info, "base": {**info["base"], "dtype": "bfloat16"}}))
-    done = export(str(release), tmp_path / "out", merge=True, say=quiet)
+    done = export(str(release), tmp_path / "out", merge=True, progress=discard)
     assert done.record["parity"]["dtype"] == "bfloat16"
     assert {tensor.dtype for tensor in tensors_of(done.folder).values()} == {torch.float32}
-    strict = export(str(release), tmp_path / "strict", merge=True, dtype="float32", say=quiet)
+    strict = export(str(release), tmp_path / "strict", merge=True, dtype="float32", progress=discard)
     assert strict.record["parity"]["dtype"] == "float32"
     assert all(pair["largest"] <= 1e-4 for pair in strict.record["parity"]["pairs"])
 
 
-def test_what_an_export_says_of_itself(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_record_and_the_model_card_of_an_export(trained: Callable[..., Path], tmp_path: Path) -> None:
     lines: list[str] = []
-    done = export(str(trained()), tmp_path / "out", merge=True, dtype="float32", say=lines.append)
+    done = export(str(trained()), tmp_path / "out", merge=True, dtype="float32", progress=lines.append)
     record = json.loads((done.folder / "export.json").read_text())
     assert record == done.record
     assert (record["kind"], record["class"], record["release"]) == ("merged", "Qwen2AudioForConditionalGeneration", "f" * 64)
@@ -168,14 +168,14 @@ def test_what_an_export_says_of_itself(trained: Callable[..., Path], tmp_path: P
     assert any("merged" in line for line in lines)
 
 
-def test_the_adapters_usage_finds_the_base_from_anywhere(
+def test_the_usage_code_of_an_adapter_works_in_any_working_directory(
     trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = tmp_path / "release"
     shutil.copytree(tiny_bases["qwen2_5_omni"], tmp_path / "bases/mine")
     monkeypatch.chdir(tmp_path)
     write_trained("qwen2_5_omni", Path("bases/mine"), release)
-    done = export("release", Path("out"), say=quiet)
+    done = export("release", Path("out"), progress=discard)
     monkeypatch.chdir(tmp_path.parent)
     exec(compile(done.usage, "usage", "exec"), scope := {})
     assert type(scope["model"]).__name__ == "PeftModel"
@@ -190,10 +190,10 @@ def test_the_adapters_usage_finds_the_base_from_anywhere(
     }  # fmt: skip
 
 
-def test_shards_are_no_larger_than_asked_and_the_index_knows_every_tensor(
+def test_shards_are_within_the_limit_and_the_index_contains_every_tensor(
     trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    done = export(str(trained()), tmp_path / "out", merge=True, max_shard_size="500KB", say=quiet)
+    done = export(str(trained()), tmp_path / "out", merge=True, max_shard_size="500KB", progress=discard)
     index = json.loads((done.folder / INDEX).read_text())
     base = tensors_of(tiny_bases["qwen2_audio"])
     assert {*index["weight_map"]} == {*base}
@@ -205,17 +205,17 @@ def test_shards_are_no_larger_than_asked_and_the_index_knows_every_tensor(
 
 
 @pytest.mark.slow
-def test_a_whole_omni_keeps_its_talker_bit_for_bit_and_loads_whole(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_complete_omni_keeps_its_talker_bit_for_bit_and_loads_completely(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     from transformers import AutoTokenizer, Qwen2_5OmniForConditionalGeneration, WhisperFeatureExtractor
 
-    from coat_core.export.stock import FrontEnd, quiet_loading
+    from coat_core.export.stock import FrontEnd, suppress_loading_messages
 
     base = save_whole_omni(tiny_bases["qwen2_5_omni"], tmp_path / "base")
     release = write_trained("qwen2_5_omni", base, tmp_path / "release")
-    plain = export(str(release), tmp_path / "plain", merge=True, say=quiet)
-    assert not (plain.folder / "spk_dict.pt").exists(), "no pickle unless it is asked for"
-    assert (plain.folder / "config.json").read_bytes() == (base / "config.json").read_bytes()
-    done = export(str(release), tmp_path / "out", merge=True, dtype="float32", speakers=True, say=quiet)
+    default = export(str(release), tmp_path / "default", merge=True, progress=discard)
+    assert not (default.folder / "spk_dict.pt").exists(), "the pickle is copied on request only"
+    assert (default.folder / "config.json").read_bytes() == (base / "config.json").read_bytes()
+    done = export(str(release), tmp_path / "out", merge=True, dtype="float32", speakers=True, progress=discard)
     for name in ("preprocessor_config.json", "LICENSE", "spk_dict.pt", "model-00002-of-00002.safetensors"):
         assert (done.folder / name).read_bytes() == (base / name).read_bytes(), name
     assert not (done.folder / "chat_template.json").exists()
@@ -227,10 +227,10 @@ def test_a_whole_omni_keeps_its_talker_bit_for_bit_and_loads_whole(tiny_bases: d
     config = json.loads((done.folder / "config.json").read_text())
     assert (config["dtype"], config["thinker_config"]["dtype"], config["thinker_config"]["text_config"]["dtype"]) == ("float32",) * 3
     assert config["talker_config"] == json.loads((base / "config.json").read_text())["talker_config"]
-    prompt, said = our_answer(release)
+    prompt, ids = our_answer(release)
     answer = stock_answers(tmp_path, [done.folder])[0]
-    assert (answer["input_ids"], answer["said"]) == (prompt, said)
-    with quiet_loading():
+    assert (answer["input_ids"], answer["answer_ids"]) == (prompt, ids)
+    with suppress_loading_messages():
         whole: Any = Qwen2_5OmniForConditionalGeneration.from_pretrained(done.folder, dtype=torch.float32)
     assert (whole.has_talker, [*whole.speaker_map]) == (True, ["Chelsie"])
     from tests.testing.exports import make_query
@@ -238,11 +238,11 @@ def test_a_whole_omni_keeps_its_talker_bit_for_bit_and_loads_whole(tiny_bases: d
     tokenizer, extractor = AutoTokenizer.from_pretrained(done.folder), WhisperFeatureExtractor.from_pretrained(done.folder)
     inputs = FrontEnd(tokenizer, None, extractor, "<|AUDIO|>").inputs(make_query())
     written = whole.generate(**inputs, generation_mode="text", thinker_max_new_tokens=12, thinker_do_sample=False)
-    assert written[0, inputs["input_ids"].shape[1] :].tolist() == said
+    assert written[0, inputs["input_ids"].shape[1] :].tolist() == ids
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "has no speakers"), (b"no pickle of tensors", "more than tensors")])
-def test_speakers_that_are_not_there_or_are_more_than_tensors_are_refused(
+def test_speakers_that_are_missing_or_contain_more_than_tensors_are_an_error(
     tiny_bases: dict[str, Path], tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     base = save_whole_omni(tiny_bases["qwen2_5_omni"], tmp_path / "base", speakers=False)
@@ -250,25 +250,25 @@ def test_speakers_that_are_not_there_or_are_more_than_tensors_are_refused(
         (base / "spk_dict.pt").write_bytes(content)
     release = write_trained("qwen2_5_omni", base, tmp_path / "release")
     with pytest.raises(ReleaseError, match=message):
-        export(str(release), tmp_path / "out", merge=True, speakers=True, say=quiet)
+        export(str(release), tmp_path / "out", merge=True, speakers=True, progress=discard)
     assert not (tmp_path / "out").exists()
 
 
-def test_bfloat16_gives_the_same_answers_ties_aside(trained: Callable[..., Path], tmp_path: Path, backbone_key: str) -> None:
-    done = export(str(trained(backbone_key)), tmp_path / "out", merge=True, dtype="bfloat16", say=quiet)
+def test_bfloat16_gives_the_same_answers_except_for_ties(trained: Callable[..., Path], tmp_path: Path, backbone_key: str) -> None:
+    done = export(str(trained(backbone_key)), tmp_path / "out", merge=True, dtype="bfloat16", progress=discard)
     parity = done.record["parity"]
     assert parity["dtype"] == "bfloat16"
     for pair in parity["pairs"]:
         assert pair["answers"] + pair["ties"] == 6
         assert pair["answers"] >= 4
-    assert parity["pairs"][1]["largest"] > 1e-4, "16 bits show: the bound of float32 would not hold"
+    assert parity["pairs"][1]["largest"] > 1e-4, "the difference in 16 bits is above the limit for float32"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_gate_stops_an_export_whose_weights_changed_and_leaves_the_earlier_one(
+def test_the_gate_refuses_changed_weights_and_the_earlier_export_stays(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
-    earlier = export(str(trained()), tmp_path / "earlier", merge=True, dtype="float32", say=quiet)
+    earlier = export(str(trained()), tmp_path / "earlier", merge=True, dtype="float32", progress=discard)
     kept = {path.name: path.read_bytes() for path in earlier.folder.iterdir()}
     true_write = exporting._write_merged
 
@@ -276,7 +276,7 @@ def test_the_gate_stops_an_export_whose_weights_changed_and_leaves_the_earlier_o
         true_write(folder, *arguments)
         weights = load_file(folder / "model.safetensors")
         name = next(name for name in weights if "layers.1.self_attn.v_proj.weight" in name and "language" in name)
-        # One wrong number shows in float32; in 16 bits it takes a wrong matrix.
+        # float32 detects one wrong number, 16 bits a wrong matrix.
         if dtype == "float32":
             weights[name][3, 5] += 0.5
         else:
@@ -286,12 +286,12 @@ def test_the_gate_stops_an_export_whose_weights_changed_and_leaves_the_earlier_o
     monkeypatch.setattr(exporting, "_write_merged", broken)
     for target in (tmp_path / "new", earlier.folder):
         with pytest.raises(ReleaseError, match=r"the parity gate failed, nothing was written: live and merged"):
-            export(str(trained()), target, merge=True, dtype=dtype, say=quiet)
+            export(str(trained()), target, merge=True, dtype=dtype, progress=discard)
     assert {path.name: path.read_bytes() for path in earlier.folder.iterdir()} == kept
     assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
 
 
-def test_the_gate_stops_an_adapter_that_changed(trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_refuses_a_changed_adapter(trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true_write = exporting._write_adapter
 
     def broken(folder: Path, *arguments: Any) -> None:
@@ -302,15 +302,15 @@ def test_the_gate_stops_an_adapter_that_changed(trained: Callable[..., Path], tm
 
     monkeypatch.setattr(exporting, "_write_adapter", broken)
     with pytest.raises(ReleaseError, match="the parity gate failed"):
-        export(str(trained()), tmp_path / "out", dtype="float32", say=quiet)
+        export(str(trained()), tmp_path / "out", dtype="float32", progress=discard)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_arm_base_is_copied_and_has_no_adapter(trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     release = trained("audio_flamingo_3", "base")
     with pytest.raises(ReleaseError, match=r"no adapter to export.*--merge"):
-        export(str(release), tmp_path / "out", say=quiet)
-    done = export(str(release), tmp_path / "out", merge=True, say=quiet)
+        export(str(release), tmp_path / "out", progress=discard)
+    done = export(str(release), tmp_path / "out", merge=True, progress=discard)
     assert (done.folder / "model.safetensors").read_bytes() == (tiny_bases["audio_flamingo_3"] / "model.safetensors").read_bytes()
     assert [(pair["first"], pair["second"], pair["largest"]) for pair in done.record["parity"]["pairs"]] == [("live", "merged", 0.0)]
     assert done.record["block"] is None
@@ -319,79 +319,79 @@ def test_arm_base_is_copied_and_has_no_adapter(trained: Callable[..., Path], tin
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int8"}, "no such number format.*float32, bfloat16, float16"),
-        ({"max_shard_size": "5"}, "no size of a file"),
-        ({"max_shard_size": "0GB"}, "no size of a file"),
+        ({"dtype": "int8"}, "unknown number format.*float32, bfloat16, float16"),
+        ({"max_shard_size": "5"}, "not a file size"),
+        ({"max_shard_size": "0GB"}, "not a file size"),
         ({"device": "abacus"}, "no such device here"),
         ({"device": "cuda:99"}, "no such device here"),
     ],
 )
-def test_options_that_mean_nothing(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_an_invalid_option_is_an_error(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(CoatError, match=message):
-        export("anything", tmp_path / "out", merge=True, say=quiet, **options)
+        export("anything", tmp_path / "out", merge=True, progress=discard, **options)
 
 
-def test_a_full_disk_is_noticed_before_anything_is_written(
+def test_a_full_disk_is_an_error_before_anything_is_written(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "free_bytes", lambda folder: 65 << 20)
     monkeypatch.setattr(exporting, "new_folder", lambda path: pytest.fail("nothing may be written"))
-    with pytest.raises(CoatError, match=r"disk is too small for the export: 0\.00 GB are to be written, 0\.07 GB are free.*larger disk"):
-        export(str(trained()), tmp_path / "out", merge=True, say=quiet)
+    with pytest.raises(CoatError, match=r"disk is too small for the export: it needs 0\.00 GB, 0\.07 GB are free.*larger disk"):
+        export(str(trained()), tmp_path / "out", merge=True, progress=discard)
 
 
-def test_a_device_that_is_too_small_says_which_lever_to_pull(
+def test_the_error_of_a_device_that_is_too_small_contains_advice(
     trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhausted(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
     release = str(trained())
-    for place, name in ((exporting, "_read_live"), (Qwen2AudioForConditionalGeneration, "to")):
+    for place, name in ((exporting, "_run_live"), (Qwen2AudioForConditionalGeneration, "to")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, exhausted)
             with pytest.raises(OutOfMemoryError, match=r"tried to allocate 2 GiB.*--dtype bfloat16.*--device cpu"):
-                export(release, tmp_path / "out", merge=True, say=quiet)
+                export(release, tmp_path / "out", merge=True, progress=discard)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_base_that_is_gone_an_unknown_model_and_a_folder_that_is_no_release(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_missing_base_or_release_is_an_error(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(tiny_bases["qwen2_audio"], tmp_path / "base")
     write_trained("qwen2_audio", tmp_path / "base", tmp_path / "release")
     shutil.rmtree(tmp_path / "base")
     with pytest.raises(CoatError, match=f"no such folder.*field: base.*{tmp_path / 'base'}"):
-        export(str(tmp_path / "release"), tmp_path / "out", merge=True, say=quiet)
+        export(str(tmp_path / "release"), tmp_path / "out", merge=True, progress=discard)
     with pytest.raises(ReleaseError, match="not a release"):
-        export(str(tmp_path), tmp_path / "out", merge=True, say=quiet)
+        export(str(tmp_path), tmp_path / "out", merge=True, progress=discard)
     with pytest.raises(ReleaseError, match="not a release"):
-        export("models/nothing", tmp_path / "out", merge=True, say=quiet)
+        export("models/nothing", tmp_path / "out", merge=True, progress=discard)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_incomplete_base_and_another_base_are_refused(trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_an_incomplete_base_or_another_base_is_an_error(trained: Callable[..., Path], tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(tiny_bases["qwen2_audio"], tmp_path / "base")
     release = write_trained("qwen2_audio", tmp_path / "base", tmp_path / "release")
     weights = load_file(tmp_path / "base/model.safetensors")
     lost = next(name for name in weights if "layers.3.mlp.up_proj" in name)
     save_file({name: tensor for name, tensor in weights.items() if name != lost}, tmp_path / "base/model.safetensors")
     with pytest.raises(ReleaseError, match=r"lacks 1 of the model's weights, first .*layers\.3\.mlp\.up_proj"):
-        export(str(release), tmp_path / "out", merge=True, say=quiet)
+        export(str(release), tmp_path / "out", merge=True, progress=discard)
     (tmp_path / "base/model.safetensors").unlink()
     with pytest.raises(ReleaseError, match=r"model\.safetensors"):
-        export(str(release), tmp_path / "out", merge=True, say=quiet)
+        export(str(release), tmp_path / "out", merge=True, progress=discard)
     shutil.rmtree(tmp_path / "base")
     shutil.copytree(tiny_bases["audio_flamingo_3"], tmp_path / "base")
-    with pytest.raises(ReleaseError, match="of another model"):
-        export(str(release), tmp_path / "out", merge=True, say=quiet)
+    with pytest.raises(ReleaseError, match="is another model"):
+        export(str(release), tmp_path / "out", merge=True, progress=discard)
 
 
-def test_a_folder_with_anything_else_in_it_is_left_alone(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_not_changed(trained: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/mine.txt").write_text("mine")
-    with pytest.raises(CoatError, match="something that is no export"):
-        export(str(trained()), tmp_path / "notes", merge=True, say=quiet)
+    with pytest.raises(CoatError, match="something that is not an export"):
+        export(str(trained()), tmp_path / "notes", merge=True, progress=discard)
     (tmp_path / "notes/export.json").write_text("{}")
-    write_trained_here = shutil.copytree(trained(), tmp_path / "notes/release")
-    with pytest.raises(CoatError, match="holds what is exported"):
-        export(str(write_trained_here), tmp_path / "notes", merge=True, say=quiet)
+    release = shutil.copytree(trained(), tmp_path / "notes/release")
+    with pytest.raises(CoatError, match="contains the model to export"):
+        export(str(release), tmp_path / "notes", merge=True, progress=discard)
     assert (tmp_path / "notes/mine.txt").read_text() == "mine"

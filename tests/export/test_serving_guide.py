@@ -1,4 +1,4 @@
-"""The code in docs/serving.md runs as it is printed, against small exports, and answers as the release does."""
+"""The Python code in docs/serving.md runs as printed, on small exports, and gives the answers of the release."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ QUESTION = "What do you hear?"
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, Path]) -> Path:
-    """A folder with the releases, their exports and a clip."""
+def exports(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, Path]) -> Path:
+    """A folder with releases, their exports and a clip."""
     root = tmp_path_factory.mktemp("serving")
     for key in ("qwen2_audio", "qwen2_5_omni"):
         write_trained(key, tiny_bases[key], root / key, scale=0.08)
-    export(str(root / "qwen2_audio"), root / "exports/merged", merge=True, dtype="float32", say=str)
-    export(str(root / "qwen2_audio"), root / "exports/adapter", dtype="float32", say=str)
-    export(str(root / "qwen2_5_omni"), root / "exports/omni", merge=True, dtype="float32", say=str)
+    export(str(root / "qwen2_audio"), root / "exports/merged", merge=True, dtype="float32", progress=str)
+    export(str(root / "qwen2_audio"), root / "exports/adapter", dtype="float32", progress=str)
+    export(str(root / "qwen2_5_omni"), root / "exports/omni", merge=True, dtype="float32", progress=str)
     samples = 0.3 * np.sin(2 * np.pi * 440 * np.arange(12_000) / 16_000)
     with wave.open(str(root / "clip.wav"), "wb") as file:
         file.setnchannels(1)
@@ -36,23 +36,23 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, Pat
     return root
 
 
-def test_every_python_block_is_one_of_these() -> None:
+def test_the_guide_has_three_python_blocks() -> None:
     assert [re.findall(r'folder = "exports/(\w+)"', block) for block in BLOCKS] == [["merged"], ["adapter"], ["omni"]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "key"), [(0, "qwen2_audio"), (1, "qwen2_audio"), (2, "qwen2_5_omni")])
-def test_a_block_of_the_guide_answers_as_the_release_does(workshop: Path, monkeypatch: pytest.MonkeyPatch, number: int, key: str) -> None:
+def test_a_code_block_gives_the_answer_of_the_release(exports: Path, monkeypatch: pytest.MonkeyPatch, number: int, key: str) -> None:
     from coat_core.backbones.base import Query
     from coat_core.corpus.audio import decode
     from coat_core.evaluation.generate import generate_texts
     from coat_core.thinking.release import load_release
 
-    monkeypatch.chdir(workshop)
-    # The guide loads what the base has on disk; here both sides compute in float32, so that no tie decides.
+    monkeypatch.chdir(exports)
+    # The guide loads the format of the base's files; here both sides compute in float32, so that there are no ties.
     scope: dict[str, Any] = {}
     code = BLOCKS[number].replace('device_map="cpu"', 'device_map="cpu", dtype="float32"')
     exec(compile(code, str(GUIDE), "exec"), scope)
     query = Query("clip", decode(Path("clip.wav")), QUESTION)
-    assert scope["answer"].strip() == generate_texts(load_release(workshop / key, merge=False).backbone, [query], 64)[0]
+    assert scope["answer"].strip() == generate_texts(load_release(exports / key, merge=False).backbone, [query], 64)[0]
     assert scope["answer"].strip()

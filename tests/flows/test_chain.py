@@ -1,27 +1,26 @@
-"""`coat run` as a user runs it: it completes, runs nothing twice, and after Ctrl-C, SIGTERM and kill -9 it goes on to the same bytes."""
+"""`coat run` as a user runs it: it completes, runs nothing twice, and resumes after Ctrl-C, SIGTERM and kill -9 with the same bytes."""
 
 from __future__ import annotations
 
 import json
 import signal
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from flows import dvc
 from tests.testing import chain_runs
 from tests.testing.chain_runs import Finished
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MODEL = "coat-qwen2-audio"
-GONE_S = 5.0
-"""No stage may live longer once the run is told to stop."""
 
 
 def test_a_run_completes_and_promotes(finished: Finished) -> None:
-    assert len(chain_runs.ran_stages(finished.printed)) == 13
+    assert sorted(chain_runs.ran_stages(finished.printed)) == sorted(dvc.read_graph(finished.workspace))
     assert (finished.workspace / "report/report.html").stat().st_size > 1000
     assert chain_runs.versions(finished.workspace) == {MODEL: [1]}
     assert chain_runs.aliases(finished.workspace)[MODEL, "champion"] == 1
@@ -30,12 +29,17 @@ def test_a_run_completes_and_promotes(finished: Finished) -> None:
     assert "Traceback" not in (finished.workspace / ".scratch/prefect/server.log").read_text()
 
 
+def test_the_run_page_joins_the_stages_by_arrows(finished: Finished) -> None:
+    graph = dvc.read_graph(finished.workspace)
+    edges = chain_runs.prefect_edges(finished.workspace)
+    assert edges == {**dvc.direct_upstream(graph), "promote@qwen2_audio": {"report"}}
+    assert edges["train@qwen2_audio-coat-0"] == {name for name in graph if name.startswith("features@")}
+
+
 def test_a_second_run_runs_no_stage_and_registers_nothing(finished: Finished) -> None:
     runs_before = chain_runs.mlflow_statuses(finished.workspace)
-    started = time.monotonic()
     printed = chain_runs.run_chain(finished.workspace)
-    assert time.monotonic() - started < 60
-    assert "0 of 13 stages to run" in printed
+    assert f"0 of {len(dvc.read_graph(finished.workspace))} stages to run" in printed
     assert chain_runs.ran_stages(printed) == []
     assert chain_runs.mlflow_statuses(finished.workspace) == runs_before
     assert chain_runs.versions(finished.workspace) == {MODEL: [1]}
@@ -56,19 +60,20 @@ def test_a_stopped_run_leaves_no_stage_behind(finished: Finished, sent: signal.S
     flow_runs_before = sum(chain_runs.prefect_states(workspace)["flow_run"].values())
     flow = chain_runs.start_chain(workspace)
     try:
-        assert chain_runs.wait_for(lambda: chain_runs.trains(workspace) or flow.poll() is not None, 120), "no train stage came up"
+        assert chain_runs.wait_for(lambda: chain_runs.trains(workspace) or flow.poll() is not None), "no train stage started"
         assert flow.poll() is None, (workspace / "coat-run.log").read_text()[-3000:]
-        told = chain_runs.signal_chain(flow, sent, group=group)
-        assert chain_runs.seconds_until_gone(workspace, told) < GONE_S
-        assert flow.wait(30) == (130 if sent == signal.SIGINT else -sent)
+        chain_runs.signal_chain(flow, sent, group=group)
+        assert chain_runs.wait_for(lambda: not chain_runs.stages_in(workspace)), chain_runs.stages_in(workspace)
+        assert flow.wait(chain_runs.HANG_S) == (130 if sent == signal.SIGINT else -sent)
     finally:
         flow.kill()
         flow.wait()
-    assert chain_runs.wait_for(lambda: not chain_runs.processes_in(workspace), GONE_S), chain_runs.processes_in(workspace)
+    assert chain_runs.wait_for(lambda: not chain_runs.processes_in(workspace)), chain_runs.processes_in(workspace)
+    assert not list(workspace.glob("models/*")), "the stages were ended, they did not complete"
     states = chain_runs.prefect_states(workspace)["flow_run"]
     assert sum(states.values()) == flow_runs_before + 1
     if sent != signal.SIGKILL:
-        # A killed process records nothing; the next run does it for it (the test below).
+        # A killed process records nothing; the next run does (the test below).
         assert states["CRASHED"] + states["CANCELLED"] > 0
         assert not chain_runs.UNFINISHED.intersection(states)
     if sent == signal.SIGINT:
@@ -76,7 +81,7 @@ def test_a_stopped_run_leaves_no_stage_behind(finished: Finished, sent: signal.S
 
 
 def test_the_next_run_completes_with_the_same_bytes(finished: Finished) -> None:
-    """Whatever stopped the runs before, the next one resumes, closes what they left open, and registers nothing a second time."""
+    """The next run resumes, closes the runs that were left open, and registers nothing twice, whatever stopped the runs before."""
     printed = chain_runs.run_chain(finished.workspace)
     assert any(stage.startswith("train@") for stage in chain_runs.ran_stages(printed))
     assert chain_runs.unfinished(finished.workspace) == {}
@@ -86,15 +91,18 @@ def test_the_next_run_completes_with_the_same_bytes(finished: Finished) -> None:
     assert json.loads(chain_runs.command("dvc", "status", "--json", workspace=finished.workspace).stdout) == {}
 
 
-def test_a_failed_stage_is_said_without_a_traceback(tmp_path: Path) -> None:
+def test_a_failed_stage_is_reported_without_a_traceback(tmp_path: Path) -> None:
     params = yaml.safe_load(chain_runs.PARAMS.read_text())
     params["corpus"] |= {"kind": "recordings", "path": "nowhere"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     workspace = chain_runs.make_tiny(tmp_path / "failing", tmp_path / "params.yaml")
     flow = chain_runs.start_chain(workspace)
-    assert flow.wait(120) == 1
+    assert flow.wait(chain_runs.HANG_S) == 1
     printed = (workspace / "coat-run.log").read_text()
     assert "Traceback" not in printed
-    assert printed.count("coat: 1 of ") == 1
+    others = len(dvc.read_graph(workspace)) - 1
+    assert printed.count(f"coat: 1 of {others + 1} stages failed, {others} were left out") == 1
     assert printed.count("nowhere") == 2, "once when it fails, once at the end"
+    assert chain_runs.ran_stages(printed) == ["corpus"]
+    assert chain_runs.prefect_states(workspace) == {"flow_run": Counter(FAILED=1), "task_run": Counter(FAILED=1, NotReady=others)}
     assert chain_runs.unfinished(workspace) == {}

@@ -1,4 +1,4 @@
-"""Published-layout checkpoints of the three LALMs, made once a session."""
+"""Checkpoints of the three LALMs in the published layout, created once a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TEXTS = ("What sound is this? Choices: dog bark, siren, rain.", "Is it higher or
 
 @pytest.fixture(scope="session")
 def published_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders in the published layout by backbone key; read them, never write."""
+    """Folders in the published layout by backbone key. They are shared: tests must not write to them."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the published layout become backbones; what is wrong with one is said, field, value and next step."""
+"""Checkpoints in the published layout are loaded as backbones; errors name the field, the value and the next step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDS = {"qwen2_audio": ("<|AUDIO|>", 151646), "qwen2_5_omni": ("<|AUDIO|>", 15164
 
 @pytest.fixture
 def query() -> Query:
-    return Query("q", (0.1 * np.random.default_rng(1).standard_normal(40_000)).astype(np.float32), "What is heard?", name="clip")
+    return Query("q", (0.1 * np.random.default_rng(1).standard_normal(40_000)).astype(np.float32), "What do you hear?", name="clip")
 
 
 @pytest.fixture(params=KEYS)
@@ -52,7 +52,7 @@ def test_the_prompt_is_the_stock_processors(key: str, published_folders: dict[st
     backbone = load_backbone(key, str(published_folders[key]))
     ours = backbone.encode([query], generation=True)
     messages = backbone.messages(query.text)
-    if key == "qwen2_5_omni":  # its processor wants torchvision; the file says what it would write
+    if key == "qwen2_5_omni":  # its processor requires torchvision; the file contains its template
         assert backbone.tokenizer.chat_template == OMNI_TEMPLATE
         return
     processor = AutoProcessor.from_pretrained(published_folders[key])
@@ -68,28 +68,28 @@ def test_the_prompt_is_the_stock_processors(key: str, published_folders: dict[st
 
 
 @pytest.mark.parametrize("placement", ["before_answer", "after_audio"])
-def test_the_block_takes_spare_rows_or_reserved_tokens(key: str, published_folders: dict[str, Path], placement: Any, query: Query) -> None:
+def test_the_block_uses_spare_rows_or_reserved_tokens(key: str, published_folders: dict[str, Path], placement: Any, query: Query) -> None:
     backbone, published = load_backbone(key, str(published_folders[key])), PUBLISHED[key]
     block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=6, placement=placement))
     expected = (151646, 151647, 151648) if key == "audio_flamingo_3" else tuple(published.tokens + i for i in range(3))
-    assert block.row_ids == expected
+    assert block.trainable_token_ids == expected
     assert backbone.embedding.num_embeddings == published.vocabulary, "the matrix never grows"
     batch = backbone.encode([query], generation=True)
     assert block.positions(batch.input_ids).shape == (1, 6)
 
 
-def test_distinct_rows_that_do_not_fit_are_refused(published_folders: dict[str, Path]) -> None:
+def test_too_many_distinct_trainable_tokens_are_refused(published_folders: dict[str, Path]) -> None:
     backbone = load_backbone("audio_flamingo_3", str(published_folders["audio_flamingo_3"]))
     with pytest.raises(BackboneError, match=r"needs 27 ids; there are 0 spare embedding rows and 6 reserved.*thinking\.rows: shared"):
         ThinkingBlock.install(backbone, ThinkingSettings(rows="distinct"))
 
 
-def test_a_release_decodes_greedily_whatever_the_base_publishes(key: str, published_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_a_release_decodes_greedily_whatever_the_defaults_of_its_base(key: str, published_folders: dict[str, Path], tmp_path: Path) -> None:
     backbone = load_backbone(key, str(published_folders[key]))
     info = ReleaseInfo(key, "base", 0, BaseInfo(str(published_folders[key]), dtype="bfloat16"), "f")
     write_release(tmp_path / "release", info, backbone)
     loaded = load_release(tmp_path / "release")
-    assert loaded.backbone.model.dtype == torch.bfloat16, "as it was trained, unless another is asked for"
+    assert loaded.backbone.model.dtype == torch.bfloat16, "the number format of training is the default"
     config = loaded.backbone.model.generation_config
     assert (config.do_sample, config.repetition_penalty, config.temperature) == (False, 1.0, 1.0)
 
@@ -107,7 +107,7 @@ def test_a_checkpoint_from_the_cache_needs_no_hub(
     assert load_backbone(key, published.repository, revision=published.commit).embedding.num_embeddings == published.vocabulary
     next(snapshot.glob("model-00001-of-*")).unlink()
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    with pytest.raises(CheckpointError, match="not whole"):
+    with pytest.raises(CheckpointError, match="not complete"):
         load_backbone(key, published.repository, revision=published.commit)
 
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a folder, the cache, the hub; and every way in which it cannot be had."""
+"""Sources of a checkpoint: a folder, the cache, the hub; and every error on the way."""
 
 from __future__ import annotations
 
@@ -54,40 +54,40 @@ def _names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_folder_is_itself(tmp_path: Path) -> None:
+def test_a_folder_is_returned_unchanged(tmp_path: Path) -> None:
     assert checkpoint_folder(str(tmp_path), None, field=FIELD) == tmp_path
 
 
-def test_what_loading_needs_is_fetched_once(remote: FakeHub) -> None:
+def test_the_files_for_loading_are_fetched_once(remote: FakeHub) -> None:
     folder = checkpoint_folder("owner/name", COMMIT, field=FIELD)
     assert _names(folder) == set(FILES) - {"README.md", "spk_dict.pt"}
     assert (folder / "model-00002-of-00003.safetensors").read_bytes() == FILES["model-00002-of-00003.safetensors"]
-    remote.asked.clear()
+    remote.requests.clear()
     assert checkpoint_folder("owner/name", COMMIT, field=FIELD) == folder
-    assert remote.asked == [], "a commit that is cached whole costs no call"
+    assert remote.requests == [], "a complete commit in the cache needs no request"
 
 
-def test_only_the_shards_of_one_part(remote: FakeHub) -> None:
+def test_only_the_shards_with_a_prefix_are_fetched(remote: FakeHub) -> None:
     folder = checkpoint_folder("owner/name", COMMIT, field=FIELD, prefix="thinker.")
     assert {name for name in _names(folder) if name.endswith(".safetensors")} == {
         "model-00001-of-00003.safetensors",
         "model-00002-of-00003.safetensors",
     }
     whole = checkpoint_folder("owner/name", COMMIT, field=FIELD)
-    assert "model-00003-of-00003.safetensors" in _names(whole), "what was left out is fetched when it is asked for"
+    assert "model-00003-of-00003.safetensors" in _names(whole), "the other shards are fetched when they are needed"
 
 
-def test_a_single_file_and_the_older_format(remote: FakeHub) -> None:
+def test_safetensors_are_preferred_to_the_older_format(remote: FakeHub) -> None:
     remote.files = {"config.json": b"{}", "pytorch_model.bin": b"x", "model.safetensors": b"y"}
     assert _names(checkpoint_folder("owner/name", COMMIT, field=FIELD)) == {"config.json", "model.safetensors"}
 
 
-def test_bin_where_there_is_nothing_else(remote: FakeHub) -> None:
+def test_the_older_format_is_fetched_when_it_is_the_only_one(remote: FakeHub) -> None:
     remote.files = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     assert _names(checkpoint_folder("owner/name", COMMIT, field=FIELD)) == {"config.json", "pytorch_model.bin"}
 
 
-def test_unreachable_and_nothing_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_and_an_empty_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -97,7 +97,7 @@ def test_unreachable_and_nothing_cached(cache: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.retryable
 
 
-def test_offline_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_variable_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -105,17 +105,17 @@ def test_offline_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
 
 
-def test_half_a_cache_is_not_taken_for_a_whole_one(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_cache_is_an_error(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     folder = checkpoint_folder("owner/name", COMMIT, field=FIELD)
     (folder / "model-00002-of-00003.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubUnreachableError, match="not whole"):
+    with pytest.raises(HubUnreachableError, match="not complete"):
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
 
 
-def test_gated(remote: FakeHub) -> None:
+def test_a_gated_repository(remote: FakeHub) -> None:
     remote.gated = True
     with pytest.raises(CheckpointError, match=r"gated.*accept the terms on the page of owner/name.*hf auth login") as caught:
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
@@ -141,21 +141,21 @@ def test_a_commit_must_be_named(cache: Path, revision: str | None, message: str)
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "./bases/x", "nowhere", "a/b/c"])
-def test_a_missing_folder_is_not_asked_of_the_hub(cache: Path, source: str) -> None:
+def test_a_missing_folder_is_not_requested_from_the_hub(cache: Path, source: str) -> None:
     with pytest.raises(CheckpointError, match=r"no such folder.*backbones\.qwen2_audio\.base"):
         checkpoint_folder(source, COMMIT, field=FIELD)
 
 
-def test_a_full_disk_is_seen_before(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_found_before_the_download(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     remote.sizes = {name: 8 * 10**9 for name in FILES if name.endswith(".safetensors")}
     monkeypatch.setattr(hub, "free_bytes", lambda folder: 20 * 10**9)
     with pytest.raises(CheckpointError, match=r"24\.0 GB are to be fetched, 20\.0 GB are free.*HF_HOME"):
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
-    assert not [path for path in remote.asked if path.startswith("GET") and path.endswith(".safetensors")]
+    assert not [path for path in remote.requests if path.startswith("GET") and path.endswith(".safetensors")]
 
 
 @pytest.mark.parametrize(
-    ("met", "kind", "message"),
+    ("raised", "kind", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), CheckpointError, "disk is too small.*No space left"),
         (RuntimeError("Data processing error: No space left on device (os error 28)"), CheckpointError, "disk is too small.*No space left"),
@@ -165,15 +165,15 @@ def test_a_full_disk_is_seen_before(remote: FakeHub, monkeypatch: pytest.MonkeyP
         (RuntimeError("Network error: connection reset"), HubUnreachableError, "cannot be reached.*connection reset.*hf download"),
     ],
 )
-def test_what_the_hubs_clients_meet_during_a_download(
-    remote: FakeHub, monkeypatch: pytest.MonkeyPatch, met: Exception, kind: type[CheckpointError], message: str
+def test_errors_of_the_hubs_client_during_a_download(
+    remote: FakeHub, monkeypatch: pytest.MonkeyPatch, raised: Exception, kind: type[CheckpointError], message: str
 ) -> None:
     import huggingface_hub
 
     def fail(*arguments: Any, **options: Any) -> Any:
-        raise met
+        raise raised
 
-    monkeypatch.setattr(hub._Place, "cached", lambda self, prefix: None)
+    monkeypatch.setattr(hub._Repository, "cached", lambda self, prefix: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(CheckpointError, match=message) as caught:
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
@@ -192,7 +192,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_file(remote: FakeHub, monke
     assert (folder / "model-00002-of-00003.safetensors").read_bytes() == FILES["model-00002-of-00003.safetensors"]
 
 
-def test_a_moving_revision_moves_only_if_asked_for(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moving_revision_moves_only_when_allowed(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     answer = remote.answer

@@ -1,25 +1,34 @@
-"""Workspaces with an MLflow database of their own, and releases, scores and records in the true file layout."""
+"""Workspaces with their own MLflow database, and releases, scores and records in the file layout of the chain."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from coat_core.evaluation.statistics import Bootstrap
 from coat_core.registry import database
+from coat_core.registry.champions import apply
+from coat_core.registry.comparison import compare
+from coat_core.registry.releases import register_trial
+from coat_core.settings import RegistrySettings
 from coat_core.storage import sha256_bytes, write_json, write_jsonl, write_text
 from tests.testing.scores import FAMILIES, write_evaluation
+from tests.testing.served import TRIAL, Served, direct_answer, write_loadable_release
 
 NAME = "coat-qwen2-audio"
+BOOTSTRAP = Bootstrap(200)
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose database was just made (the migrations take seconds: it is copied from then on)."""
+    """A workspace with a new database. It is copied by the tests, because creating it takes seconds."""
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -29,7 +38,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty workspace with data and a contract that passed."""
+    """A workspace without releases, with data and a contract that passed."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "workspace"
     shutil.copytree(empty_database, folder)
@@ -53,7 +62,7 @@ def client(workspace: Path) -> Any:
 
 @pytest.fixture
 def add_trial(workspace: Path) -> Callable[..., str]:
-    """Return a function that writes what train and evaluate leave: a release, its records, its scores."""
+    """Return a function that writes the outputs of train and score: a release, its records, its scores."""
 
     def add(
         trial: str = "qwen2_audio-coat-0",
@@ -96,3 +105,56 @@ def add_trial(workspace: Path) -> Callable[..., str]:
         return trial
 
     return add
+
+
+@pytest.fixture
+def register(workspace: Path, client: Any, add_trial: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that registers a release with a number of right answers per family and a passed cold load."""
+
+    def make(*right: int, content: str = "", **changes: Any) -> str:
+        made = register_trial(workspace, NAME, add_trial(right=right, content=content or str(right), **changes))
+        client.set_model_version_tag(NAME, made.version, "probe", "passed")
+        client.set_model_version_tag(NAME, made.version, "probe_answer", "a tone")
+        return made.version
+
+    return make
+
+
+@pytest.fixture
+def judge(workspace: Path) -> Callable[..., str]:
+    """Return a function that compares a version with the champion, applies the decision and returns its word."""
+
+    def run(version: str, settings: RegistrySettings | None = None, **named: Any) -> str:
+        decision = compare(NAME, version, workspace, bootstrap=BOOTSTRAP, **named).decide(settings or RegistrySettings())
+        apply(NAME, version, decision, workspace)
+        return decision.word
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sine tone of 440 Hz, 0.75 s, 16 kHz, as a WAV file."""
+    path = tmp_path_factory.mktemp("audio") / "tone.wav"
+    samples = 0.3 * np.sin(2 * np.pi * 440 * np.arange(12_000) / 16_000)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.fixture
+def served(
+    workspace: Path, add_trial: Callable[..., str], tiny_bases: dict[str, Path], wav: Path, monkeypatch: pytest.MonkeyPatch
+) -> Served:
+    """A release that loads and answers, registered as champion; the workspace is the working directory."""
+    add_trial(TRIAL)
+    shutil.rmtree(workspace / "models")
+    shutil.rmtree(workspace / "bases")
+    release = write_loadable_release(workspace, tiny_bases, "qwen2_audio", scale=0.1)
+    register_trial(workspace, NAME, TRIAL)
+    database.connect(workspace).set_registered_model_alias(NAME, "champion", "1")
+    monkeypatch.chdir(workspace)
+    return Served(workspace, direct_answer(release, wav))

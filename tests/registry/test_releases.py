@@ -28,7 +28,7 @@ def steps(client: Any, run_id: str) -> list[int]:
     return [metric.step for metric in client.get_metric_history(run_id, "loss")]
 
 
-def test_a_version_carries_its_lineage_its_scores_and_its_card(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+def test_a_version_has_its_lineage_its_scores_and_its_card(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     trial = add_trial()
     add_trial("qwen2_audio-sft-0", right=(4, 5))
     made = register_trial(workspace, NAME, trial)
@@ -56,7 +56,7 @@ def test_a_version_carries_its_lineage_its_scores_and_its_card(workspace: Path, 
     assert {"git_commit", "git_dirty", "features_sha256.pitch", "scores_sha256"} <= set(version.tags)
     assert version.tags["accuracy.music"].startswith("0.600 [")
     assert "## Evaluation" in version.description
-    assert "0.400 [" in version.description, "the control stands beside it"
+    assert "0.400 [" in version.description, "the score of the control"
     short = metrics["evaluation_set"][:16]
     assert artifacts(client, made.run_id) >= {
         "lineage/dvc.lock",
@@ -88,7 +88,7 @@ def test_another_training_is_another_version(workspace: Path, add_trial: Callabl
     assert (made.created, made.version) == (True, "2")
 
 
-def test_of_two_versions_with_one_key_the_lower_is_canonical(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+def test_the_lower_of_two_versions_with_one_key_is_canonical(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     trial = add_trial()
     register_trial(workspace, NAME, trial)
     known = client.get_model_version(NAME, "1")
@@ -98,7 +98,7 @@ def test_of_two_versions_with_one_key_the_lower_is_canonical(workspace: Path, cl
     assert register_trial(workspace, NAME, trial).version == "1"
 
 
-def test_new_scores_of_a_known_release_replace_the_old(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+def test_new_scores_of_a_registered_release_replace_the_old_ones(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     trial = add_trial(right=(6, 6))
     register_trial(workspace, NAME, trial)
     add_trial(right=(8, 8))
@@ -109,7 +109,7 @@ def test_new_scores_of_a_known_release_replace_the_old(workspace: Path, client: 
 
 
 @pytest.mark.parametrize("stop", ["log_release", "_record_evaluation", "_create_version"])
-def test_a_kill_at_any_step_is_mended_by_the_same_call(
+def test_the_same_call_completes_an_interrupted_registration(
     workspace: Path, client: Any, add_trial: Callable[..., str], monkeypatch: pytest.MonkeyPatch, stop: str
 ) -> None:
     class Killed(BaseException):
@@ -149,13 +149,13 @@ def test_the_run_of_the_training_is_the_run_of_the_version(workspace: Path, clie
     made = register_trial(workspace, NAME, trial)
     assert made.run_id == run_id
     run = client.get_run(run_id)
-    assert run.info.status == "FINISHED", "the release is published, so the training had ended"
+    assert run.info.status == "FINISHED", "the release is published, so the training had finished"
     assert "replayed" not in run.data.tags
     assert steps(client, run_id) == [1]
-    assert len(client.search_logged_models([run.info.experiment_id])) == 1, "the model that the training logged is the version's"
+    assert len(client.search_logged_models([run.info.experiment_id])) == 1, "the version uses the model that the training logged"
 
 
-def test_a_run_that_this_mlflow_never_saw_is_replayed_once(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+def test_an_unknown_run_is_replayed_once(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     trial = add_trial(steps=5)
     made = register_trial(workspace, NAME, trial)
     run = client.get_run(made.run_id)
@@ -170,7 +170,7 @@ def test_a_run_that_this_mlflow_never_saw_is_replayed_once(workspace: Path, clie
     assert register_trial(workspace, NAME, trial).run_id == made.run_id
 
 
-def test_a_half_uploaded_model_is_replaced(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+def test_an_incomplete_upload_of_a_model_is_replaced(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     trial = add_trial()
     tracker = MlflowTracker(workspace, experiment=NAME, sampling_s=None)
     tracker.start(trial)
@@ -194,16 +194,16 @@ def test_a_pickle_is_found_among_the_artifacts(workspace: Path, client: Any, add
     assert {Path(file).name for file in found} == {"extra.dat", "pytorch_model.bin"}
 
 
-def test_what_is_not_there_is_named(workspace: Path, add_trial: Callable[..., str]) -> None:
-    with pytest.raises(ReleaseError, match="no release"):
+def test_a_missing_release_or_evaluation_is_an_error(workspace: Path, add_trial: Callable[..., str]) -> None:
+    with pytest.raises(ReleaseError, match="not a release"):
         register_trial(workspace, NAME, "qwen2_audio-coat-9")
     trial = add_trial()
     (workspace / "evaluation" / trial / "scores.jsonl").unlink()
-    with pytest.raises(RegistryError, match="was not evaluated"):
+    with pytest.raises(RegistryError, match=r"was not evaluated.*coat answer qwen2_audio coat-0 && coat score qwen2_audio coat-0"):
         register_trial(workspace, NAME, trial)
 
 
-def test_lineage_leads_back_to_data_and_code(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+def test_lineage_contains_data_and_code(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     made = register_trial(workspace, NAME, add_trial())
     client.set_registered_model_alias(NAME, "champion", "1")
     record = lineage(f"models:/{NAME}@champion", workspace)
@@ -226,7 +226,7 @@ def test_lineage_leads_back_to_data_and_code(workspace: Path, client: Any, add_t
 @pytest.mark.parametrize(
     "uri", ["models:/coat-qwen2-audio", "models:/coat-qwen2-audio/7", "models:/coat-qwen2-audio@nobody", "models:/unknown/1"]
 )
-def test_a_version_that_is_not_there_is_named(workspace: Path, add_trial: Callable[..., str], client: Any, uri: str) -> None:
+def test_an_unknown_version_is_an_error(workspace: Path, add_trial: Callable[..., str], client: Any, uri: str) -> None:
     register_trial(workspace, NAME, add_trial())
     with pytest.raises(RegistryError, match="version"):
         lineage(uri, workspace)

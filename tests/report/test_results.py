@@ -17,7 +17,7 @@ TRIALS = ("base-0", "sft-0", "sft-1", "coat-0", "coat-1")
 Make = Callable[..., Path]
 
 
-def test_everything_named_is_collected_and_nothing_else(make_workspace: Make) -> None:
+def test_only_the_named_backbones_and_trials_are_collected(make_workspace: Make) -> None:
     workspace = make_workspace([*TRIALS, "block-0"])
     results = collect(workspace, BACKBONES[:2], TRIALS, make_examples(), SETTINGS)
     assert list(results["backbones"]) == list(BACKBONES[:2])
@@ -32,7 +32,7 @@ def test_everything_named_is_collected_and_nothing_else(make_workspace: Make) ->
     assert first["latency"]["ratios"]["first_token_s"]["median"] == 1.08
 
 
-def test_the_mean_of_an_arm_is_what_its_seeds_average_to(make_workspace: Make) -> None:
+def test_the_accuracy_of_an_arm_is_the_mean_over_its_seeds(make_workspace: Make) -> None:
     results = collect(make_workspace(TRIALS), BACKBONES[:1], TRIALS, make_examples(), SETTINGS)
     arm = results["backbones"]["qwen2_audio"]["arms"]["coat"]
     assert arm["mean"]["accuracy"] == pytest.approx((arm["seeds"]["0"]["mean"] + arm["seeds"]["1"]["mean"]) / 2, abs=1e-5)
@@ -47,41 +47,41 @@ def test_the_same_files_give_the_same_results(make_workspace: Make) -> None:
 
 
 def test_a_missing_evaluation_is_named(make_workspace: Make) -> None:
-    with pytest.raises(EvaluationError, match="evaluate@qwen2_audio-coat-2"):
+    with pytest.raises(EvaluationError, match="score@qwen2_audio-coat-2"):
         collect(make_workspace(TRIALS), BACKBONES[:1], ["coat-2"], make_examples(), SETTINGS)
 
 
 def test_different_evaluation_sets_are_refused(make_workspace: Make) -> None:
     workspace = make_workspace(["sft-0"])
     make_workspace(["coat-0"], examples=make_examples(12))
-    with pytest.raises(EvaluationError, match="same evaluation set"):
+    with pytest.raises(EvaluationError, match="the same evaluation set"):
         collect(workspace, BACKBONES, ["sft-0", "coat-0"], make_examples(), SETTINGS)
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "high", "said"),
+    ("difference", "low", "high", "sentence"),
     [
         (0.053, -0.01, 0.11, "5.3 points above sft, and the interval includes zero (95% interval -1.0 to +11.0): no difference is shown"),
         (0.053, 0.01, 0.11, "5.3 points above sft, and the interval excludes zero"),
         (-0.053, -0.1, -0.01, "5.3 points below sft, and the interval excludes zero"),
     ],
 )
-def test_the_headline_says_what_the_interval_says(difference: float, low: float, high: float, said: str) -> None:
+def test_the_headline_states_the_interval(difference: float, low: float, high: float, sentence: str) -> None:
     mean = {"difference": difference, "low": low, "high": high, "includes_zero": low <= 0 <= high}
     backbones = {"a": {"differences": {"coat-sft": {"mean": mean}}}, "b": {"differences": {}}}
     results = {"measured": {"confidence": 0.95}, "backbones": backbones}
-    assert said in headline(results, "a")
+    assert sentence in headline(results, "a")
     assert "nothing to compare" in headline(results, "b")
 
 
-def test_tables_hold_every_arm_and_family(make_workspace: Make) -> None:
+def test_tables_contain_every_arm_and_family(make_workspace: Make) -> None:
     workspace = make_workspace(TRIALS)
     results = collect(workspace, BACKBONES, TRIALS, make_examples(), SETTINGS)
     markdown, terminal = markdown_tables(results), summary_table(results)
     accuracy = results["backbones"]["qwen2_audio"]["arms"]["coat"]["families"]["music"]["accuracy"]
     for text in (markdown, terminal):
         assert f"{accuracy:.3f}".removeprefix("0") in text
-        assert all(name in text for name in ("Qwen2-Audio", "Audio Flamingo 3", "sft", "transcription", "brief run"))
+        assert all(name in text for name in ("Qwen2-Audio", "Audio Flamingo 3", "sft", "transcription", "Fewer than 3 seeds"))
         assert headline(results, "qwen2_5_omni") in text
     for table in markdown.split("###")[1:]:
         body = [line.count("|") for line in table.splitlines() if line.startswith("|") and "latency" not in line][:8]
@@ -98,7 +98,7 @@ def test_tables_hold_every_arm_and_family(make_workspace: Make) -> None:
     assert metrics["coat_minus_sft"]["low"] <= metrics["coat_minus_sft"]["difference"] <= metrics["coat_minus_sft"]["high"]
 
 
-def test_the_page_colours_only_what_excludes_zero(make_workspace: Make, tmp_path: Path) -> None:
+def test_the_page_colours_only_intervals_that_exclude_zero(make_workspace: Make, tmp_path: Path) -> None:
     results = collect(make_workspace(TRIALS), BACKBONES, TRIALS, make_examples(), SETTINGS)
     page = render_page(results, tmp_path)
     gaps = [values for backbone in results["backbones"].values() for values in backbone["differences"].values()]

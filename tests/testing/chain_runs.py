@@ -1,7 +1,8 @@
-"""A tiny workspace seen from outside: `coat run` as a user starts it, its processes, and what three databases say afterwards."""
+"""A tiny workspace from outside: `coat run` as a user starts it, its processes, and the records in DVC, MLflow and Prefect."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -25,34 +26,35 @@ from coat_core.watchdog import OWNER
 PARAMS = repository_root() / "params/tiny.yaml"
 BIN = Path(sys.executable).parent
 DETERMINISTIC = ("data/corpus", "data/accepted.jsonl", "data/quarantine.jsonl", "features", "models", "evaluation")
-"""What must be byte-equal from run to run; the rest are records."""
+"""Outputs that are byte-equal from run to run; the others are records."""
 UNFINISHED = frozenset({"RUNNING", "PENDING", "CANCELLING", "SCHEDULED"})
+HANG_S = 1800.0
+"""Limit for everything that is waited for: it only ends a test that hangs."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A workspace through which the chain has run once."""
+    """A workspace in which the chain has completed once."""
 
     workspace: Path
     printed: str
-    seconds: float
     fingerprint: dict[str, str]
 
 
 def make_tiny(folder: Path, params: Path = PARAMS) -> Path:
-    """Make a small workspace with a DVC cache of its own: nothing is taken from an earlier run."""
+    """Create a small workspace with its own DVC cache, so that nothing comes from an earlier run."""
     made = make_workspace(folder, params)
     command("dvc", "config", "--local", "cache.dir", str(folder.parent / f"{folder.name}-cache"), workspace=made)
     return made
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return the environment of a user who has set nothing."""
+    """Return the environment of a user without settings for Prefect, MLflow, pytest or this package."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "COAT_", "PYTEST_"))}
     return {**kept, "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "true", **extra}
 
 
-def command(name: str, *arguments: str, workspace: Path, timeout_s: float = 120, **extra: str) -> subprocess.CompletedProcess[str]:
+def command(name: str, *arguments: str, workspace: Path, timeout_s: float = HANG_S, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run an installed command in a workspace; it must succeed."""
     done = subprocess.run(
         [BIN / name, *arguments], cwd=workspace, capture_output=True, text=True, timeout=timeout_s, env=environment(**extra)
@@ -62,9 +64,9 @@ def command(name: str, *arguments: str, workspace: Path, timeout_s: float = 120,
 
 
 def start_chain(workspace: Path) -> subprocess.Popen[bytes]:
-    """Start `coat run` in a process group of its own; what it prints goes to `coat-run.log`.
+    """Start `coat run` in its own process group, with its output in `coat-run.log`.
 
-    A shell's background job ignores SIGINT, and so would everything that it starts: Ctrl-C is given back first.
+    A shell's background job ignores SIGINT, and its children inherit that: the default handler is restored first.
     """
     code = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     with (workspace / "coat-run.log").open("wb") as log:
@@ -73,8 +75,8 @@ def start_chain(workspace: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(arguments, cwd=workspace, start_new_session=True, env=environment(), **streams)
 
 
-def run_chain(workspace: Path, timeout_s: float = 300) -> str:
-    """Run `coat run` to its end and return what it printed; it must succeed."""
+def run_chain(workspace: Path, timeout_s: float = HANG_S) -> str:
+    """Run `coat run` to its end and return its output; it must succeed."""
     flow = start_chain(workspace)
     try:
         flow.wait(timeout_s)
@@ -86,8 +88,8 @@ def run_chain(workspace: Path, timeout_s: float = 300) -> str:
     return printed
 
 
-def wait_for(condition: Callable[[], object], seconds: float, interval_s: float = 0.1) -> bool:
-    """Return whether something came true in time."""
+def wait_for(condition: Callable[[], object], seconds: float = HANG_S, interval_s: float = 0.1) -> bool:
+    """Wait until a condition is true and return whether it became true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -97,7 +99,7 @@ def wait_for(condition: Callable[[], object], seconds: float, interval_s: float 
 
 
 def processes_in(workspace: Path) -> list[psutil.Process]:
-    """Return every live process that a flow of this workspace started: stages, what they started, and its server."""
+    """Return the live processes that a flow of this workspace started: stages, their children, and the Prefect server."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -110,14 +112,14 @@ def processes_in(workspace: Path) -> list[psutil.Process]:
 
 
 def stages_in(workspace: Path) -> list[str]:
-    """Return the command lines of the stage processes that live in a workspace (DVC, its shell, the stage, its workers)."""
+    """Return the command lines of the live stage processes of a workspace (DVC, its shell, the stage, its workers)."""
     lines = []
     for process in processes_in(workspace):
         try:
             line = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if line and "flows server" not in line:
+        if line and "flows.server" not in line:
             lines.append(line)
     return lines
 
@@ -127,14 +129,8 @@ def trains(workspace: Path) -> bool:
     return any(" train " in line for line in stages_in(workspace)) and mlflow_statuses(workspace)["RUNNING"] > 0
 
 
-def seconds_until_gone(workspace: Path, since: float, limit_s: float = 15) -> float:
-    """Return how long after `since` (monotonic) no stage process lived any more."""
-    assert wait_for(lambda: not stages_in(workspace), limit_s, 0.05), stages_in(workspace)
-    return time.monotonic() - since
-
-
 def signal_chain(flow: subprocess.Popen[bytes], sent: signal.Signals, *, group: bool) -> float:
-    """Signal a `coat run`, or its whole process group, and return when (monotonic)."""
+    """Signal a `coat run`, or its whole process group, and return the time of the signal (monotonic, s)."""
     if group:
         os.killpg(flow.pid, sent)
     else:
@@ -143,7 +139,7 @@ def signal_chain(flow: subprocess.Popen[bytes], sent: signal.Signals, *, group: 
 
 
 def forget_training(workspace: Path) -> None:
-    """Make every train stage stale, with nothing to resume from: out of `dvc.lock`, the run cache, the outs and the scratch."""
+    """Make every train stage stale with nothing to resume: remove it from `dvc.lock`, the run cache, the outs and the scratch."""
     lock = workspace / "dvc.lock"
     if lock.exists():
         recorded = yaml.safe_load(lock.read_text())
@@ -167,7 +163,7 @@ def fingerprint(workspace: Path) -> dict[str, str]:
 
 
 def mlflow_statuses(workspace: Path) -> Counter[str]:
-    """Count MLflow's runs by status."""
+    """Count the MLflow runs by status."""
     return Counter(row[0] for row in _rows(workspace / "mlflow.db", "SELECT status FROM runs"))
 
 
@@ -186,20 +182,37 @@ def aliases(workspace: Path) -> dict[tuple[str, str], int]:
 
 
 def prefect_states(workspace: Path) -> dict[str, Counter[str]]:
-    """Count the flow runs and task runs of the workspace's own Prefect records by state type."""
+    """Count the flow runs and task runs of the workspace's own Prefect records by state type.
+
+    A task whose upstream task did not complete ends as NotReady, which Prefect records under the type PENDING; it is counted by its name.
+    """
     database = workspace / ".scratch/prefect/prefect.db"
-    return {table: Counter(row[0] for row in _rows(database, f"SELECT state_type FROM {table}")) for table in ("flow_run", "task_run")}
+    state = "CASE state_name WHEN 'NotReady' THEN 'NotReady' ELSE state_type END"
+    return {table: Counter(row[0] for row in _rows(database, f"SELECT {state} FROM {table}")) for table in ("flow_run", "task_run")}
 
 
 def unfinished(workspace: Path) -> dict[str, int]:
-    """Count what still stands as running, in MLflow and in Prefect."""
+    """Count the runs that MLflow and Prefect record as not ended."""
     states = {"mlflow": mlflow_statuses(workspace), **prefect_states(workspace)}
     return {name: count for name, states_ in states.items() if (count := sum(states_[state] for state in UNFINISHED))}
 
 
+def prefect_edges(workspace: Path) -> dict[str, set[str]]:
+    """Return the task runs of the workspace's last flow run, each with the task runs from which the run page draws an arrow to it."""
+    database = workspace / ".scratch/prefect/prefect.db"
+    query = "SELECT id, name, task_inputs FROM task_run WHERE flow_run_id = (SELECT id FROM flow_run ORDER BY start_time DESC LIMIT 1)"
+    rows = _rows(database, query)
+    names = {_hex_id(identifier): name for identifier, name, _ in rows}
+    return {name: {names[_hex_id(entry["id"])] for entries in json.loads(inputs).values() for entry in entries} for _, name, inputs in rows}
+
+
 def ran_stages(printed: str) -> list[str]:
-    """Return the stages that a `coat run` started, from what it printed."""
+    """Return the stages that a `coat run` started, from its output."""
     return [line.split("  start ")[1].strip() for line in printed.splitlines() if "  start " in line]
+
+
+def _hex_id(identifier: str) -> str:
+    return identifier.replace("-", "")
 
 
 def _rows(database: Path, query: str) -> Sequence[tuple]:

@@ -1,4 +1,4 @@
-"""A small corpus that the extraction tests share, and how its stores are compared."""
+"""Small clips for the extraction tests, and hashes to compare stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coat_core.storage import sha256_file
 
 
 def make_clip(corpus: Path, seed: int, split: Split = "train", rate: int = 16000) -> Example:
-    """Write clip `seed`, 0.25 s and more, each of another length, and return its example."""
+    """Write clip `seed` (at least 0.25 s, a different length for each seed) and return its example."""
     rng = np.random.default_rng(seed)
     path = corpus / "audio" / f"{seed}.flac"
     samples = int((4000 + 531 * seed) * rate / 16000)

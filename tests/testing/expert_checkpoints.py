@@ -26,7 +26,7 @@ AUDIO_CLASSES = ("Speech", "Dog", "Siren", "Music", "Click", "Rain")
 
 
 def save_hubert(folder: Path) -> None:
-    """As `facebook/hubert-base-ls960`: group norm, `pytorch_model.bin` with the old names of the weight norm."""
+    """Save the layout of `facebook/hubert-base-ls960`: group norm, `pytorch_model.bin` with the old names of the weight norm."""
     from transformers import HubertConfig, HubertModel
 
     model = HubertModel(HubertConfig(**_wav2vec(), feat_extract_norm="group"))
@@ -35,7 +35,7 @@ def save_hubert(folder: Path) -> None:
 
 
 def save_wav2vec2(folder: Path) -> None:
-    """As the large models: layer norm in every convolution, pre-norm layers, a CTC head on top."""
+    """Save the layout of the large models: layer norm in every convolution, pre-norm layers, a CTC head on top."""
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
     config = Wav2Vec2Config(**_wav2vec(), feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True, vocab_size=12)
@@ -44,7 +44,7 @@ def save_wav2vec2(folder: Path) -> None:
 
 
 def save_wavlm(folder: Path) -> None:
-    """As `microsoft/wavlm-base-plus`: group norm, waveforms as they are."""
+    """Save the layout of `microsoft/wavlm-base-plus`: group norm, waveforms not normalised."""
     from transformers import WavLMConfig, WavLMModel
 
     WavLMModel(WavLMConfig(**_wav2vec(), feat_extract_norm="group", num_buckets=16, max_bucket_distance=40)).save_pretrained(folder)
@@ -52,7 +52,7 @@ def save_wavlm(folder: Path) -> None:
 
 
 def save_emotion(folder: Path) -> None:
-    """As `superb/wav2vec2-base-superb-er`: a weighted sum of layers, projector, linear classifier."""
+    """Save the layout of `superb/wav2vec2-base-superb-er`: a weighted sum of layers, projector, linear classifier."""
     from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
     labels = {0: "neu", 1: "hap", 2: "ang", 3: "sad"}
@@ -68,7 +68,7 @@ def save_emotion(folder: Path) -> None:
 
 
 def save_dimensions(folder: Path) -> None:
-    """As audEERING's dimensional model: a regression head that transformers has no class for."""
+    """Save the layout of audEERING's dimensional model: a regression head without a class in transformers."""
     from safetensors.torch import save_file
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -86,7 +86,7 @@ def save_dimensions(folder: Path) -> None:
 
 
 def save_whisper(folder: Path, *, seconds: int = 3) -> None:
-    """As `openai/whisper-small`: encoder and decoder, a window of `seconds` in place of 30."""
+    """Save the layout of `openai/whisper-small`: encoder and decoder, with a window of `seconds` instead of 30."""
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     config = WhisperConfig(
@@ -113,7 +113,7 @@ def save_whisper(folder: Path, *, seconds: int = 3) -> None:
 
 
 def save_ast(folder: Path) -> None:
-    """As `MIT/ast-finetuned-audioset-10-10-0.4593`: 10.24 s of 128 mel bands, here cut into few patches."""
+    """Save the layout of `MIT/ast-finetuned-audioset-10-10-0.4593`: 10.24 s of 128 mel bands, with few patches."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
 
     config = ASTConfig(
@@ -132,13 +132,13 @@ def save_ast(folder: Path) -> None:
     )
     ASTForAudioClassification(config).save_pretrained(folder)
     with warnings.catch_warnings():
-        # True of the published extractor too.
+        # The published extractor has this warning too.
         warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
         ASTFeatureExtractor().save_pretrained(folder)
 
 
 def save_mimi(folder: Path) -> None:
-    """As `kyutai/mimi`: the whole codec, 12.5 Hz."""
+    """Save the layout of `kyutai/mimi`: the whole codec, 12.5 Hz."""
     from transformers import EncodecFeatureExtractor, MimiConfig, MimiModel
 
     config = MimiConfig(
@@ -161,7 +161,7 @@ def save_mimi(folder: Path) -> None:
 
 
 def save_encodec(folder: Path) -> None:
-    """As `facebook/encodec_24khz`: 75 Hz, an LSTM at its end."""
+    """Save the layout of `facebook/encodec_24khz`: 75 Hz, with a final LSTM."""
     from transformers import EncodecConfig, EncodecFeatureExtractor, EncodecModel
 
     EncodecModel(EncodecConfig(num_filters=4, hidden_size=16, codebook_size=16)).save_pretrained(folder)
@@ -182,7 +182,7 @@ CHECKPOINTS = {
 
 
 def save_all(root: Path) -> dict[str, Path]:
-    """Write every checkpoint under `root`, each from its own seed."""
+    """Save every checkpoint under `root`, each with its own seed."""
     for seed, (name, save) in enumerate(CHECKPOINTS.items()):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(100 + seed)
@@ -191,7 +191,7 @@ def save_all(root: Path) -> dict[str, Path]:
 
 
 def _wav2vec() -> dict[str, object]:
-    """The published strides and kernels, few channels, two layers."""
+    """Return a configuration with the published strides and kernels, few channels and two layers."""
     return {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -210,7 +210,7 @@ def _front_end(folder: Path, *, do_normalize: bool, return_attention_mask: bool)
 
 
 def _old_weight_norm(model: torch.nn.Module, folder: Path) -> None:
-    """Save as checkpoints of before 2023 stand on the hub."""
+    """Save a model with the tensor names of checkpoints from before 2023."""
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}

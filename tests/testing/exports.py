@@ -1,4 +1,4 @@
-"""What the tests of exports share: trained releases on a base, a whole Omni with a talker, and a process without our package."""
+"""For the tests of exports: trained releases on a base, a complete Omni with a talker, and a process without our package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_trained(
     scale: float = 0.05,
     **thinking: Any,
 ) -> Path:
-    """Write a release of an arm with arbitrary trained values on a base."""
+    """Write a release of an arm with random trained values on a base."""
     from torch import nn
 
     from coat_core.backbones.catalogue import load_backbone
@@ -64,7 +64,7 @@ def make_query() -> Query:
 
 @torch.no_grad()
 def our_answer(release: Path, dtype: str = "float32") -> tuple[list[int], list[int]]:
-    """Return prompt and greedy answer (ids) of a release, loaded by us, unmerged."""
+    """Return prompt and greedy answer (ids) of a release, loaded by our code, unmerged."""
     from coat_core.thinking.release import load_release
 
     backbone: Any = load_release(release, merge=False, dtype=dtype).backbone
@@ -74,7 +74,7 @@ def our_answer(release: Path, dtype: str = "float32") -> tuple[list[int], list[i
 
 
 def stock_answers(folder: Path, exports: list[Path]) -> list[dict[str, Any]]:
-    """Return what the stock libraries make of exports, in a process of its own where our package cannot be imported."""
+    """Return the results of stock libraries for exports, from a new process where our package cannot be imported."""
     np.save(folder / "waveform.npy", make_query().waveform)
     jobs = [{"folder": str(path), "waveform": str(folder / "waveform.npy"), "text": QUESTION} for path in exports]
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -82,7 +82,7 @@ def stock_answers(folder: Path, exports: list[Path]) -> list[dict[str, Any]]:
     elsewhere.mkdir(exist_ok=True)
     ran = subprocess.run(
         [sys.executable, "-I", str(Path(__file__).parent / "stock_export.py"), str(folder / "jobs.json")],
-        capture_output=True, text=True, cwd=elsewhere, check=False, timeout=500,
+        capture_output=True, text=True, cwd=elsewhere, check=False, timeout=1800,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-3000:]
     answers: list[dict[str, Any]] = json.loads(ran.stdout.splitlines()[-1])
@@ -90,7 +90,7 @@ def stock_answers(folder: Path, exports: list[Path]) -> list[dict[str, Any]]:
 
 
 def save_whole_omni(thinker: Path, folder: Path, *, speakers: bool = True) -> Path:
-    """Write a whole tiny Qwen2.5-Omni: the thinker of a tiny base, with a talker, a vocoder and voices of the real classes."""
+    """Write a complete tiny Qwen2.5-Omni: the thinker of a tiny base, with a talker, a vocoder and voices of the real classes."""
     import shutil
 
     from safetensors.torch import load_file, save_file

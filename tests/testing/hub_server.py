@@ -1,4 +1,4 @@
-"""A hub on the loopback: one repository's files behind the real client library's requests."""
+"""A hub on loopback: serves the files of one repository to the real client library."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class FakeHub:
-    """What the server serves, and what it was asked for."""
+    """The repository that the server serves, and the requests that it received."""
 
     repository: str
     commit: str
     files: dict[str, bytes]
     gated: bool = False
     sizes: dict[str, int] = field(default_factory=dict)
-    """Sizes to claim in place of the true ones."""
+    """Reported sizes that differ from the true ones."""
     broken: str | None = None
-    """A file whose connection ends half-way."""
+    """A file whose connection ends after half of its bytes."""
     url: str = ""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        known = f"/api/models/{self.repository}"
+        api = f"/api/models/{self.repository}"
         if self.repository not in path:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
         if self.gated:
             return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted"}, b"{}"
         if self.commit not in path:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
-        if path.startswith(f"{known}/revision/"):
+        if path.startswith(f"{api}/revision/"):
             rows = [{"rfilename": name} for name in self.files]
             return 200, {}, json.dumps({"id": self.repository, "sha": self.commit, "siblings": rows}).encode()
-        if path.startswith(f"{known}/tree/"):
+        if path.startswith(f"{api}/tree/"):
             rows = [
                 {"type": "file", "path": name, "size": self.sizes.get(name, len(data)), "oid": hashlib.sha1(data).hexdigest()}
                 for name, data in self.files.items()
@@ -61,7 +61,7 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
         protocol_version = "HTTP/1.1"
 
         def _answer(self, body: bool) -> None:
-            hub.asked.append(f"{self.command} {urlsplit(self.path).path}")
+            hub.requests.append(f"{self.command} {urlsplit(self.path).path}")
             status, headers, data = hub.answer(unquote(urlsplit(self.path).path))
             self.send_response(status)
             for name, value in headers.items():

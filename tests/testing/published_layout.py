@@ -1,4 +1,4 @@
-"""Small checkpoints in the layout in which the three LALMs are published: names, ids, files and shards as there, width and depth not.
+"""Small checkpoints of the three LALMs in their published layout: names, ids, files and shards are equal, width and depth are smaller.
 
 Sources: the chat templates of Qwen2-Audio's stock processor, of Qwen2.5-Omni's `chat_template.json`, and of the script that converted
 Audio Flamingo 3 (transformers); ids and vocabulary sizes of the three `config.json`.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 TEXT_TOKENS = 151_643
-"""Qwen's byte-level BPE without special tokens; all of ours beyond the trained ones are fillers that no text needs."""
+"""Size of Qwen's byte-level BPE without special tokens. Ids beyond the trained ones are fillers that no text contains."""
 _QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _QWEN25 = (
     "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
@@ -61,8 +61,8 @@ AF3_TEXT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Published:
-    """What one LALM's repository has of its own."""
+class Layout:
+    """What differs between the repositories of the LALMs."""
 
     repository: str
     commit: str
@@ -76,16 +76,16 @@ class Published:
 
 
 PUBLISHED = {
-    "qwen2_audio": Published(
+    "qwen2_audio": Layout(
         "Qwen/Qwen2-Audio-7B-Instruct", "0a095220c30b7b31434169c3086508ef3ea5bf0a",
         (*_QWEN, "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"), 155_947, 156_032, {},
         {"do_sample": True, "top_k": 20, "top_p": 0.5, "temperature": 0.7, "repetition_penalty": 1.1},
     ),
-    "qwen2_5_omni": Published(
+    "qwen2_5_omni": Layout(
         "Qwen/Qwen2.5-Omni-7B", "ae9e1690543ffd5c0221dc27f79834d0294cba00", (*_QWEN, *_OMNI, *_TOOLS), 151_665, 152_064, _OMNI_NAMES,
         {"do_sample": True, "top_k": 40, "top_p": 0.8, "temperature": 1.0, "repetition_penalty": 1.05},
     ),
-    "audio_flamingo_3": Published(
+    "audio_flamingo_3": Layout(
         "nvidia/audio-flamingo-3-hf", "7d4bae64ee29878af6504ae6f6bb3e40492838ad",
         (*_QWEN, *_QWEN25, *_TOOLS, "<vila/sentinel>", "<image>", "<vila/video>", "<speech>", "<sound>"), 151_672, 151_672, {},
         {"max_new_tokens": 2048, "do_sample": True, "temperature": 0.6},
@@ -105,7 +105,7 @@ def save_published(key: str, folder: Path, *, texts: Sequence[str] = (), seed: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = load_architecture(key).model_class()._from_config(config, dtype=torch.bfloat16)
-    # Of a small random model every answer is alike unless the language model listens: make its weights larger than the usual start.
+    # With the usual initialisation a small random model gives the same answer to every input: larger weights make it depend on the input.
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "language_model" in name and "embed" not in name:
@@ -120,7 +120,7 @@ def save_published(key: str, folder: Path, *, texts: Sequence[str] = (), seed: i
 
 
 def put_in_cache(repository: str, commit: str, folder: Path, cache: Path) -> Path:
-    """Lay a checkpoint folder out as the hub's cache (`HF_HUB_CACHE`) holds it; return the snapshot."""
+    """Copy a checkpoint folder into the layout of the hub's cache (`HF_HUB_CACHE`) and return the snapshot."""
     place = cache / f"models--{repository.replace('/', '--')}"
     snapshot = place / "snapshots" / commit
     (place / "blobs").mkdir(parents=True)
@@ -132,7 +132,7 @@ def put_in_cache(repository: str, commit: str, folder: Path, cache: Path) -> Pat
     return snapshot
 
 
-def _tokenizer(published: Published, texts: Sequence[str]) -> Any:
+def _tokenizer(published: Layout, texts: Sequence[str]) -> Any:
     from transformers import AddedToken, Qwen2Tokenizer
 
     from coat_core.tiny_bases.tokenizer import make_tokenizer
@@ -151,13 +151,13 @@ def _tokenizer(published: Published, texts: Sequence[str]) -> Any:
     return tokenizer
 
 
-def _generation(published: Published) -> Any:
+def _generation(published: Layout) -> Any:
     from transformers import GenerationConfig
 
     return GenerationConfig(bos_token_id=151643, eos_token_id=[151645, 151643], pad_token_id=151643, **published.generation)
 
 
-def _text(published: Published, layers: int, kv_heads: int) -> dict[str, Any]:
+def _text(published: Layout, layers: int, kv_heads: int) -> dict[str, Any]:
     return {
         "vocab_size": published.vocabulary, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers,
         "num_attention_heads": 4, "num_key_value_heads": kv_heads, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
@@ -165,7 +165,7 @@ def _text(published: Published, layers: int, kv_heads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _qwen2_audio(published: Published, layers: int) -> Any:
+def _qwen2_audio(published: Layout, layers: int) -> Any:
     from transformers import Qwen2AudioConfig
 
     audio = {
@@ -177,7 +177,7 @@ def _qwen2_audio(published: Published, layers: int) -> Any:
     return Qwen2AudioConfig(text_config=text, audio_config=audio, audio_token_index=151646, tie_word_embeddings=False)
 
 
-def _omni(published: Published, layers: int) -> Any:
+def _omni(published: Layout, layers: int) -> Any:
     from transformers import Qwen2_5OmniThinkerConfig
 
     text = _text(published, layers, 2)
@@ -194,7 +194,7 @@ def _omni(published: Published, layers: int) -> Any:
     )  # fmt: skip
 
 
-def _flamingo(published: Published, layers: int) -> Any:
+def _flamingo(published: Layout, layers: int) -> Any:
     from transformers import AudioFlamingo3Config
 
     audio = {
@@ -224,7 +224,7 @@ def _change(path: Path, **values: Any) -> None:
 
 
 def _qwen2_audio_front_end(folder: Path, tokenizer: Any) -> None:
-    """The repository has no template for audio: the tokenizer's is for text, and the stock processor brings its own."""
+    """The repository has no template for audio: the tokenizer's is for text, and the stock processor contains its own."""
     _write(folder / "preprocessor_config.json", {**_WHISPER, "processor_class": "Qwen2AudioProcessor"})
     text = (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -245,7 +245,7 @@ def _omni_front_end(folder: Path, tokenizer: Any) -> None:
 
 
 def _flamingo_front_end(folder: Path, tokenizer: Any) -> None:
-    """As the conversion script wrote it, with the stock processor."""
+    """Write the files with the stock processor, as the conversion script did."""
     from transformers import AudioFlamingo3Processor, WhisperFeatureExtractor
 
     tokenizer.chat_template = AF3_TEXT_TEMPLATE
@@ -257,7 +257,7 @@ _FRONT_ENDS = {"qwen2_audio": _qwen2_audio_front_end, "qwen2_5_omni": _omni_fron
 
 
 def _as_omni(folder: Path) -> None:
-    """Put `thinker.` before every name, a talker's and a vocoder's tensors into a shard of their own, and wrap the configuration."""
+    """Prefix every name with `thinker.`, add a shard with tensors of a talker and a vocoder, and wrap the configuration."""
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -1,4 +1,4 @@
-"""What the tests of releases share."""
+"""Metadata of releases for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coat_core.thinking.model import ThinkingModel
 
 
 def info_of(model: Any, arm: str, base: Path) -> ReleaseInfo:
-    """Return the info of a model of these tests; for arm `base` a backbone stands in its place."""
+    """Return the info of a model; for arm `base`, `model` is the backbone."""
     if not isinstance(model, ThinkingModel):
         return ReleaseInfo(model.key, arm, 0, BaseInfo(str(base)), "f" * 8)
     specs = {key: head.spec for key, head in model.heads.items() if isinstance(head, ExpertHead)}

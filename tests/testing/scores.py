@@ -1,19 +1,19 @@
-"""Scores as the evaluation writes them."""
+"""Scores and metrics in the format of the score stage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from coat_core.evaluation.responses import ScoreRow, write_scores
+from coat_core.evaluation.scores import ScoreRow, write_scores
 from coat_core.storage import sha256_json, write_json
 
 FAMILIES = ("music", "emotion")
 
 
 def write_evaluation(target: Path, right: Sequence[int], of: int, questions: str = "q") -> None:
-    """Write scores of `right[i]` right answers of `of` in each family, and their metrics."""
-    from coat_core.evaluation.evaluate import summarise
+    """Write scores with `right[i]` right answers of `of` in family i, and their metrics."""
+    from coat_core.evaluation.metrics import summarise
     from coat_core.evaluation.statistics import Bootstrap
 
     rows = [

@@ -1,4 +1,4 @@
-"""Run in a process of its own: load exports with transformers and peft alone, and answer. Reads jobs (JSON), prints answers (JSON)."""
+"""Script: load exports with transformers and peft only, and answer. Reads jobs (JSON), prints answers (JSON)."""
 
 import json
 import os
@@ -32,7 +32,7 @@ from transformers import AutoProcessor, AutoTokenizer, WhisperFeatureExtractor  
 
 
 def load(folder, record):  # type: ignore[no-untyped-def]
-    """Return the model, as the export's README says; in float32."""
+    """Return the model, loaded as in the export's README; in float32."""
     stock = getattr(transformers, record["class"])
     if record["kind"] == "merged":
         return stock.from_pretrained(folder, dtype=torch.float32)
@@ -42,7 +42,7 @@ def load(folder, record):  # type: ignore[no-untyped-def]
 
 
 def inputs_of(folder, record, waveform, messages):  # type: ignore[no-untyped-def]
-    """Return the arguments of `generate` through the stock processor, or (Omni) the tokenizer and the feature extractor."""
+    """Return the arguments of `generate` from the stock processor, or (Omni) from tokenizer and feature extractor."""
     if "Omni" not in record["class"]:
         processor = AutoProcessor.from_pretrained(folder)
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -66,13 +66,11 @@ def main() -> None:
         messages = [{"role": "user", "content": [{"type": "audio", "audio_url": "a.wav"}, {"type": "text", "text": job["text"]}]}]
         text, inputs = inputs_of(folder, record, np.load(job["waveform"]), messages)
         with torch.no_grad():
-            given = {} if record["kind"] == "merged" else {"generation_config": transformers.GenerationConfig.from_pretrained(folder)}
-            if given:
-                given["generation_config"].max_new_tokens = 12
-            else:
-                given["max_new_tokens"] = 12
-            said = model.generate(**inputs, **given)[0, inputs["input_ids"].shape[1] :].tolist()
-        answers.append({"text": text, "input_ids": inputs["input_ids"][0].tolist(), "said": said})
+            arguments = {"max_new_tokens": 12}
+            if record["kind"] == "adapter":
+                arguments = {"generation_config": transformers.GenerationConfig.from_pretrained(folder, max_new_tokens=12)}
+            answer_ids = model.generate(**inputs, **arguments)[0, inputs["input_ids"].shape[1] :].tolist()
+        answers.append({"text": text, "input_ids": inputs["input_ids"][0].tolist(), "answer_ids": answer_ids})
     print(json.dumps(answers))
 
 

@@ -1,4 +1,4 @@
-"""Run in a process of its own: load releases with transformers and peft alone, and answer. Reads jobs (JSON), prints answers (JSON)."""
+"""Script: load releases with transformers and peft only, and answer. Reads jobs (JSON), prints answers (JSON)."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationCon
 
 
 def load(release):  # type: ignore[no-untyped-def]
-    """Return the stock model with the adapter, as any user of PEFT would load it."""
+    """Return the stock model with the adapter, loaded as usual with PEFT."""
     adapter = PeftConfig.from_pretrained(release)
     config = AutoConfig.from_pretrained(adapter.base_model_name_or_path)
     stock = getattr(transformers, adapter.auto_mapping["base_model_class"])
@@ -38,7 +38,7 @@ def load(release):  # type: ignore[no-untyped-def]
 
 
 def inputs_of(release, model, waveform, messages):  # type: ignore[no-untyped-def]
-    """Return the arguments of `generate` through the stock processor, or (Omni) the tokenizer and the feature extractor."""
+    """Return the arguments of `generate` from the stock processor, or (Omni) from tokenizer and feature extractor."""
     if "Omni" not in type(model.get_base_model()).__name__:
         processor = AutoProcessor.from_pretrained(release)
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -64,10 +64,10 @@ def main() -> None:
         text, inputs = inputs_of(job["release"], model, waveform, messages)
         width = inputs["input_ids"].shape[1]
         with torch.no_grad():
-            said = model.generate(**inputs, generation_config=greedy, max_new_tokens=12)[0, width:].tolist()
+            answer_ids = model.generate(**inputs, generation_config=greedy, max_new_tokens=12)[0, width:].tolist()
         with torch.no_grad(), model.disable_adapter():
-            base = model.generate(**inputs, generation_config=greedy, max_new_tokens=12)[0, width:].tolist()
-        answers.append({"text": text, "input_ids": inputs["input_ids"][0].tolist(), "said": said, "base": base})
+            base_ids = model.generate(**inputs, generation_config=greedy, max_new_tokens=12)[0, width:].tolist()
+        answers.append({"text": text, "input_ids": inputs["input_ids"][0].tolist(), "answer_ids": answer_ids, "base_ids": base_ids})
     print(json.dumps(answers))
 
 

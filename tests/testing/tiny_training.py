@@ -1,4 +1,4 @@
-"""A tiny corpus, stores, random base and settings that the training tests share."""
+"""A tiny corpus, stores, a random base and settings for tests of training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from coat_core.storage import sha256_file
 
 KEY = "qwen2_audio"
 EXPERTS = {"reconstruction": "log_mel", "pitch": "f0_bins"}
-TEXTS = ["What is heard?", "Choices: a, b.", "high", "low", "a long low sound"]
+TEXTS = ["Which sound is this?", "Choices: a, b.", "high", "low", "a long low sound"]
 
 
 def make_corpus(folder: Path, clips: int = 10) -> list[Example]:
-    """Write clips of 0.4 to 1.3 s, each with a question; the last is silent (no voiced frame)."""
+    """Write sine clips of 0.4 to 1.3 s (by default) and return an example for each."""
     rng = np.random.default_rng(3)
     examples = []
     for number in range(clips):
@@ -41,7 +41,7 @@ def make_corpus(folder: Path, clips: int = 10) -> list[Example]:
                 group=f"g{number}",
                 family="understanding",
                 task="pitch",
-                question="What is heard?",
+                question="Which sound is this?",
                 choices=("high", "low"),
                 answer="high" if number % 2 else "low",
                 source="generated",
@@ -60,7 +60,7 @@ def make_features(examples: Sequence[Example], corpus: Path, folder: Path) -> di
 
 
 def make_settings(base: Path, **sections: Any) -> Settings:
-    """Return settings of a run of few steps; `sections` replaces values by section."""
+    """Return settings of a run of ten steps; `sections` overrides values by section."""
     values: dict[str, Any] = {
         "backbones": {KEY: {"base": str(base)}},
         "experts": {key: {"implementation": value} for key, value in EXPERTS.items()},
@@ -88,7 +88,7 @@ def make_settings(base: Path, **sections: Any) -> Settings:
 
 @dataclass
 class World:
-    """A corpus, its stores and a random base, made once for all training tests."""
+    """A corpus, its stores and a random base in one folder."""
 
     folder: Path
     examples: list[Example]
@@ -122,7 +122,7 @@ class World:
 
 
 class FixedOrder:
-    """The given batches, dealt out by micro step and rank."""
+    """Returns fixed batches by micro step and rank."""
 
     def __init__(self, batches: Sequence[Sequence[int]], world: int) -> None:
         self.batches, self.world = batches, world
@@ -132,17 +132,25 @@ class FixedOrder:
 
 
 def one_step(
-    folder: Path, examples: Sequence[Example], scratch: Path, batches: Sequence[Sequence[int]], mute: Sequence[int] = (), **training: Any
+    folder: Path,
+    examples: Sequence[Example],
+    scratch: Path,
+    batches: Sequence[Sequence[int]],
+    masked: Sequence[int] = (),
+    *,
+    explain_memory: Any = None,
+    **training: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Take the first step of arm coat over those batches; return the gradients by name, and the step's row.
+    """Take the first step of arm coat over those batches; return the gradients by name and the row of the step.
 
     Args:
-        folder: of base, corpus and features.
-        examples: of the corpus.
+        folder: folder of base, corpus and features.
+        examples: examples of the corpus.
         scratch: an empty folder.
-        batches: as many as processes × accumulation.
-        mute: examples whose clips have no valid frame for any expert.
-        training: changes to the settings.
+        batches: one batch for each process and accumulation step.
+        masked: indices of examples whose clips have no valid frame for any expert.
+        explain_memory: see `Trainer`.
+        training: overrides of the training section.
     """
     import torch
 
@@ -150,24 +158,24 @@ def one_step(
     from coat_core.settings import parse_trial
     from coat_core.training import train as module
     from coat_core.training.checkpoint import CheckpointFolder
-    from coat_core.training.dataset import Questions
-    from coat_core.training.history import History
+    from coat_core.training.dataset import AudioEmbeddingCache, TrainingDataset
     from coat_core.training.targets import Targets
-    from coat_core.training.tower_cache import TowerCache
-    from coat_core.training.tracker import NullTracker
+    from coat_core.training.tracker import History, NullTracker
     from coat_core.training.trainer import Trainer, Trial
 
-    class Muted(Targets):
+    class MaskedTargets(Targets):
         def batch(self, clips: Sequence[str], device: Any) -> Any:
-            silent = {examples[index].sha256 for index in mute}
+            without_frames = {examples[index].sha256 for index in masked}
             found = super().batch(clips, device)
-            return {key: [None if clip in silent else row for clip, row in zip(clips, rows, strict=True)] for key, rows in found.items()}
+            return {
+                key: [None if clip in without_frames else row for clip, row in zip(clips, rows, strict=True)] for key, rows in found.items()
+            }
 
     settings = make_settings(folder / "base", training={**make_settings(folder / "base").training.model_dump(), **training})
     stores = {key: ExpertStore.open(folder / "features" / key) for key in EXPERTS}
     accelerator = module._accelerator(settings)
     with module.fixed_compute(settings.runtime):
-        backbone, model = module._build(module._Run(settings, KEY, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
+        backbone, model = module._build(module._TrainingRun(settings, KEY, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
         assert model is not None
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
@@ -175,10 +183,10 @@ def one_step(
                 if ".lora_B." in name:
                     parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
         order: Any = FixedOrder(batches, accelerator.num_processes)
-        questions = Questions(backbone, examples, folder / "corpus", TowerCache(backbone, 10))
+        dataset = TrainingDataset(backbone, examples, folder / "corpus", AudioEmbeddingCache(backbone, 10))
         trainer = Trainer(
-            model, Trial("coat", 0, settings.training, settings.losses), questions, order, Muted(stores), accelerator,
-            CheckpointFolder(scratch, "key"), History(None, NullTracker()),
+            model, Trial(*parse_trial("coat-0"), settings.training, settings.losses), dataset, order, MaskedTargets(stores), accelerator,
+            CheckpointFolder(scratch, "key"), History(None, NullTracker()), explain_memory=explain_memory,
         )  # fmt: skip
         found: dict[str, Any] = {}
         trainer.optimizer.zero_grad = lambda: found.update(
@@ -189,15 +197,15 @@ def one_step(
 
 
 def main() -> None:
-    """One process of a two-process step, with and without muting; arguments: the shared folder, the output, what to mute."""
+    """Run one process of a two-process step, without and with masked clips; arguments: shared folder, output, indices to mask."""
     import sys
 
     import torch
     import torch.distributed
 
-    folder, output, mute = Path(sys.argv[1]), Path(sys.argv[2]), [int(index) for index in sys.argv[3:]]
+    folder, output, masked = Path(sys.argv[1]), Path(sys.argv[2]), [int(index) for index in sys.argv[3:]]
     examples = make_corpus(output.parent / f"rank-{output.stem}")
-    steps = [one_step(folder, examples, output.parent, [[0, 5, 7], [2, 9]], muted, accumulation=1) for muted in ([], mute)]
+    steps = [one_step(folder, examples, output.parent, [[0, 5, 7], [2, 9]], indices, accumulation=1) for indices in ([], masked)]
     torch.save(steps, output)
     torch.distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Models and questions for the tests of the thinking block."""
+"""Models, queries and targets for tests of the thinking block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from coat_core.backbones.base import Backbone, Query
 from coat_core.backbones.catalogue import load_backbone
 from coat_core.experts.base import ExpertSpec
-from coat_core.settings import HeadSettings, LoraSettings, LossSettings, ThinkingSettings
+from coat_core.settings import HeadSettings, LoraSettings, LossSettings, ThinkingSettings, find_arm
 from coat_core.thinking.block import ThinkingBlock
 from coat_core.thinking.heads import build_heads
 from coat_core.thinking.model import ThinkingModel
@@ -43,21 +43,22 @@ def make_backbone(tiny_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def make_model(make_backbone: Callable[[str], Backbone]) -> Callable[..., ThinkingModel]:
-    """Return a function (key, arm, **thinking settings) → model; `trained=True` gives LoRA, rows and heads arbitrary values."""
+    """Return a function (key, arm, **thinking settings) → model; `trained=True` adds random values to the trainable parameters."""
 
     def make(
         key: str, arm: str = "coat", *, seed: int = 0, trained: bool = False, lora: LoraSettings = LORA, **thinking: Any
     ) -> ThinkingModel:
         backbone = make_backbone(key)
-        block = None if arm == "sft" else ThinkingBlock.install(backbone, ThinkingSettings(**{"tokens": 4, **thinking}), seed)
-        specs = SPECS if arm == "coat" else {}
+        parts = find_arm(arm)
+        block = ThinkingBlock.install(backbone, ThinkingSettings(**{"tokens": 4, **thinking}), seed) if parts.block else None
+        specs = SPECS if parts.heads else {}
         normalisers = {name: (torch.full((s.dim,), 0.5), torch.full((s.dim,), 2.0)) for name, s in specs.items()}
         model = ThinkingModel(backbone, block, build_heads(specs, normalisers, backbone.hidden_size, HEADS, seed), lora, LOSSES, seed)
         if trained:
             generator = torch.Generator().manual_seed(5)
             with torch.no_grad():
                 for parameter in (p for p in model.parameters() if p.requires_grad):
-                    # At this scale LoRA weighs about as much as the random base.
+                    # At this scale, LoRA's outputs are about as large as those of the random base.
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         return model.eval()
 
@@ -76,7 +77,7 @@ def queries() -> list[Query]:
 
 @pytest.fixture
 def targets() -> dict[str, list[tuple[torch.Tensor, torch.Tensor] | None]]:
-    """Targets of both queries: the second clip has none for pitch."""
+    """Return targets of both queries; the second clip has no target for pitch."""
     generator = torch.Generator().manual_seed(1)
     bins = torch.rand((75, 3), generator=generator)
     pitch = torch.cat([bins / bins.sum(1, keepdim=True), torch.ones(75, 1)], dim=1)

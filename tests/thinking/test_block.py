@@ -13,7 +13,7 @@ from coat_core.thinking.block import ThinkingBlock, choose_read_layer
 Make = Callable[[str], Backbone]
 
 
-def test_spare_rows_are_taken_first(make_backbone: Make) -> None:
+def test_spare_rows_are_used_first(make_backbone: Make) -> None:
     backbone = make_backbone("qwen2_audio")
     before, rows = len(backbone.tokenizer), backbone.embedding.num_embeddings
     block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=5))
@@ -29,11 +29,11 @@ def test_distinct_rows(make_backbone: Make) -> None:
     before = len(backbone.tokenizer)
     block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=3, rows="distinct"))
     assert block.ids == list(range(before, before + 5))
-    assert block.row_ids == tuple(range(before, before + 5))
+    assert block.trainable_token_ids == tuple(range(before, before + 5))
     assert block.text == "<|think_start|><|think_0|><|think_1|><|think_2|><|think_end|>"
 
 
-def test_reserved_tokens_where_no_rows_are_spare(make_backbone: Make) -> None:
+def test_reserved_tokens_are_used_without_spare_rows(make_backbone: Make) -> None:
     backbone = make_backbone("audio_flamingo_3")
     length, rows = len(backbone.tokenizer), backbone.embedding.num_embeddings
     assert rows - length < 3
@@ -54,7 +54,7 @@ def test_reserved_tokens_where_no_rows_are_spare(make_backbone: Make) -> None:
         (ThinkingSettings(read_layer=6), "cannot reach the answer"),
     ],
 )
-def test_a_refused_block_changes_nothing(make_backbone: Make, settings: ThinkingSettings, what: str) -> None:
+def test_an_invalid_block_changes_nothing(make_backbone: Make, settings: ThinkingSettings, what: str) -> None:
     backbone = make_backbone("audio_flamingo_3")
     template, vocabulary = backbone.tokenizer.chat_template, backbone.tokenizer.get_vocab()
     with pytest.raises(BackboneError, match=what):
@@ -72,22 +72,22 @@ def test_a_block_is_not_installed_twice(make_backbone: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "layers", "expected"), [(None, 6, 4), (None, 28, 19), (None, 32, 21), (None, 2, 1), (3, 6, 3), (5, 6, 5)]
+    ("requested", "layers", "expected"), [(None, 6, 4), (None, 28, 19), (None, 32, 21), (None, 2, 1), (3, 6, 3), (5, 6, 5)]
 )
-def test_read_layer(asked: int | None, layers: int, expected: int) -> None:
-    assert choose_read_layer(asked, layers) == expected
+def test_read_layer(requested: int | None, layers: int, expected: int) -> None:
+    assert choose_read_layer(requested, layers) == expected
 
 
-@pytest.mark.parametrize(("asked", "layers"), [(6, 6), (7, 6), (None, 1), (0, 6)])
-def test_read_layer_is_below_the_last(asked: int | None, layers: int) -> None:
+@pytest.mark.parametrize(("requested", "layers"), [(6, 6), (7, 6), (None, 1), (0, 6)])
+def test_read_layer_must_be_below_the_last(requested: int | None, layers: int) -> None:
     with pytest.raises(BackboneError, match="read_layer"):
-        choose_read_layer(asked, layers)
+        choose_read_layer(requested, layers)
 
 
 BLOCK = ThinkingBlock(3, "before_answer", 90, (91,), 92, "<s>", ("<t>",), "<e>", 1)
 
 
-def test_positions_on_either_padding_side() -> None:
+def test_positions_with_padding_on_either_side() -> None:
     ids = torch.tensor([[0, 0, 5, 90, 91, 91, 91, 92], [90, 91, 91, 91, 92, 6, 0, 0]])
     assert BLOCK.positions(ids).tolist() == [[4, 5, 6], [1, 2, 3]]
 
@@ -104,7 +104,7 @@ def test_positions_on_either_padding_side() -> None:
         [91, 91, 91, 92, 5, 6, 7, 90],
     ],
 )
-def test_positions_refuse_any_other_row(row: list[int]) -> None:
+def test_positions_reject_any_other_row(row: list[int]) -> None:
     good = [5, 90, 91, 91, 91, 92, 6, 7]
     with pytest.raises(BackboneError, match=r"row 1 \(clip-b\)"):
         BLOCK.positions(torch.tensor([good, row]), ["clip-a", "clip-b"])

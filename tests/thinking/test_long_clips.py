@@ -1,4 +1,4 @@
-"""A clip of ten minutes costs a head no more than `heads.max_frames` frames."""
+"""A head computes at most `heads.max_frames` frames for a clip of ten minutes."""
 
 from __future__ import annotations
 
@@ -40,25 +40,26 @@ def features(event_s: float = 599.99) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("limit", [1500, 100])
-def test_the_target_of_ten_minutes_is_bounded_and_covers_all_of_them(limit: int) -> None:
+def test_the_target_of_ten_minutes_has_max_frames_and_covers_the_clip(limit: int) -> None:
     head = make_head(max_frames=limit)
     for event_s in (0.0, 300.0, 599.99):
-        target, valid = head.target(*features(event_s), SECONDS)
+        pooled, valid = head.pool(*features(event_s), SECONDS)
+        target = head.standardise(pooled, valid)
         assert target.shape == (limit, DIM)
         assert valid.all()
         assert target.abs().sum(1).nonzero().flatten().tolist() == [int(event_s / SECONDS * limit)]
 
 
-def test_nothing_in_a_head_is_larger_than_its_frames() -> None:
+def test_no_tensor_of_a_head_is_larger_than_its_frames() -> None:
     head, largest = make_head(), 0
 
-    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def record(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal largest
         tensors = [item for item in (*inputs, *(output if isinstance(output, tuple) else (output,))) if isinstance(item, Tensor)]
         largest = max([largest, *(tensor.numel() for tensor in tensors)])
 
     for module in head.modules():
-        module.register_forward_hook(note)
+        module.register_forward_hook(record)
     states = torch.randn(2, 25, 32, requires_grad=True)
     loss = head.loss(states, [SECONDS, 2.0], [features(), (torch.randn(200, DIM), torch.ones(200, dtype=torch.bool))], LossSettings())
     loss.backward()

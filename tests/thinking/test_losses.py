@@ -1,4 +1,4 @@
-"""Each loss: a constant worked out by hand, chunking invariance, and an exact zero with a safe gradient where all is masked."""
+"""Each loss: a value computed by hand, invariance to chunking, and an exact zero with a zero gradient where all is masked."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_by_hand(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chunks_add_up_and_padding_adds_nothing(kind: str) -> None:
+def test_chunks_sum_to_the_whole_and_padding_adds_nothing(kind: str) -> None:
     prediction, target, mask = _batch(kind, 5, 7)
     whole = expert_loss(kind, prediction, target, mask, LOSSES)
     parts = sum(expert_loss(kind, prediction[i:j], target[i:j], mask[i:j], LOSSES) for i, j in ((0, 1), (1, 4), (4, 5)))
@@ -73,7 +73,7 @@ def test_chunks_add_up_and_padding_adds_nothing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_masked_is_an_exact_zero(kind: str) -> None:
+def test_the_loss_is_exactly_zero_where_all_is_masked(kind: str) -> None:
     prediction, target, mask = _batch(kind, 3, 4)
     prediction.requires_grad_()
     loss = expert_loss(kind, prediction, torch.full_like(target, float("nan")), torch.zeros_like(mask), LOSSES)
@@ -82,7 +82,7 @@ def test_all_masked_is_an_exact_zero(kind: str) -> None:
     assert torch.equal(prediction.grad, torch.zeros_like(prediction))  # type: ignore[arg-type]
 
 
-def test_an_unvoiced_clip_trains_voicing_alone() -> None:
+def test_an_unvoiced_clip_trains_only_voicing() -> None:
     prediction, target, mask = _batch("pitch_bins", 1, 4)
     prediction.requires_grad_()
     target[..., -1] = 0.0
@@ -92,7 +92,7 @@ def test_an_unvoiced_clip_trains_voicing_alone() -> None:
     assert bool((prediction.grad[..., -1][mask] != 0).all())
 
 
-def test_an_unknown_kind_is_refused() -> None:
+def test_an_unknown_kind_is_rejected() -> None:
     with pytest.raises(TrainingError, match="unknown target kind"):
         expert_loss("captions", *_batch("regression", 1, 2), LOSSES)
 
@@ -103,7 +103,7 @@ def _answer(states: torch.Tensor, ids: list[list[int]], mask: list[list[int]]) -
 
 
 def test_answer_loss_by_hand() -> None:
-    """The state before an answer id predicts it: softmax (3/4, 1/4) at 0 for id 1, uniform at 1 for id 0; position 2 is not asked."""
+    """The state before an answer id predicts it: softmax (3/4, 1/4) at 0 for id 1, uniform at 1 for id 0; position 2 predicts nothing."""
     states = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0], [50.0, 0.0]]])
     assert float(_answer(states, [[0, 1, 0]], [[0, 1, 1]])) == pytest.approx(math.log(4) + LN2)
 
@@ -116,7 +116,7 @@ def test_answer_loss_is_a_sum_over_rows_and_float32() -> None:
     assert _answer(states.to(torch.bfloat16), ids, mask).dtype == torch.float32
 
 
-def test_answer_loss_without_an_answer_is_an_exact_zero() -> None:
+def test_answer_loss_without_an_answer_is_exactly_zero() -> None:
     states = torch.randn(1, 3, 2, requires_grad=True)
     loss = _answer(states, [[0, 1, 0]], [[0, 0, 0]])
     loss.backward()

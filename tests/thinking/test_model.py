@@ -1,4 +1,4 @@
-"""The proofs: triple test, gradients, causality, one prefill, equal starts of the arms, loss bookkeeping."""
+"""The model: adapter on, off and on again; gradients, causality, one prefill, equal initial weights of the arms, losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from coat_core.backbones.base import Query
 from coat_core.errors import BackboneError, TrainingError
 from coat_core.settings import LossSettings
 from coat_core.thinking.losses import StageWeights, Totals
-from coat_core.thinking.model import ThinkingModel, count_totals
+from coat_core.thinking.model import ThinkingModel, think_states
+from tests.testing.totals import count_totals
 
 Make = Callable[..., ThinkingModel]
 PLACEMENTS = ("before_answer", "after_audio")
@@ -32,8 +33,8 @@ def _logits(model: ThinkingModel, queries: list[Query]) -> Tensor:
     return logits
 
 
-def test_triple(make_model: Make, make_backbone: Any, backbone_key: str, queries: list[Query]) -> None:
-    """On changes the logits, off is the untouched base bit for bit, on again returns."""
+def test_on_off_on(make_model: Make, make_backbone: Any, backbone_key: str, queries: list[Query]) -> None:
+    """The adapter changes the logits; without it they equal those of the base bit for bit; with it again they return."""
     model = make_model(backbone_key, "block", trained=True)
     base = make_backbone(backbone_key)
     base.tokenizer = model.backbone.tokenizer
@@ -41,23 +42,27 @@ def test_triple(make_model: Make, make_backbone: Any, backbone_key: str, queries
     with torch.no_grad():
         untouched = base.model(**inputs).logits
     on = _logits(model, queries)
-    with model.disabled():
+    assert model._tokens_hook is not None
+    model._tokens_hook.detach()
+    with model.peft.disable_adapter():
         off = _logits(model, queries)
+    model._tokens_hook.attach(model.backbone.embedding)
     again = _logits(model, queries)
     assert torch.equal(off, untouched)
     assert torch.equal(on, again)
     assert not torch.allclose(on, off, atol=1e-2)
-    rows_only = make_model(backbone_key, "block")
+    without_lora = make_model(backbone_key, "block")
     with torch.no_grad():
-        rows_only.rows.add_(torch.randn(rows_only.rows.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    assert not torch.allclose(_logits(rows_only, queries), untouched, atol=1e-3), "rows alone change the logits too"
+        tokens = without_lora.trainable_tokens
+        tokens.add_(torch.randn(tokens.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    assert not torch.allclose(_logits(without_lora, queries), untouched, atol=1e-3), "the trainable tokens alone change the logits"
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_gradient_reaches_what_is_read_and_never_the_last_layer(
+def test_the_answer_loss_has_a_gradient_at_the_read_layer_and_none_at_the_last(
     make_model: Make, backbone_key: str, placement: str, queries: list[Query]
 ) -> None:
-    """The answer can use what is distilled into the read layer; into the last layer's output nothing could be."""
+    """The answer depends on the think states of the read layer, and not on those of the last layer's output."""
     model = make_model(backbone_key, "block", trained=True, placement=placement)
     assert model.block is not None
     batch, audio = model.backbone.encode(queries), _audio(model, queries)
@@ -74,19 +79,15 @@ def test_gradient_reaches_what_is_read_and_never_the_last_layer(
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_nothing_after_a_think_position_changes_its_state(
-    make_model: Make, backbone_key: str, placement: str, queries: list[Query]
-) -> None:
-    """Proved by gradients: of each think state with respect to every input embedding."""
+def test_a_think_state_depends_on_no_later_position(make_model: Make, backbone_key: str, placement: str, queries: list[Query]) -> None:
+    """Shown by the gradients of each think state with respect to every input embedding."""
     model = make_model(backbone_key, "block", trained=True, placement=placement)
     assert model.block is not None
     batch = model.backbone.encode(queries)
     embeddings = model.backbone.embed(batch, _audio(model, queries)).detach().requires_grad_()
     positions = model.block.positions(batch.input_ids)
-    original = model.backbone.embed
-    model.backbone.embed = lambda batch, audio: embeddings  # type: ignore[method-assign]
-    states = model.read_states(batch, [])
-    model.backbone.embed = original  # type: ignore[method-assign]
+    inner, _ = model.backbone.hidden_states(embeddings, batch.attention_mask, model.block.read_layer)
+    states = think_states(inner, model.block, batch)
     for k in range(4):
         (gradient,) = torch.autograd.grad(states[:, k].square().sum(), embeddings, retain_graph=True)
         for row in range(2):
@@ -97,7 +98,7 @@ def test_nothing_after_a_think_position_changes_its_state(
 
 
 class _Forced(LogitsProcessor):  # type: ignore[misc]
-    """Makes generation say exactly these ids."""
+    """Forces generation to output exactly these ids."""
 
     def __init__(self, ids: list[int], prompt: int) -> None:
         self.ids, self.prompt = ids, prompt
@@ -112,7 +113,7 @@ class _Forced(LogitsProcessor):  # type: ignore[misc]
 def test_one_prefill_and_n_steps_with_and_without_the_block(
     make_model: Make, backbone_key: str, placement: str, queries: list[Query]
 ) -> None:
-    """A forced answer of n tokens and its end of turn: the block costs K + 2 positions of the one prefill and no step."""
+    """With a forced answer, the block adds K + 2 positions to the only prefill and no decoding step."""
     lengths = {}
     for arm in ("sft", "block"):
         model = make_model(backbone_key, arm, placement=placement)
@@ -134,8 +135,8 @@ def test_one_prefill_and_n_steps_with_and_without_the_block(
     assert lengths["block"] - lengths["sft"] == 4 + 2
 
 
-def test_lora_starts_equal_in_all_arms(make_model: Make, backbone_key: str) -> None:
-    """LoRA, rows and heads draw each from a generator of their own; global randomness is neither used nor moved."""
+def test_initial_weights_are_equal_in_all_arms(make_model: Make, backbone_key: str) -> None:
+    """LoRA, trainable tokens and heads have generators of their own; the global generator is neither used nor changed."""
     state = torch.get_rng_state()
     arms = {}
     for seed, arm in ((0, "sft"), (0, "block"), (0, "coat"), (1, "sft")):
@@ -151,12 +152,12 @@ def test_lora_starts_equal_in_all_arms(make_model: Make, backbone_key: str) -> N
         assert torch.equal(arms["sft", 0][name], arms["coat", 0][name]), name
         assert torch.equal(arms["sft", 0][name], arms["sft", 1][name]) == ("lora_B" in name)
         assert bool((arms["sft", 0][name] == 0).all()) == ("lora_B" in name)
-    assert torch.equal(arms["block", 0]["rows"], arms["coat", 0]["rows"])
+    assert torch.equal(arms["block", 0]["trainable_tokens"], arms["coat", 0]["trainable_tokens"])
     assert len({tuple(arms["sft", 0][name].flatten()[:4].tolist()) for name in lora if "lora_A" in name}) == 42
 
 
-def test_answer_loss_is_the_stock_models(make_model: Make, backbone_key: str, queries: list[Query]) -> None:
-    """Logits on answer positions only, yet the cross-entropy that the stock logits of the whole sequence give."""
+def test_answer_loss_equals_that_of_the_stock_model(make_model: Make, backbone_key: str, queries: list[Query]) -> None:
+    """Logits are computed on answer positions only; the loss equals the cross-entropy of the stock logits of the whole sequence."""
     model = make_model(backbone_key, "block", trained=True)
     batch, audio = model.backbone.encode(queries), _audio(model, queries)
     losses = model(batch, audio, {}, StageWeights(1.0, 0.0), Totals(7))
@@ -169,7 +170,7 @@ def test_answer_loss_is_the_stock_models(make_model: Make, backbone_key: str, qu
     torch.testing.assert_close(losses.loss.detach(), losses.answer_sum / 7)
 
 
-def test_loss_is_weighted_sums_over_the_windows_totals(make_model: Make, queries: list[Query], targets: Any) -> None:
+def test_the_loss_is_a_weighted_sum_over_the_totals_of_the_window(make_model: Make, queries: list[Query], targets: Any) -> None:
     model = make_model("qwen2_audio", trained=True)
     model.losses = LossSettings(expert_weights={"pitch": 3.0})
     batch, audio = model.backbone.encode(queries), _audio(model, queries)
@@ -177,25 +178,21 @@ def test_loss_is_weighted_sums_over_the_windows_totals(make_model: Make, queries
     losses = model(batch, audio, targets, weights, totals, num_items_in_batch=3)
     expected = 0.5 * losses.answer_sum / 11 + 0.7 * (losses.experts["reconstruction"] / 5 + 3.0 * losses.experts["pitch"] / 2)
     torch.testing.assert_close(losses.loss.detach(), expected)
-    assert count_totals(batch, targets) == Totals(int(batch.answer_mask.sum()), {"reconstruction": 2, "pitch": 1})
 
 
-def test_a_windows_batches_add_up(make_model: Make, backbone_key: str, queries: list[Query], targets: Any) -> None:
-    """Two batches of one give the loss and the gradients of one batch of two."""
+def test_the_losses_of_a_windows_batches_add_up(make_model: Make, backbone_key: str, queries: list[Query], targets: Any) -> None:
+    """Two batches of one example give the loss and the gradients of one batch of two."""
     model = make_model(backbone_key, trained=True)
-    weights = StageWeights(0.5, 1.0)
+    weights, totals = StageWeights(0.5, 1.0), count_totals(model.backbone.encode(queries), targets)
 
     def gradients(splits: list[slice]) -> tuple[Tensor, dict[str, Tensor]]:
         model.zero_grad()
         cuts = [
             (model.backbone.encode(queries[s]), _audio(model, queries[s]), {key: rows[s] for key, rows in targets.items()}) for s in splits
         ]
-        totals = Totals(0)
-        for batch, _, wanted in cuts:
-            totals = totals + count_totals(batch, wanted)
         loss = torch.zeros(())
-        for batch, audio, wanted in cuts:
-            part = model(batch, audio, wanted, weights, totals).loss
+        for batch, audio, part_targets in cuts:
+            part = model(batch, audio, part_targets, weights, totals).loss
             part.backward()
             loss = loss + part.detach()
         return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -228,20 +225,12 @@ def test_trainable_state_round_trip(make_model: Make) -> None:
     kept = fresh.trainable_state()
     for wrong in (
         {**state, "more": torch.zeros(1)},
-        {name: value for name, value in state.items() if name != "rows"},
-        {**state, "rows": torch.zeros(1, 2)},
+        {name: value for name, value in state.items() if name != "trainable_tokens"},
+        {**state, "trainable_tokens": torch.zeros(1, 2)},
     ):
-        with pytest.raises(TrainingError, match="other parameters"):
+        with pytest.raises(TrainingError, match="differ from those of this model"):
             fresh.load_trainable_state({name: value + 1 for name, value in wrong.items()})
         assert all(torch.equal(value, kept[name]) for name, value in fresh.trainable_state().items())
-
-
-def test_predictions_have_each_clips_own_frames(make_model: Make, backbone_key: str, queries: list[Query]) -> None:
-    model = make_model(backbone_key, trained=True)
-    heard = model.predict(model.backbone.encode(queries, generation=True), _audio(model, queries))
-    assert [tuple(clip.shape) for clip in heard["reconstruction"]] == [(model.backbone.audio_token_count(n), 3) for n in (12_000, 20_000)]
-    assert [clip.shape[1] for clip in heard["pitch"]] == [4, 4]
-    assert make_model(backbone_key, "block").predict(model.backbone.encode(queries), _audio(model, queries)) == {}
 
 
 def test_mistakes_are_named(make_model: Make, queries: list[Query], targets: Any) -> None:
@@ -250,14 +239,11 @@ def test_mistakes_are_named(make_model: Make, queries: list[Query], targets: Any
     weights, totals = StageWeights(1.0, 1.0), Totals(1, {})
     with pytest.raises(TrainingError, match="different experts"):
         model(batch, audio, {"pitch": targets["pitch"]}, weights, totals)
-    with pytest.raises(TrainingError, match="one target a row"):
+    with pytest.raises(TrainingError, match="one target per row"):
         model(batch, audio, {**targets, "pitch": targets["pitch"][:1]}, weights, totals)
     injected = [Query("x", np.zeros(16_000, np.float32), "say <|think|> aloud", "no", "example-7")]
     with pytest.raises(BackboneError, match="example-7"):
         model(model.backbone.encode(injected), audio[:1], {key: rows[:1] for key, rows in targets.items()}, weights, totals)
     sft = make_model("qwen2_audio", "sft")
-    plain = sft.backbone.encode(queries)
-    with pytest.raises(BackboneError, match="no thinking block"):
-        sft.read_states(plain, audio)
-    with pytest.raises(BackboneError, match="heads read a thinking block"):
+    with pytest.raises(BackboneError, match="heads need a thinking block"):
         ThinkingModel(sft.backbone, None, model.heads, model.lora, model.losses, 0)

@@ -1,4 +1,4 @@
-"""A release: what the folder holds, that it loads, that it merges, and what is refused."""
+"""A release: its files, loading, merging, and the folders that are rejected."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2AudioForConditionalGeneration
 
-from coat_core import hub
 from coat_core.backbones.base import Query
 from coat_core.errors import CheckpointError, DeviceError, HubUnreachableError, OutOfMemoryError, ReleaseError
 from coat_core.storage import sha256_tree, write_json
 from coat_core.thinking.info import ReleaseInfo
-from coat_core.thinking.model import ThinkingModel
+from coat_core.thinking.model import ThinkingModel, think_states
 from coat_core.thinking.release import load_release, read_info, write_release
 from tests.testing.releases import info_of
 
@@ -33,7 +32,7 @@ COAT_FILES = {
 
 @pytest.fixture
 def release(make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path) -> Path:
-    """A coat release of Qwen2-Audio."""
+    """Return a release of arm coat on Qwen2-Audio."""
     model = make_model("qwen2_audio", trained=True)
     write_release(tmp_path / "release", info_of(model, "coat", tiny_bases["qwen2_audio"]), model.backbone, model)
     return tmp_path / "release"
@@ -46,17 +45,17 @@ def _logits(backbone: Any, queries: list[Query]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("arm", "missing"), [("coat", set()), ("block", {"heads.safetensors"}), ("sft", {"heads.safetensors"})])
-def test_what_a_release_holds(
+def test_the_files_of_a_release(
     make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path, backbone_key: str, arm: str, missing: set[str]
 ) -> None:
     model = make_model(backbone_key, arm)
     write_release(tmp_path / "r", info_of(model, arm, tiny_bases[backbone_key]), model.backbone, model)
     assert {path.name for path in (tmp_path / "r").iterdir()} == COAT_FILES - missing
     config = json.loads((tmp_path / "r/adapter_config.json").read_text())
-    rows = list(model.block.row_ids) if model.block else None
-    assert (config["trainable_token_indices"], config["base_model_name_or_path"]) == (rows, str(tiny_bases[backbone_key]))
+    token_ids = list(model.block.trainable_token_ids) if model.block else None
+    assert (config["trainable_token_indices"], config["base_model_name_or_path"]) == (token_ids, str(tiny_bases[backbone_key]))
     generation = json.loads((tmp_path / "r/generation_config.json").read_text())
-    assert generation.get("suppress_tokens") == rows
+    assert generation.get("suppress_tokens") == token_ids
     assert generation["do_sample"] is False
     assert model.backbone.tokenizer.convert_tokens_to_ids(model.backbone.end_of_turn) in generation["eos_token_id"]
     assert (tmp_path / "r/chat_template.jinja").read_text() == model.backbone.tokenizer.chat_template
@@ -66,23 +65,24 @@ def test_what_a_release_holds(
     assert ("base_model.model.model.language_model.embed_tokens.token_adapter.trainable_tokens_delta" in names) == (arm != "sft")
 
 
-def test_the_adapter_is_what_stock_peft_saves(make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path, backbone_key: str) -> None:
+def test_the_adapter_equals_what_stock_peft_saves(make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path, backbone_key: str) -> None:
     """The same names, shapes and config as a PEFT model with these targets and trainable tokens."""
     from peft import LoraConfig, get_peft_model
 
     model = make_model(backbone_key, "block", trained=True)
     write_release(tmp_path / "ours", info_of(model, "block", tiny_bases[backbone_key]), model.backbone, model)
     assert model.block is not None
-    targets, rows = model.peft.peft_config["default"].target_modules, list(model.block.row_ids)
+    targets, token_ids = model.peft.peft_config["default"].target_modules, list(model.block.trainable_token_ids)
     model.merge()
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=targets, trainable_token_indices=token_ids)
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
-        stock = get_peft_model(model.backbone.model, LoraConfig(r=2, lora_alpha=4, target_modules=targets, trainable_token_indices=rows))
+        stock = get_peft_model(model.backbone.model, lora)
     stock.peft_config["default"].base_model_name_or_path = str(tiny_bases[backbone_key])
     stock.save_pretrained(tmp_path / "stock", save_embedding_layers=False)
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "stock"))
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
-    rows_name = next(name for name in theirs if "trainable_tokens_delta" in name)
-    assert torch.equal(ours[rows_name], theirs[rows_name]), "PEFT starts from the merged matrix, so the order of the rows is the same"
+    name = next(name for name in theirs if "trainable_tokens_delta" in name)
+    assert torch.equal(ours[name], theirs[name]), "PEFT initialises its tokens from the merged matrix, so this compares their order"
     configs = [json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("ours", "stock")]
     assert configs[0] == configs[1]
 
@@ -107,26 +107,36 @@ def test_merged_equals_unmerged(
     torch.testing.assert_close(_logits(merged.backbone, queries), expected, atol=1e-4, rtol=1e-4)
     assert (merged.model, type(unmerged.model)) == (None, ThinkingModel)
     assert not [name for name, _ in merged.backbone.model.named_modules() if "lora" in name]
-    plain = type(merged.backbone.model)(merged.backbone.model.config)  # type: ignore[call-arg]
-    assert {name for name, _ in plain.named_parameters()} == {name for name, _ in merged.backbone.model.named_parameters()}
+    stock = type(merged.backbone.model)(merged.backbone.model.config)  # type: ignore[call-arg]
+    assert {name for name, _ in stock.named_parameters()} == {name for name, _ in merged.backbone.model.named_parameters()}
     if model.block is not None:
-        torch.testing.assert_close(merged.backbone.embedding.weight[list(model.block.row_ids)], model.rows.detach())
+        torch.testing.assert_close(merged.backbone.embedding.weight[list(model.block.trainable_token_ids)], model.trainable_tokens.detach())
     assert merged.info == read_info(tmp_path / "r")
 
 
-def test_heads_read_the_same_from_a_release(
+def test_the_heads_of_a_release_predict_the_same(
     make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path, backbone_key: str, queries: list[Query]
 ) -> None:
     model = make_model(backbone_key, trained=True)
-    audio = model.backbone.embed_audio(model.backbone.mel([query.waveform for query in queries]))
-    expected = model.predict(model.backbone.encode(queries), audio)
+    backbone, block = model.backbone, model.block
+    assert block is not None
+    batch, audio = backbone.encode(queries), backbone.embed_audio(backbone.mel([query.waveform for query in queries]))
+    with torch.no_grad():
+        inner, _ = backbone.hidden_states(backbone.embed(batch, audio), batch.attention_mask, block.read_layer)
+    states, durations_s = think_states(inner, block, batch), [len(clip) / backbone.audio_token_rate_hz for clip in audio]
+    expected = {key: head.predict(states, durations_s) for key, head in model.heads.items()}  # type: ignore[operator]
+    frames = [backbone.audio_token_count(samples) for samples in (12_000, 20_000)]
+    assert {key: [tuple(clip.shape) for clip in clips] for key, clips in expected.items()} == {
+        "reconstruction": [(count, 3) for count in frames],
+        "pitch": [(count, 4) for count in frames],
+    }
     write_release(tmp_path / "r", info_of(model, "coat", tiny_bases[backbone_key]), model.backbone, model)
     for merge in (True, False):
-        heard = load_release(tmp_path / "r", merge=merge).predict(queries)
-        assert sorted(heard) == ["pitch", "reconstruction"]
-        for key, clips in heard.items():
-            for clip, wanted in zip(clips, expected[key], strict=True):
-                torch.testing.assert_close(clip, wanted, atol=1e-4, rtol=1e-4)
+        predicted = load_release(tmp_path / "r", merge=merge).predict(queries)
+        assert sorted(predicted) == ["pitch", "reconstruction"]
+        for key, clips in predicted.items():
+            for clip, other in zip(clips, expected[key], strict=True):
+                torch.testing.assert_close(clip, other, atol=1e-4, rtol=1e-4)
 
 
 def test_the_base_arm_is_the_untouched_base(
@@ -159,11 +169,11 @@ def test_info_through_json(release: Path) -> None:
     assert info.to_json()["target_rate_hz"] == 25.0
 
 
-def test_a_wrong_info_writes_nothing(make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_with_a_wrong_info_nothing_is_written(make_model: Make, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     model = make_model("qwen2_audio", "block")
-    for info, given in ((info_of(model, "base", Path("b")), model), (info_of(model, "block", Path("b")), None)):
-        with pytest.raises(ReleaseError, match="not this model's"):
-            write_release(tmp_path / "r", info, model.backbone, given)
+    for info, other in ((info_of(model, "base", Path("b")), model), (info_of(model, "block", Path("b")), None)):
+        with pytest.raises(ReleaseError, match="does not match the model"):
+            write_release(tmp_path / "r", info, model.backbone, other)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,28 +188,28 @@ def test_a_missing_file_is_named(release: Path, name: str) -> None:
 def test_a_changed_file_is_named(release: Path, name: str) -> None:
     with (release / name).open("ab") as stream:
         stream.write(b" ")
-    with pytest.raises(ReleaseError, match=f"not the one that was written.*{name}"):
+    with pytest.raises(ReleaseError, match=f"was changed after it was written.*{name}"):
         load_release(release)
 
 
-def test_another_fingerprint_is_refused(release: Path) -> None:
+def test_another_fingerprint_is_rejected(release: Path) -> None:
     load_release(release, fingerprint="f" * 8)
     with pytest.raises(ReleaseError, match="another stage key"):
         load_release(release, fingerprint="e" * 8)
 
 
 @pytest.mark.parametrize("other", ["audio_flamingo_3", "qwen2_5_omni"])
-def test_another_base_is_refused(release: Path, tiny_bases: dict[str, Path], other: str) -> None:
+def test_another_base_is_rejected(release: Path, tiny_bases: dict[str, Path], other: str) -> None:
     with pytest.raises(ReleaseError, match="does not load on its base"):
         load_release(release, base=str(tiny_bases[other]))
 
 
-def test_a_missing_base_is_refused(release: Path, tmp_path: Path) -> None:
+def test_a_missing_base_is_rejected(release: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such folder.*qwen2_audio\.base.*nowhere"):
         load_release(release, base=str(tmp_path / "nowhere"))
 
 
-def test_an_error_that_says_what_to_do_is_passed_on(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_with_a_next_step_are_not_wrapped(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, *arguments: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -215,14 +225,13 @@ def test_an_error_that_says_what_to_do_is_passed_on(release: Path, monkeypatch: 
         load_release(release, device="cuda:99")
     base = json.loads((release / "coat.json").read_text())["base"]
     _rewrite(release, base={**base, "id": "owner/name", "revision": "0" * 40})
-    monkeypatch.setattr(hub._Place, "cached", lambda self, prefix: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubUnreachableError) as caught:
         load_release(release)
     assert caught.value.retryable
 
 
-def test_a_merged_release_leaves_memory_with_its_last_holder(release: Path) -> None:
+def test_a_merged_release_is_freed_with_its_last_reference(release: Path) -> None:
     gc.disable()
     try:
         loaded = load_release(release, merge=True)
@@ -234,7 +243,7 @@ def test_a_merged_release_leaves_memory_with_its_last_holder(release: Path) -> N
 
 
 def _rewrite(release: Path, **fields: Any) -> None:
-    """Change coat.json (and the hashes in it, as a forger would)."""
+    """Change coat.json, including its hashes."""
     from coat_core.storage import read_json, sha256_file
 
     value = {**read_json(release / "coat.json"), **fields}
@@ -242,7 +251,7 @@ def _rewrite(release: Path, **fields: Any) -> None:
     write_json(release / "coat.json", value)
 
 
-def test_an_adapter_of_another_shape_is_refused(release: Path) -> None:
+def test_an_adapter_of_another_shape_is_rejected(release: Path) -> None:
     weights = load_file(release / "adapter_model.safetensors")
     name = next(iter(weights))
     save_file({**weights, name: torch.zeros(1, 3)}, release / "adapter_model.safetensors")
@@ -252,28 +261,28 @@ def test_an_adapter_of_another_shape_is_refused(release: Path) -> None:
     del weights[name]
     save_file(weights, release / "adapter_model.safetensors")
     _rewrite(release)
-    with pytest.raises(ReleaseError, match="not this base's"):
+    with pytest.raises(ReleaseError, match="do not match this base"):
         load_release(release)
 
 
-def test_block_ids_that_are_not_the_tokenizers_are_refused(release: Path) -> None:
+def test_block_ids_that_differ_from_the_tokenizers_are_rejected(release: Path) -> None:
     block = read_info(release).to_json()["block"]
     _rewrite(release, block={**block, "start_id": block["start_id"] - 1})
-    with pytest.raises(ReleaseError, match="not rows of this base"):
+    with pytest.raises(ReleaseError, match="invalid for this base"):
         load_release(release)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"arm": "coat"}'])
-def test_a_broken_info_is_refused(release: Path, content: str) -> None:
+def test_an_invalid_info_is_rejected(release: Path, content: str) -> None:
     (release / "coat.json").write_text(content)
     with pytest.raises(ReleaseError, match=r"coat\.json"):
         load_release(release)
 
 
-def test_pickles_and_second_templates_are_refused(release: Path) -> None:
+def test_pickles_and_second_templates_are_rejected(release: Path) -> None:
     for name in ("pytorch_model.bin", "chat_template.json"):
         shutil.copy(release / "chat_template.jinja", release / name)
-        with pytest.raises(ReleaseError, match="never has"):
+        with pytest.raises(ReleaseError, match="must not have"):
             load_release(release)
         (release / name).unlink()
     load_release(release)

@@ -54,7 +54,7 @@ def _render(backbone: Backbone, messages: list[dict[str, Any]], generation: bool
 
 @pytest.mark.parametrize("template", [None, QWEN2_AUDIO, INDENTED])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_the_block_stands_where_it_must(make_backbone: Make, template: str | None, placement: str) -> None:
+def test_the_block_is_written_at_its_positions(make_backbone: Make, template: str | None, placement: str) -> None:
     backbone = make_backbone("qwen2_audio")
     backbone.tokenizer.chat_template = template or backbone.tokenizer.chat_template
     cases = conversations(backbone)
@@ -75,17 +75,17 @@ def test_the_block_stands_where_it_must(make_backbone: Make, template: str | Non
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("rows", ["shared", "distinct"])
-def test_training_prefix_is_the_inference_prompt(
+def test_the_training_prefix_equals_the_inference_prompt(
     make_backbone: Make, backbone_key: str, placement: str, rows: str, queries: list[Any]
 ) -> None:
-    """One turn through `encode`, and two turns: what was trained on is, id by id, how the next turn's prompt begins."""
+    """The ids before the answer equal the prompt; the ids of a trained turn are a prefix of the prompt of the next turn."""
     backbone = make_backbone(backbone_key)
     block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=4, placement=placement, rows=rows))
     train, prompt = backbone.encode(queries), backbone.encode(queries, generation=True)
     assert block.positions(train.input_ids).shape == block.positions(prompt.input_ids).shape == (2, 4)
     for row in range(2):
-        asked = train.input_ids[row][train.attention_mask[row].bool() & ~train.answer_mask[row]]
-        assert asked.tolist() == prompt.input_ids[row][prompt.attention_mask[row].bool()].tolist()
+        question = train.input_ids[row][train.attention_mask[row].bool() & ~train.answer_mask[row]]
+        assert question.tolist() == prompt.input_ids[row][prompt.attention_mask[row].bool()].tolist()
     (first, _), _, (two_turns, _), _ = conversations(backbone)
     encode = backbone.tokenizer.encode
     trained = encode(_render(backbone, first, True), add_special_tokens=False) + encode(
@@ -109,7 +109,7 @@ def test_training_prefix_is_the_inference_prompt(
         (None, "before_answer"),
     ],
 )
-def test_a_template_without_the_place_is_refused(make_backbone: Make, template: str | None, placement: str) -> None:
+def test_a_template_without_the_anchor_is_rejected(make_backbone: Make, template: str | None, placement: str) -> None:
     backbone = make_backbone("qwen2_audio")
     backbone.tokenizer.chat_template = template
     with pytest.raises(BackboneError, match="chat_template"):
@@ -117,7 +117,7 @@ def test_a_template_without_the_place_is_refused(make_backbone: Make, template: 
     assert "<|think|>" not in backbone.tokenizer.get_vocab()
 
 
-def test_a_base_with_several_templates_is_refused() -> None:
+def test_a_base_with_several_templates_is_rejected() -> None:
     backbone: Any = SimpleNamespace(tokenizer=SimpleNamespace(chat_template={"default": "x", "tool": "y"}))
     with pytest.raises(BackboneError, match="no single chat template"):
         rewrite_template(backbone, "<b>", "before_answer")

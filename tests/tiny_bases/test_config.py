@@ -14,7 +14,7 @@ from coat_core.tiny_bases.config import TINY, new_base, save_base, save_random_b
 TEXTS = ["Which instrument is it? Choices: flute, violin."]
 
 
-def test_it_is_the_real_class_and_small(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
+def test_a_tiny_base_has_the_published_class(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
     backbone, folder = load_backbone(backbone_key, str(tiny_bases[backbone_key])), tiny_bases[backbone_key]
     assert type(backbone.model) is load_architecture(backbone_key).model_class()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4_000_000
@@ -31,21 +31,21 @@ def test_spare_rows_and_special_tokens_are_as_published(backbone_key: str, tiny_
     assert all(tokenizer(token, add_special_tokens=False)["input_ids"] == [i] for token, i in zip(tiny.special_tokens, ids, strict=True))
 
 
-def test_any_text_survives_the_tokenizer(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
+def test_the_tokenizer_decodes_any_text_to_itself(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
     tokenizer = load_backbone(backbone_key, str(tiny_bases[backbone_key])).tokenizer
     text = "Zürich: 42 café ☕ — what's that?\n"
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
     assert len(tokenizer(" flute", add_special_tokens=False)["input_ids"]) <= 2
 
 
-def test_same_seed_same_bytes(backbone_key: str, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes(backbone_key: str, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         save_random_base(backbone_key, tmp_path / name, texts=TEXTS, seed=seed)
     assert sha256_tree(tmp_path / "a") == sha256_tree(tmp_path / "b")
     assert (tmp_path / "a/model.safetensors").read_bytes() != (tmp_path / "c/model.safetensors").read_bytes()
 
 
-def test_the_folder_is_in_the_published_layout(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
+def test_the_folder_has_the_published_layout(backbone_key: str, tiny_bases: dict[str, Path]) -> None:
     folder = tiny_bases[backbone_key]
     assert {path.name for path in folder.iterdir()} == {
         "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json",
@@ -57,13 +57,13 @@ def test_the_folder_is_in_the_published_layout(backbone_key: str, tiny_bases: di
 
 
 @pytest.mark.parametrize("key", ["qwen2_audio", "audio_flamingo_3"])
-def test_the_stock_processor_takes_the_folder(key: str, tiny_bases: dict[str, Path]) -> None:
+def test_the_stock_processor_loads_the_folder(key: str, tiny_bases: dict[str, Path]) -> None:
     processor = AutoProcessor.from_pretrained(tiny_bases[key])
     assert type(processor).__name__ == TINY[key].processor
     assert processor.chat_template == (tiny_bases[key] / "chat_template.jinja").read_text()
 
 
-def test_omni_names_the_tokens_its_stock_processor_reads(tiny_bases: dict[str, Path]) -> None:
+def test_omni_has_the_token_attributes_of_its_stock_processor(tiny_bases: dict[str, Path]) -> None:
     tokenizer = load_backbone("qwen2_5_omni", str(tiny_bases["qwen2_5_omni"])).tokenizer
     assert tokenizer.audio_token == "<|AUDIO|>"
     assert tokenizer.video_token_id == tokenizer.convert_tokens_to_ids("<|VIDEO|>")

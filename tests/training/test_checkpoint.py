@@ -17,10 +17,10 @@ def state(step: int, fingerprint: str = "key") -> Checkpoint:
     optimizer = torch.optim.AdamW([{"params": [parameter], "name": "lora"}])
     parameter.grad = torch.ones(3)
     optimizer.step()
-    return Checkpoint(fingerprint, 1, step, {"rows": parameter.detach()}, optimizer.state_dict(), {}, random_state())
+    return Checkpoint(fingerprint, 1, step, {"trainable_tokens": parameter.detach()}, optimizer.state_dict(), {}, random_state())
 
 
-def test_round_trip_and_only_the_newest_two_stay(tmp_path: Path) -> None:
+def test_round_trip_and_only_the_newest_two_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "key")
     assert folder.load_latest() is None
     for step in (3, 6, 9):
@@ -28,7 +28,7 @@ def test_round_trip_and_only_the_newest_two_stay(tmp_path: Path) -> None:
     loaded = folder.load_latest()
     assert loaded is not None
     assert loaded.step == 9
-    assert torch.equal(loaded.parameters["rows"], state(9).parameters["rows"])
+    assert torch.equal(loaded.parameters["trainable_tokens"], state(9).parameters["trainable_tokens"])
     assert loaded.optimizer["param_groups"][0]["name"] == "lora"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000006.json",
@@ -38,7 +38,7 @@ def test_round_trip_and_only_the_newest_two_stay(tmp_path: Path) -> None:
     ]
 
 
-def test_without_its_marker_a_checkpoint_does_not_count(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_marker_is_ignored(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "key")
     folder.save(state(3))
     folder.save(state(6))
@@ -46,7 +46,7 @@ def test_without_its_marker_a_checkpoint_does_not_count(tmp_path: Path) -> None:
     assert folder.load_latest().step == 3
 
 
-def test_a_kill_before_the_marker_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_kill_before_the_marker_the_previous_checkpoint_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(tmp_path, "key")
     folder.save(state(3))
 
@@ -60,7 +60,7 @@ def test_a_kill_before_the_marker_leaves_the_one_before(tmp_path: Path, monkeypa
     assert folder.load_latest().step == 3
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, "key")
     folder.save(state(3))
     folder.save(state(6))
@@ -69,15 +69,15 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert folder.load_latest().step == 3
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_rejected(tmp_path: Path) -> None:
     CheckpointFolder(tmp_path, "other").save(state(3, "other"))
     with pytest.raises(TrainingError, match="another run"):
         CheckpointFolder(tmp_path, "key").load_latest()
 
 
-def test_random_generators_go_on_where_they_were() -> None:
-    kept = random_state()
+def test_restored_random_generators_repeat_their_values() -> None:
+    saved = random_state()
     first = (random.random(), np.random.rand(), torch.rand(2).tolist())
     assert (random.random(), np.random.rand(), torch.rand(2).tolist()) != first
-    restore_random_state(kept)
+    restore_random_state(saved)
     assert (random.random(), np.random.rand(), torch.rand(2).tolist()) == first

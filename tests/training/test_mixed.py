@@ -1,4 +1,4 @@
-"""Acoustic and neural experts side by side, any subset of them, each with its weight."""
+"""Training with acoustic and neural experts together, with subsets of them, and with weights."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ STEPS = {"ground_steps": 2, "respond_steps": 2, "checkpoint_every": 9, "warmup_s
 def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ExpertSettings]:
     import torch
 
-    from tests.testing import expert_checkpoints as tiny_published
+    from tests.testing import expert_checkpoints
 
     root = tmp_path_factory.mktemp("checkpoints")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        tiny_published.save_hubert(root / "hubert")
-        tiny_published.save_emotion(root / "emotion")
-        tiny_published.save_mimi(root / "mimi")
+        expert_checkpoints.save_hubert(root / "hubert")
+        expert_checkpoints.save_emotion(root / "emotion")
+        expert_checkpoints.save_mimi(root / "mimi")
 
     def neural(implementation: str, name: str) -> ExpertSettings:
         return ExpertSettings(implementation=implementation, checkpoint=str(root / name), accept_licence="MIT", batch_seconds=3.0)
@@ -67,7 +67,7 @@ def _settings(world: World, experts: dict[str, ExpertSettings], weights: dict[st
         {"speech": 0.0, "reconstruction": 0.0, "affect": 0.0},
     ],
 )
-def test_any_subset_trains_with_its_weights(
+def test_any_subset_of_experts_trains_with_its_weights(
     world: World, experts: dict[str, ExpertSettings], features: dict[str, Path], tmp_path: Path, weights: dict[str, float]
 ) -> None:
     used = {key: weights.get(key, 1.0) for key in experts if weights.get(key, 1.0) > 0}
@@ -85,24 +85,24 @@ def test_any_subset_trains_with_its_weights(
     assert {name.split(".")[0] for name in load_file(release / "heads.safetensors")} == set(used)
 
 
-def test_what_has_no_weight_costs_nothing_and_changes_nothing(
+def test_an_expert_of_weight_0_is_not_opened_and_changes_nothing(
     world: World, experts: dict[str, ExpertSettings], features: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the weight 0 no store is opened and no head built; the rest is bitwise what it is with an idle head, or without the expert."""
+    """With weight 0 no store is opened and no head is built; the rest is bitwise equal to a run with an idle head or without the expert."""
     kept = ("speech", "pitch")
     weights = {"reconstruction": 0.0, "events": 0.0, "affect": 0.0}
     opened: list[str] = []
     real = ExpertStore.open
-    # A norm that is cut sums over all tensors, idle ones too, and its last bit shows how many there are.
-    uncut = {"max_gradient_norm": 1e9}
+    # A clipped gradient norm sums over all tensors, also idle ones, so that its last bit depends on their number.
+    unclipped = {"max_gradient_norm": 1e9}
     monkeypatch.setattr(ExpertStore, "open", lambda folder: opened.append(Path(folder).name) or real(folder))
-    silent = world.train(tmp_path / "silent", "coat-0", _settings(world, experts, weights, **uncut), features=features)
+    silent = world.train(tmp_path / "silent", "coat-0", _settings(world, experts, weights, **unclipped), features=features)
     assert sorted(opened) == sorted(kept)
     fewer = {key: experts[key] for key in kept}
-    absent = world.train(tmp_path / "absent", "coat-0", _settings(world, fewer, {}, **uncut), features=features)
-    # As it was: every head is built, and its loss is multiplied by 0.
-    monkeypatch.setattr(training_run, "_open_stores", lambda settings, given: {key: real(given[key]) for key in sorted(settings.experts)})
-    idle = world.train(tmp_path / "idle", "coat-0", _settings(world, experts, weights, **uncut), features=features)
+    absent = world.train(tmp_path / "absent", "coat-0", _settings(world, fewer, {}, **unclipped), features=features)
+    # Every head is built, and the loss of an idle one is multiplied by 0.
+    monkeypatch.setattr(training_run, "_open_stores", lambda settings, stores: {key: real(stores[key]) for key in sorted(settings.experts)})
+    idle = world.train(tmp_path / "idle", "coat-0", _settings(world, experts, weights, **unclipped), features=features)
     assert set(read_json(idle / "coat.json")["experts"]) == set(experts)
     for other in (absent, idle):
         assert (silent / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
@@ -111,7 +111,7 @@ def test_what_has_no_weight_costs_nothing_and_changes_nothing(
         assert all(bool((value == others[name]).all()) for name, value in heads.items())
 
 
-def test_no_expert_at_all_is_another_arm(world: World, experts: dict[str, ExpertSettings], tmp_path: Path) -> None:
+def test_without_any_expert_arm_coat_is_rejected(world: World, experts: dict[str, ExpertSettings], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"every expert has the weight 0.*arm block"):
         world.train(tmp_path, "coat-0", _settings(world, experts, dict.fromkeys(experts, 0.0)), features={})
     release: Any = world.train(tmp_path / "block", "block-0", _settings(world, experts, dict.fromkeys(experts, 0.0)), features={})

@@ -10,12 +10,12 @@ from coat_core.storage import read_jsonl
 from coat_core.training.trainer import Trainer
 from tests.testing.tiny_training import World
 
-# 10 examples in batches of 2, two a step: an epoch is 2.5 steps; ground is 4 steps of 10.
+# 10 examples in batches of 2, two batches per step: an epoch has 2.5 steps; ground has 4 of 10 steps.
 DROPOUT = {"lora": {"dropout": 0.2}, "heads": {"dropout": 0.2}}
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
+    """Simulates SIGKILL: no code catches it."""
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int, micro_step: int) -> Callable[[], None]:
@@ -41,8 +41,8 @@ def deterministic(history: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    where = tmp_path_factory.mktemp("whole")
+def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("uninterrupted")
     world.train(where, "coat-0", world.settings(**DROPOUT))
     return where
 
@@ -56,11 +56,11 @@ def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(1, 3, 0, id="one step before the stage boundary"),
         pytest.param(1, 4, 0, id="at the stage boundary"),
         pytest.param(1, 5, 0, id="one step after the stage boundary"),
-        pytest.param(3, 8, 1, id="steps after the checkpoint are taken again"),
+        pytest.param(3, 8, 1, id="steps after the checkpoint are repeated"),
     ],
 )  # fmt: skip
-def test_a_killed_run_ends_bitwise_where_it_would_have_ended(
-    world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, step: int, micro_step: int
+def test_a_killed_and_resumed_run_ends_bitwise_equal_to_an_uninterrupted_one(
+    world: World, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, step: int, micro_step: int
 ) -> None:
     settings = world.settings(training={**world.settings().training.model_dump(), "checkpoint_every": every}, **DROPOUT)
     kill_at(monkeypatch, step, micro_step)
@@ -73,17 +73,17 @@ def test_a_killed_run_ends_bitwise_where_it_would_have_ended(
     monkeypatch.setattr(Trainer, "step", lambda self, at: taken.append(at) or original(self, at))
     world.train(tmp_path, "coat-0", settings)
     assert taken == list(range(step - step % every, 10))
-    assert contents(tmp_path / "model") == contents(whole / "model")
-    assert deterministic(tmp_path / "run" / "history.jsonl") == deterministic(whole / "run" / "history.jsonl")
+    assert contents(tmp_path / "model") == contents(uninterrupted / "model")
+    assert deterministic(tmp_path / "run" / "history.jsonl") == deterministic(uninterrupted / "run" / "history.jsonl")
 
 
-def test_dropout_really_acts(world: World, whole: Path, tmp_path: Path) -> None:
+def test_dropout_has_an_effect(world: World, uninterrupted: Path, tmp_path: Path) -> None:
     world.train(tmp_path, "coat-0", world.settings())
-    assert contents(tmp_path / "model")["adapter_model.safetensors"] != contents(whole / "model")["adapter_model.safetensors"]
+    assert contents(tmp_path / "model")["adapter_model.safetensors"] != contents(uninterrupted / "model")["adapter_model.safetensors"]
 
 
-def test_a_checkpoint_holds_what_trains_and_nothing_of_the_base(whole: Path) -> None:
-    path = sorted((whole / "scratch" / "checkpoints").glob("*.pt"))[-1]
+def test_a_checkpoint_contains_only_trainable_parameters(uninterrupted: Path) -> None:
+    path = sorted((uninterrupted / "scratch" / "checkpoints").glob("*.pt"))[-1]
     names = set(torch.load(path, weights_only=True)["parameters"])
     assert names
-    assert all(name == "rows" or name.startswith("heads.") or ".lora_" in name for name in names)
+    assert all(name == "trainable_tokens" or name.startswith("heads.") or ".lora_" in name for name in names)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from coat_core.errors import TrainingError
-from coat_core.settings import LossSettings, TrainingSettings
+from coat_core.settings import LossSettings, TrainingSettings, find_arm
 from coat_core.thinking.losses import StageWeights
 from coat_core.training.schedule import Schedule, stage_weights
 
@@ -16,14 +16,14 @@ def schedule(**changes: object) -> Schedule:
     return Schedule(TrainingSettings(**{"ground_steps": 4, "respond_steps": 6, "warmup_steps": 2, "learning_rate": 0.1, **changes}))
 
 
-def test_stages_follow_each_other_and_count_from_zero() -> None:
+def test_each_stage_counts_its_steps_from_zero() -> None:
     plan = schedule()
     assert [plan.position(step) for step in (0, 3, 4, 9)] == [("ground", 0), ("ground", 3), ("respond", 0), ("respond", 5)]
     assert plan.total_steps == 10
     assert schedule(ground_steps=0).position(0) == ("respond", 0)
 
 
-def test_rates_rise_linearly_then_fall_as_a_cosine_across_the_stage_boundary() -> None:
+def test_rates_increase_linearly_then_decrease_as_a_cosine_across_the_stage_boundary() -> None:
     plan = schedule(rows_learning_rate=0.2, heads_learning_rate=0.4)
     factors = [plan.factor(step) for step in range(10)]
     assert factors[:3] == [0.5, 1.0, 1.0]
@@ -33,7 +33,7 @@ def test_rates_rise_linearly_then_fall_as_a_cosine_across_the_stage_boundary() -
     assert plan.rates(0) == {"lora": 0.05, "rows": 0.1, "heads": 0.2}
 
 
-def test_a_warm_up_longer_than_the_run_only_rises() -> None:
+def test_rates_only_increase_in_a_run_shorter_than_the_warm_up() -> None:
     plan = schedule(warmup_steps=100)
     assert plan.factor(0) == 0.1
     assert plan.factor(9) == 1.0
@@ -49,10 +49,10 @@ def test_a_warm_up_longer_than_the_run_only_rises() -> None:
     ],
 )
 def test_weights_of_each_arm_and_stage(arm: str, ground: StageWeights, respond: StageWeights) -> None:
-    assert stage_weights(arm, "ground", LOSSES) == ground
-    assert stage_weights(arm, "respond", LOSSES) == respond
+    assert stage_weights(find_arm(arm), "ground", LOSSES) == ground
+    assert stage_weights(find_arm(arm), "respond", LOSSES) == respond
 
 
-def test_the_base_does_not_train() -> None:
+def test_arm_base_has_no_loss_weights() -> None:
     with pytest.raises(TrainingError, match="does not train"):
-        stage_weights("base", "ground", LOSSES)
+        stage_weights(find_arm("base"), "ground", LOSSES)

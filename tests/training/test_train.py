@@ -22,12 +22,12 @@ ARMS = ("sft", "block", "coat", "coat_shuffled")
 
 
 class RecordingTracker:
-    """Keeps what it is told, as a server does from one process to the next."""
+    """Records all calls, and keeps them over several runs as a server does."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.statuses: list[str] = []
-        self.asked: list[str | None] = []
+        self.run_ids: list[str | None] = []
         self.params: dict[str, Any] = {}
         self.inputs: dict[str, str] = {}
         self.metrics: dict[str, float] = {}
@@ -40,7 +40,7 @@ class RecordingTracker:
 
     def start(self, name: str, *, tags: Mapping[str, str], run_id: str | None = None) -> None:
         self.name, self.tags = name, dict(tags)
-        self.asked.append(run_id)
+        self.run_ids.append(run_id)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         self.params.update(params)
@@ -64,10 +64,10 @@ class RecordingTracker:
 
 @pytest.fixture(scope="module")
 def seen(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What each arm's training read and began with, and its folder."""
+    """Train each arm; return its inputs, initial and frozen weights, and its folder."""
     found: dict[str, dict[str, Any]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        read, built = Trainer._micro, Trainer.__init__
+        read, initialise = Trainer._micro_batch, Trainer.__init__
         now: list[dict[str, Any]] = []
 
         def reading(self: Trainer, *arguments: Any) -> Any:
@@ -81,9 +81,9 @@ def seen(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
             now[-1]["start"] = model.trainable_state()
             now[-1]["frozen"] = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
             now[-1]["model"] = model
-            built(self, model, *arguments, **more)
+            initialise(self, model, *arguments, **more)
 
-        patch.setattr(Trainer, "_micro", reading)
+        patch.setattr(Trainer, "_micro_batch", reading)
         patch.setattr(Trainer, "__init__", building)
         for arm in ARMS:
             now.append({"batches": [], "clips": [], "targets": [], "where": tmp_path_factory.mktemp(arm)})
@@ -92,11 +92,11 @@ def seen(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     return found
 
 
-def test_arms_share_batches_lora_rows_and_heads(seen: dict[str, dict[str, Any]]) -> None:
+def test_arms_share_batches_and_initial_weights(seen: dict[str, dict[str, Any]]) -> None:
     assert len(seen["sft"]["batches"]) == 20
     for arm in ARMS[1:]:
         assert seen[arm]["batches"] == seen["sft"]["batches"]
-    for part, arms in (("lora", ARMS), ("rows", ARMS[1:]), ("heads", ARMS[2:])):
+    for part, arms in (("lora", ARMS), ("trainable_tokens", ARMS[1:]), ("heads", ARMS[2:])):
         first = {name: value for name, value in seen[arms[0]]["start"].items() if part in name}
         assert first
         for arm in arms[1:]:
@@ -105,14 +105,14 @@ def test_arms_share_batches_lora_rows_and_heads(seen: dict[str, dict[str, Any]])
             assert all(torch.equal(own[name], first[name]) for name in own)
 
 
-def test_only_lora_rows_and_heads_change(seen: dict[str, dict[str, Any]]) -> None:
+def test_every_trainable_parameter_changes_and_no_other(seen: dict[str, dict[str, Any]]) -> None:
     for arm in ARMS:
         model = seen[arm]["model"]
         assert all(torch.equal(p, seen[arm]["frozen"][name]) for name, p in model.named_parameters() if not p.requires_grad)
         assert all(not torch.equal(value, seen[arm]["start"][name]) for name, value in model.trainable_state().items())
 
 
-def test_shuffled_targets_are_another_clips(world: World, seen: dict[str, dict[str, Any]]) -> None:
+def test_shuffled_targets_are_those_of_another_clip(world: World, seen: dict[str, dict[str, Any]]) -> None:
     store = ExpertStore.open(world.features["reconstruction"])
 
     def frames(arm: str) -> list[tuple[str, int]]:
@@ -120,7 +120,7 @@ def test_shuffled_targets_are_another_clips(world: World, seen: dict[str, dict[s
         rows = [zip(clips, t["reconstruction"], strict=True) for clips, t in zip(run["clips"], run["targets"], strict=True)]
         return [(clip, len(target[0])) for row in rows for clip, target in row]
 
-    # Every clip of the tiny corpus has a length of its own.
+    # No two clips of the tiny corpus have the same length.
     assert all(length == store.frames(clip) for clip, length in frames("coat"))
     assert all(length != store.frames(clip) for clip, length in frames("coat_shuffled"))
 
@@ -156,7 +156,7 @@ def test_the_base_is_published_untouched(world: World, tmp_path: Path) -> None:
     assert tracker.statuses == ["finished"]
 
 
-def test_a_finished_run_is_only_published_again(world: World, tmp_path: Path) -> None:
+def test_a_finished_run_is_published_again_without_training(world: World, tmp_path: Path) -> None:
     tracker = RecordingTracker()
     world.train(tmp_path, "sft-0", tracker=tracker)
     shutil.rmtree(tmp_path / "model")
@@ -164,11 +164,11 @@ def test_a_finished_run_is_only_published_again(world: World, tmp_path: Path) ->
     world.train(tmp_path, "sft-0", tracker=tracker, corpus=tmp_path / "nowhere")
     assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
     assert read_json(tmp_path / "run" / "run.json") == {"run_id": "run-1", "experiment": "tests"}
-    assert tracker.asked == [None]
+    assert tracker.run_ids == [None]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_after_the_step_and_the_tracker_sees_no_step_twice(
+def test_a_signal_ends_the_run_after_the_step_and_no_step_is_tracked_twice(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     tracker, before, step = RecordingTracker(), signal.getsignal(number), Trainer.step
@@ -186,10 +186,10 @@ def test_a_signal_ends_after_the_step_and_the_tracker_sees_no_step_twice(
     world.train(tmp_path, "coat-0", tracker=tracker)
     assert tracker.steps == list(range(1, 11))
     assert tracker.statuses == ["killed", "finished"]
-    assert tracker.asked == [None, "run-1"]
+    assert tracker.run_ids == [None, "run-1"]
 
 
-def test_steps_taken_again_after_a_kill_are_not_logged_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_repeated_after_a_kill_are_not_logged_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker, step = RecordingTracker(), Trainer.step
 
     def dying(self: Trainer, at: int) -> dict[str, Any]:
@@ -200,14 +200,14 @@ def test_steps_taken_again_after_a_kill_are_not_logged_again(world: World, tmp_p
     monkeypatch.setattr(Trainer, "step", dying)
     with pytest.raises(RuntimeError, match="power cut"):
         world.train(tmp_path, "coat-0", tracker=tracker)
-    # The last checkpoint is of step 3; steps 4 and 5 are taken twice.
+    # The last checkpoint is that of step 3; steps 4 and 5 are repeated.
     world.train(tmp_path, "coat-0", tracker=tracker)
     assert tracker.steps == list(range(1, 11))
     assert [row["step"] for row in read_jsonl(tmp_path / "run" / "history.jsonl")] == list(range(1, 11))
     assert tracker.statuses == ["failed", "finished"]
 
 
-def test_the_tracker_gets_params_inputs_metrics_and_the_release(world: World, tmp_path: Path) -> None:
+def test_the_tracker_receives_params_inputs_metrics_and_the_release(world: World, tmp_path: Path) -> None:
     tracker = RecordingTracker()
     world.train(tmp_path, "coat-0", tracker=tracker)
     assert tracker.params["arm"] == "coat"
@@ -222,7 +222,7 @@ def test_the_tracker_gets_params_inputs_metrics_and_the_release(world: World, tm
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_what_is_not_finite_stops_before_the_optimizer_step(
+def test_a_value_that_is_not_finite_stops_the_run_before_the_optimizer_step(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     forward, steps = Trainer._forward_backward, []
@@ -248,7 +248,7 @@ def test_what_is_not_finite_stops_before_the_optimizer_step(
     assert not (tmp_path / "model").exists()
 
 
-def test_a_missing_store_or_clip_is_named_before_anything_is_loaded(world: World, tmp_path: Path) -> None:
+def test_a_missing_store_or_clip_is_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(ExpertError, match="features@pitch"):
         world.train(tmp_path, "coat-0", features={"reconstruction": world.features["reconstruction"]})
     stranger = world.examples[0].model_copy(update={"sha256": "f" * 64, "id": "stranger"})
@@ -283,7 +283,7 @@ def test_an_unknown_backbone_is_named(world: World, tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_sharded_parameters_are_refused_by_name(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharded_parameters_are_rejected(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from accelerate import Accelerator, DistributedType
 
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
@@ -291,8 +291,8 @@ def test_sharded_parameters_are_refused_by_name(world: World, tmp_path: Path, mo
         world.train(tmp_path, "sft-0")
 
 
-def test_a_new_run_is_told_the_steps_of_the_lost_one(world: World, tmp_path: Path) -> None:
-    from coat_core.training.history import History
+def test_a_new_tracker_run_receives_the_steps_of_the_lost_one(world: World, tmp_path: Path) -> None:
+    from coat_core.training.tracker import History
 
     lost, new = RecordingTracker(), RecordingTracker()
     first = History(tmp_path / "history.jsonl", lost)

@@ -1,4 +1,4 @@
-"""Losses over an accumulation window and over ranks: however it is cut, the same step."""
+"""A step is the same however its accumulation window is divided into batches and ranks."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def test_accumulated_batches_equal_one_batch_of_all(world: World, tmp_path: Path
     assert all(bool(gradient.abs().sum() > 0) for gradient in split[0].values())
 
 
-def test_a_batch_without_a_valid_frame_weighs_nothing(world: World, tmp_path: Path) -> None:
-    muted = one_step(world.folder, world.examples, tmp_path, BATCHES, BATCHES[1], accumulation=2)
-    assert_same_step(muted, one_step(world.folder, world.examples, tmp_path, [BATCHES[0] + BATCHES[1]], BATCHES[1], accumulation=1))
+def test_a_batch_without_a_valid_frame_has_no_effect(world: World, tmp_path: Path) -> None:
+    masked = one_step(world.folder, world.examples, tmp_path, BATCHES, BATCHES[1], accumulation=2)
+    assert_same_step(masked, one_step(world.folder, world.examples, tmp_path, [BATCHES[0] + BATCHES[1]], BATCHES[1], accumulation=1))
     whole = one_step(world.folder, world.examples, tmp_path, BATCHES, accumulation=2)
-    assert muted[1]["loss/pitch"] != pytest.approx(whole[1]["loss/pitch"], rel=1e-3)
-    assert muted[1]["loss/answer"] == pytest.approx(whole[1]["loss/answer"], rel=1e-6)
+    assert masked[1]["loss/pitch"] != pytest.approx(whole[1]["loss/pitch"], rel=1e-3)
+    assert masked[1]["loss/answer"] == pytest.approx(whole[1]["loss/answer"], rel=1e-6)
     nothing = one_step(world.folder, world.examples, tmp_path, BATCHES, BATCHES[0] + BATCHES[1], accumulation=2)
     assert nothing[1]["loss/pitch"] == 0.0
     assert nothing[1]["loss"] == pytest.approx(0.5 * nothing[1]["loss/answer"])
 
 
-def test_a_batch_cut_by_seconds_is_the_same_step(world: World, tmp_path: Path) -> None:
+def test_a_batch_cut_by_seconds_gives_the_same_step(world: World, tmp_path: Path) -> None:
     whole = one_step(world.folder, world.examples, tmp_path, [BATCHES[0] + BATCHES[1]], accumulation=1)
     seen: list[tuple[int, ...]] = []
-    usual = Trainer._micro
+    read = Trainer._micro_batch
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_micro", lambda self, indices: seen.append(indices) or usual(self, indices))
+        patch.setattr(Trainer, "_micro_batch", lambda self, indices: seen.append(indices) or read(self, indices))
         cut = one_step(world.folder, world.examples, tmp_path, [BATCHES[0] + BATCHES[1]], accumulation=1, batch_seconds=2.3)
     assert seen == [(0, 5), (7, 2), (9,)]
     assert_same_step(cut, whole)
@@ -63,10 +63,10 @@ def test_recomputing_activations_changes_no_gradient(world: World, tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_processes_equal_one(world: World, tmp_path: Path) -> None:
-    """A gloo DDP step; then the same where the second rank's clips have no valid frame."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """A gloo DDP step, without and with valid frames in the clips of the second rank."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
     script, root = Path(__file__).parents[1] / "testing" / "tiny_training.py", Path(__file__).parents[2]
     shared = {
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
@@ -81,14 +81,14 @@ def test_two_processes_equal_one(world: World, tmp_path: Path) -> None:
     ]  # fmt: skip
     try:
         for process in processes:
-            _, errors = process.communicate(timeout=400)
+            _, errors = process.communicate(timeout=1800)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in processes:
             process.kill()
             process.wait()
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for case, mute in enumerate(([], BATCHES[1])):
+    for case, masked in enumerate(([], BATCHES[1])):
         (gradients, row), (other, _) = ranks[0][case], ranks[1][case]
         assert all(torch.equal(gradients[name], other[name]) for name in gradients)
-        assert_same_step((gradients, row), one_step(world.folder, world.examples, tmp_path, BATCHES, mute, accumulation=2))
+        assert_same_step((gradients, row), one_step(world.folder, world.examples, tmp_path, BATCHES, masked, accumulation=2))

@@ -1,4 +1,4 @@
-"""The table that the data contract is checked on: one row for each manifest row, its columns measured facts, no audio."""
+"""The facts table of the data contract: one row per manifest row with measured facts of its audio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from coat_core.corpus.audio import MAX_DURATION_S, AudioFacts, measure
 from coat_core.corpus.examples import SPLITS, Example, Split, example_from_row
-from coat_core.corpus.splits import atoms
+from coat_core.corpus.splits import single_groups
 from coat_core.errors import ContractError, CorpusError
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ _FILES_AT_ONCE = 16
 
 
 def read_examples(rows: Sequence[Row]) -> list[Example | CorpusError]:
-    """Read each row, or say why it does not hold."""
+    """Return the example of each row, or an error that contains why the row is invalid."""
     read: list[Example | CorpusError] = []
     for number, row in enumerate(rows, 1):
         try:
@@ -38,10 +38,10 @@ def read_examples(rows: Sequence[Row]) -> list[Example | CorpusError]:
 
 
 def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_duration_s: float, workers: int) -> dict[str, AudioFacts]:
-    """Measure each distinct file that is inside the corpus and present, in parallel; by the path of the rows.
+    """Measure each distinct existing file inside the corpus, in parallel. The keys are the paths of the rows.
 
     Raises:
-        ContractError: a measuring process died.
+        ContractError: a worker process ended unexpectedly.
     """
     names = sorted({e.audio for e in examples if isinstance(e, Example) and is_inside(e.audio) and (corpus / e.audio).is_file()})
     paths = [corpus / name for name in names]
@@ -54,7 +54,7 @@ def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_d
                 facts[name] = task(path)
                 progress.update()
             return facts
-        # Spawned, not forked: the caller may hold threads of torch or of a server.
+        # spawn, because the caller may have threads (torch, a server) and fork is unsafe with threads.
         with ProcessPoolExecutor(min(workers, len(paths)), mp_context=get_context("spawn")) as pool:
             try:
                 for name, measured in zip(names, pool.map(task, paths, chunksize=_FILES_AT_ONCE), strict=True):
@@ -63,24 +63,24 @@ def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_d
             except BrokenProcessPool as error:
                 near = names[min(len(facts), len(names) - 1)]
                 raise ContractError(
-                    "a measuring process died",
+                    "a process that measures audio ended unexpectedly",
                     field="audio",
-                    value=f"{near} or one of the {_FILES_AT_ONCE * workers} after it",
-                    next_step="run again with --workers 1 to see which file it is, and check the memory of the machine",
+                    value=f"{near} or one of the next {_FILES_AT_ONCE * workers} files",
+                    next_step="check these files and the memory of the machine",
                 ) from error
     return facts
 
 
 def is_inside(audio: str) -> bool:
-    """Return whether a path of a row stays inside the corpus folder; judged by name, for a data cache may link the files themselves."""
+    """Return whether the path of a row is inside the corpus folder. Links are not resolved: DVC may link files to its cache."""
     path = Path(audio)
     return bool(audio) and not path.is_absolute() and ".." not in path.parts and "\0" not in audio
 
 
 def facts_table(rows: Sequence[Row], examples: Sequence[Example | CorpusError], corpus: Path, facts: Mapping[str, AudioFacts]) -> list[Row]:
-    """Return the columns of every row; None where something before it makes a column meaningless."""
+    """Return the facts table. A column is None if an earlier defect of the row makes it meaningless."""
     occurrence: Counter[str] = Counter()
-    group_home, audio_home = _homes(examples, facts)
+    group_splits, audio_splits = _majority_splits(examples, facts)
     table = []
     for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
         columns: Row = dict.fromkeys(_COLUMNS)
@@ -91,10 +91,10 @@ def facts_table(rows: Sequence[Row], examples: Sequence[Example | CorpusError], 
             occurrence[example.id] += 1
             columns["id_occurrence"] = occurrence[example.id]
             columns.update(_example_columns(example, corpus, facts.get(example.audio)))
-            crossing = sorted(atom for atom in atoms(example.group) if group_home[atom] != example.split)
-            columns["group_crossing"] = f"{crossing[0]} (its split is {group_home[crossing[0]]})" if crossing else None
-            home = audio_home[_digest(example, facts)]
-            columns["audio_crossing"] = f"its split is {home}" if home != example.split else None
+            crossing = sorted(group for group in single_groups(example.group) if group_splits[group] != example.split)
+            columns["group_crossing"] = f"{crossing[0]} (its split is {group_splits[crossing[0]]})" if crossing else None
+            split = audio_splits[_digest(example, facts)]
+            columns["audio_crossing"] = f"its split is {split}" if split != example.split else None
         table.append(columns)
     return table
 
@@ -132,14 +132,14 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
     if measured is None:
         return columns
     columns["hash_equals"] = measured.sha256 == example.sha256
-    # Without the folder: the same corpus gives the same quarantine wherever it lies.
+    # The reason does not contain the folder, so the quarantine does not depend on the location of the corpus.
     columns["decode_error"] = measured.error and measured.error.replace(f"{corpus}/", "")
     if measured.error is not None or measured.duration_s is None or measured.header_duration_s is None:
         return columns
     gap = abs(example.duration_s - measured.duration_s)
     columns.update(
         decoded_duration_s=measured.duration_s,
-        # A comparison with NaN would pass for "nothing to check".
+        # NaN would count as a missing value, which is not checked.
         duration_gap_s=gap if math.isfinite(gap) else math.inf,
         header_excess_s=measured.header_duration_s - measured.duration_s,
         sample_rate_hz=measured.sample_rate_hz,
@@ -150,23 +150,25 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
     return columns
 
 
-def _homes(examples: Sequence[Example | CorpusError], facts: Mapping[str, AudioFacts]) -> tuple[dict[str, Split], dict[str, Split]]:
-    """Return the split that each group and each audio hash belongs to: the one with most of its rows, the earlier one in a tie."""
+def _majority_splits(
+    examples: Sequence[Example | CorpusError], facts: Mapping[str, AudioFacts]
+) -> tuple[dict[str, Split], dict[str, Split]]:
+    """Return the split of each group and of each audio hash: the split with most of its rows, in a tie the first of `SPLITS`."""
     groups: dict[str, Counter[Split]] = defaultdict(Counter)
     audio: dict[str, Counter[Split]] = defaultdict(Counter)
     for example in examples:
         if isinstance(example, Example):
             audio[_digest(example, facts)][example.split] += 1
-            for atom in atoms(example.group):
-                groups[atom][example.split] += 1
-    return {key: _home(count) for key, count in groups.items()}, {key: _home(count) for key, count in audio.items()}
+            for group in single_groups(example.group):
+                groups[group][example.split] += 1
+    return {key: _majority(count) for key, count in groups.items()}, {key: _majority(count) for key, count in audio.items()}
 
 
-def _home(count: Counter[Split]) -> Split:
+def _majority(count: Counter[Split]) -> Split:
     return max(SPLITS, key=lambda split: (count[split], -SPLITS.index(split)))
 
 
 def _digest(example: Example, facts: Mapping[str, AudioFacts]) -> str:
-    """Return the hash of the audio as it is on disk; the row's own where there is no file."""
+    """Return the SHA-256 of the audio file, or that of the row if there is no file."""
     measured = facts.get(example.audio)
     return (measured.sha256 if measured else None) or example.sha256

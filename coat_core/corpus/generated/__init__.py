@@ -1,1 +1,1 @@
-"""The generated corpus: scenes, synthetic speech and task families."""
+"""The generated corpus: synthetic sounds and speech, task families, plans."""

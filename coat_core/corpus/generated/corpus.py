@@ -1,4 +1,4 @@
-"""The generated corpus: every clip follows from the seed, so the same seed gives the same bytes, serially or in parallel."""
+"""The generated corpus. The same seed gives the same bytes, with one process or several."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 
 from coat_core.corpus.audio import SAMPLE_RATE_HZ, flac_bytes
 from coat_core.corpus.examples import Example, write_manifest
+from coat_core.corpus.generated.mixing import Waveform, mix_clip
 from coat_core.corpus.generated.plan import ClipPlan, find_recipe, plan_clips
-from coat_core.corpus.generated.scenes import Waveform, scene
 from coat_core.corpus.generated.speech import Synthesiser
-from coat_core.corpus.questions import generator
+from coat_core.corpus.questions import seeded_generator
 from coat_core.errors import CorpusError
 from coat_core.settings import CorpusSettings
 from coat_core.storage import new_folder, sha256_bytes
@@ -25,20 +25,20 @@ LICENCE = "CC0-1.0"
 SOURCE = "generated"
 _CHUNK = 50
 _PARALLEL_FROM = 200
-"""Fewer clips than this are made faster by one process."""
+"""One process is faster for fewer clips than this."""
 
 
 def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "corpus", workers: int | None = None) -> None:
-    """Write `manifest.jsonl` and `audio/*.flac` (16 kHz mono) into a new folder, whole or not at all.
+    """Write `manifest.jsonl` and `audio/*.flac` (16 kHz mono) to a corpus folder, atomically.
 
     Args:
         settings: counts, seed and limits.
-        target: the corpus folder; what stands there is replaced.
-        purpose: keeps corpora apart that share a seed.
-        workers: processes; the bytes do not depend on it. None: two where the corpus is large and two cores are free.
+        target: the corpus folder. An existing folder is replaced.
+        purpose: part of the seed; corpora with different purposes share no clip.
+        workers: number of processes; it does not change the bytes. None: two for a large corpus if two cores are available.
 
     Raises:
-        CorpusError: the synthesiser is not installed, or a setting leaves no room for a clip.
+        CorpusError: the synthesiser is not installed, or a clip does not fit the settings.
     """
     from tqdm import tqdm
 
@@ -50,24 +50,24 @@ def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "c
         (folder / "audio").mkdir()
         examples: list[Example] = []
         bar = tqdm(total=len(plans), desc=f"{purpose}: clips", unit="clip", disable=None)
-        with _writers(workers, folder, chunks) as done, bar:
-            for chunk, rows in zip(chunks, done, strict=True):
+        with _chunk_writer(workers, folder, chunks) as written, bar:
+            for chunk, rows in zip(chunks, written, strict=True):
                 examples.extend(rows)
                 bar.update(len(chunk))
-        _check_apart(examples)
+        _check_distinct(examples)
         write_manifest(folder / "manifest.jsonl", examples)
 
 
 def render_clip(plan: ClipPlan, synthesiser: Synthesiser) -> Waveform:
-    """Return a planned clip `[N]` at 16 kHz, within ±0.95."""
+    """Return the waveform of a planned clip `[N]` at 16 kHz, within ±0.95."""
     recipe = find_recipe(plan.family, plan.recipe)
-    rng = generator(plan.seed)
-    content = recipe.render(plan.facts, plan.cast, rng, synthesiser)
-    return scene(content, rng, max_duration_s=plan.max_duration_s, level_db=recipe.level_db, snr_db=recipe.snr_db)
+    rng = seeded_generator(plan.seed)
+    content = recipe.render(plan.facts, plan.performers, rng, synthesiser)
+    return mix_clip(content, rng, max_duration_s=plan.max_duration_s, level_db=recipe.level_db, snr_db=recipe.snr_db)
 
 
 def _write_clips(folder: Path, plans: Sequence[ClipPlan]) -> list[Example]:
-    """Render and write some clips; return their manifest rows."""
+    """Render and write clips; return their examples."""
     with Synthesiser() as synthesiser:
         return [example for plan in plans for example in _write_clip(folder, plan, synthesiser)]
 
@@ -75,58 +75,58 @@ def _write_clips(folder: Path, plans: Sequence[ClipPlan]) -> list[Example]:
 def _write_clip(folder: Path, plan: ClipPlan, synthesiser: Synthesiser) -> list[Example]:
     waveform = render_clip(plan, synthesiser)
     data = flac_bytes(waveform, SAMPLE_RATE_HZ)
-    # The folder appears only when it is whole, so the files in it need no care of their own.
+    # The folder is renamed when it is complete, so its files need no atomic write.
     (folder / plan.audio).write_bytes(data)
     digest = sha256_bytes(data)
     return [
         Example(
-            id=f"{plan.split}-{plan.family}-{plan.index:04d}-{asked.task}",
+            id=f"{plan.split}-{plan.family}-{plan.index:04d}-{question.task}",
             audio=plan.audio,
             sha256=digest,
             duration_s=waveform.size / SAMPLE_RATE_HZ,
             sample_rate_hz=SAMPLE_RATE_HZ,
             split=plan.split,
-            group=plan.cast.group,
+            group=plan.performers.group,
             family=plan.family,
-            task=asked.task,
-            question=asked.question,
-            choices=asked.choices,
-            answer=asked.answer,
+            task=question.task,
+            question=question.question,
+            choices=question.choices,
+            answer=question.answer,
             source=SOURCE,
             licence=LICENCE,
         )
-        for asked in plan.asked
+        for question in plan.questions
     ]
 
 
-def _check_apart(examples: Sequence[Example]) -> None:
-    """Refuse a corpus in which two clips came out alike: the same sound would then stand in two splits."""
+def _check_distinct(examples: Sequence[Example]) -> None:
+    """Refuse a corpus with two equal clips: the same audio could be in two splits."""
     clips: dict[str, str] = {}
     for example in examples:
         if clips.setdefault(example.sha256, example.audio) != example.audio:
-            message = f"{example.audio} and {clips[example.sha256]} are the same sound"
+            message = f"{example.audio} and {clips[example.sha256]} have the same audio"
             raise CorpusError(message, field="corpus.seed", next_step="choose another seed")
 
 
 @contextmanager
-def _writers(workers: int, folder: Path, chunks: Sequence[Sequence[ClipPlan]]) -> Iterator[Iterator[list[Example]]]:
-    """Give the rows of each chunk in order, from this process or from a pool."""
+def _chunk_writer(workers: int, folder: Path, chunks: Sequence[Sequence[ClipPlan]]) -> Iterator[Iterator[list[Example]]]:
+    """Yield an iterator over the examples of each chunk, in order, written by this process or by a pool."""
     if workers <= 1:
         yield (_write_clips(folder, chunk) for chunk in chunks)
         return
-    # Spawned, not forked: the caller may hold threads.
+    # spawn, because the caller may have threads and fork is unsafe with threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_exit_with_parent)
     try:
         yield pool.map(_write_clips, [folder] * len(chunks), chunks)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """End this worker when its parent is gone: a killed parent cannot tell it, and it would wait for work for ever.
+def _exit_with_parent() -> None:
+    """Exit this worker when its parent has exited. Without this a worker of a killed parent would wait for work forever.
 
-    Ctrl-C reaches the whole group, and is the parent's to handle.
+    Ctrl-C is sent to the whole process group; only the parent handles it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,11 +1,11 @@
-"""The speech synthesiser's own process: requests in on stdin, samples out on stdout.
+"""The synthesiser process: reads requests from stdin and writes samples to stdout.
 
-Run as a script, never imported by the package: espeak-ng is GPL-3.0, so it stays at arm's length behind a pipe. It also
-keeps state from one utterance to the next (flutter phase, random breath), so each utterance is spoken by a fork of the
-freshly initialised process; what comes out then depends on the request alone.
+This file is run as a script and never imported by the package: espeak-ng is GPL-3.0 and therefore runs in a separate process. The
+library keeps state between utterances (flutter phase, random breath). Each utterance is therefore spoken by a fork of the
+initialised process, so that it depends only on its request.
 
-Request: one JSON object a line (`text`, `voice`, `rate` words/min, `pitch` 0-99, `range` 0-99). Reply: a header of two
-little-endian int32 (status, byte count), then that many bytes: 16-bit samples, or the error's text when status is not 0.
+Request: one JSON object per line (`text`, `voice`, `rate` words/min, `pitch` 0-99, `range` 0-99). Reply: a header of two
+little-endian int32 (status, byte count), then that many bytes: 16-bit samples, or the error message if the status is not 0.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def _load() -> tuple[ctypes.CDLL, Path, int]:
-    """Load and initialise the library; return it with its data folder and its sample rate in Hz."""
+    """Load and initialise the library. Return it, its data folder and its sample rate in Hz."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = Path(espeakng_loader.get_data_path())
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), 0)
     if rate <= 0:
-        raise RuntimeError(f"espeak_Initialize answered {rate}")
+        raise RuntimeError(f"espeak_Initialize returned {rate}")
     return library, data, rate
 
 
@@ -48,7 +48,7 @@ def _speak(library: ctypes.CDLL, data: Path, request: dict[str, Any]) -> bytes:
     callback = _CALLBACK(collect)
     library.espeak_ng_SetRandSeed(ctypes.c_long(1))
     library.espeak_SetSynthCallback(callback)
-    # espeak-ng passes over a variant that it does not have, and speaks with the plain voice.
+    # espeak-ng ignores an unknown variant and uses the default voice.
     variant = request["voice"].partition("+")[2]
     if not (data / "voices" / "!v" / variant).exists() or library.espeak_SetVoiceByName(request["voice"].encode()) != 0:
         raise ValueError(f"unknown voice {request['voice']!r}")
@@ -60,18 +60,18 @@ def _speak(library: ctypes.CDLL, data: Path, request: dict[str, Any]) -> bytes:
     return b"".join(chunks)
 
 
-def _answer(library: ctypes.CDLL, data: Path, line: bytes) -> bytes:
-    """Return one reply, header and all."""
+def _reply(library: ctypes.CDLL, data: Path, line: bytes) -> bytes:
+    """Return the reply to one request, including its header."""
     try:
         status, body = 0, _speak(library, data, json.loads(line))
-    except Exception as error:  # the parent is told, and goes on or not as it likes
+    except Exception as error:  # the reply reports the error to the parent
         status, body = 1, f"{type(error).__name__}: {error}".encode()
     return struct.pack("<ii", status, len(body)) + body
 
 
 def main() -> int:
-    """Serve requests until stdin closes; the first reply is the sample rate (or the reason why there is no library)."""
-    # Ctrl-C reaches the whole group; this process ends when its owner closes stdin.
+    """Serve requests until stdin closes. The first reply contains the sample rate, or the error if the library does not load."""
+    # Ctrl-C is sent to the whole process group. This process ends when its parent closes stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = sys.stdout.buffer
     try:
@@ -86,7 +86,7 @@ def main() -> int:
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
-            out.write(_answer(library, data, line))
+            out.write(_reply(library, data, line))
             out.flush()
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:

@@ -1,4 +1,4 @@
-"""Synthetic speech: the voices, and the client of the synthesiser's process."""
+"""Synthetic speech: the voices of each split and the client of the synthesiser process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from coat_core.errors import CorpusError
 
 _LANGUAGE = "en-us"
 _TRIM = 0.01
-"""Samples below this share of the peak are cut from both ends of an utterance."""
+"""Samples below this share of the peak are removed at both ends of an utterance."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: a voice variant of espeak-ng, with its own pitch (0-99) and rate (words a minute).
+    """A speaker: a voice variant of espeak-ng with a pitch (0-99) and a rate (words per minute).
 
-    A `high` voice has its fundamental above 150 Hz, the others have it below 130 Hz.
+    The fundamental frequency of a `high` voice is above 150 Hz, that of other voices below 130 Hz.
     """
 
     variant: str
@@ -38,12 +38,12 @@ class Voice:
 
     @property
     def group(self) -> str:
-        """The name that a split never divides."""
+        """The group of clips spoken by this voice."""
         return f"voice-{self.variant.lower()}"
 
 
-# Fixed, whatever the seed: a base that was trained on one seed's training voices has not heard another seed's test voices.
-# No two share their formants (espeak-ng ships several variants of some voices, hardly to be told apart).
+# The voices do not depend on the seed. Otherwise a base trained with one seed could have been trained on the test voices of another.
+# No two voices have the same formants; variants of espeak-ng with the same formants are hard to distinguish.
 VOICES: dict[Split, tuple[Voice, ...]] = {
     "train": (
         Voice("m1", 40, 150),
@@ -80,15 +80,16 @@ VOICES: dict[Split, tuple[Voice, ...]] = {
     ),
 }
 
-
 _SCRIPT = Path(__file__).with_name("espeak.py")
 
 
 class Synthesiser:
-    """The synthesiser's process, started at the first word and ended by `close`; what it says depends on the request alone.
+    """Client of the synthesiser process. The process starts at the first utterance and ends at `close`.
+
+    An utterance depends only on its request, not on earlier requests.
 
     Raises:
-        CorpusError: the library is not installed, or it refuses a request.
+        CorpusError: the library is not installed, or it rejects a request.
     """
 
     def __init__(self) -> None:
@@ -103,14 +104,14 @@ class Synthesiser:
         self.close()
 
     def speak(self, text: str, voice: Voice, *, rate: int = 0, pitch: int = 0, pitch_range: int = 50) -> NDArray[np.float32]:
-        """Say `text`; return float32 `[N]` at 16 kHz, peak 0.5, silence at both ends cut.
+        """Synthesise `text`; return float32 `[N]` at 16 kHz with peak 0.5, without silence at both ends.
 
         Args:
-            text: what to say.
-            voice: who says it.
-            rate: words a minute over (or under) the voice's own.
-            pitch: steps over (or under) the voice's own pitch, on espeak's scale of 0-99.
-            pitch_range: 0 is monotone, 50 usual, 99 lively.
+            text: the text to speak.
+            voice: the speaker.
+            rate: difference from the voice's rate, words per minute.
+            pitch: difference from the voice's pitch, in steps of espeak's scale of 0-99.
+            pitch_range: 0 is monotone, 50 the default, 99 the widest range.
         """
         key = (text, voice.variant, voice.rate + rate, min(99, max(0, voice.pitch + pitch)), pitch_range)
         if key not in self._spoken:
@@ -133,22 +134,22 @@ class Synthesiser:
         assert process.stdout is not None
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
-        status, size = _header(process.stdout)
+        status, size = _read_header(process.stdout)
         body = process.stdout.read(size)
         samples = np.frombuffer(body, "<i2").astype(np.float32) if status == 0 else np.zeros(0, np.float32)
         if samples.size == 0 or not samples.any():
-            reason = body.decode(errors="replace") if status else "nothing was said"
-            raise CorpusError(f"the synthesiser refused ({reason})", field="voice", value=request)
+            reason = body.decode(errors="replace") if status else "the reply contains no speech"
+            raise CorpusError(f"the synthesiser rejected a request ({reason})", field="voice", value=request)
         loud = np.flatnonzero(np.abs(samples) > _TRIM * np.abs(samples).max())
         speech = soxr.resample(samples[loud[0] : loud[-1] + 1], self._rate_hz, SAMPLE_RATE_HZ, quality="HQ")
         return np.asarray(0.5 * speech / np.abs(speech).max(), np.float32)
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the process and read its sample rate."""
-        # -I: neither this folder nor the user's environment decides which modules it finds.
+        # -I: isolated mode, which ignores this folder and the user's environment when modules are imported.
         process = subprocess.Popen([sys.executable, "-I", str(_SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout is not None
-        status, value = _header(process.stdout)
+        status, value = _read_header(process.stdout)
         self._process, self._rate_hz = process, value
         if status != 0:
             reason = process.stdout.read(value).decode(errors="replace")
@@ -158,11 +159,11 @@ class Synthesiser:
         return process
 
 
-def _header(stream: IO[bytes]) -> tuple[int, int]:
-    """Read a reply's status and size."""
+def _read_header(stream: IO[bytes]) -> tuple[int, int]:
+    """Read the status and the size of a reply."""
     data = stream.read(8)
     if len(data) != 8:
-        message = "the synthesiser's process ended unasked"
+        message = "the synthesiser process ended unexpectedly"
         raise CorpusError(message, field="corpus.kind", value="generated", next_step="pip install 'coat[speech]'")
     status, size = struct.unpack("<ii", data)
     return status, size

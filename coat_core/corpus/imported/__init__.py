@@ -1,1 +1,1 @@
-"""Corpora made from existing recordings, manifests and audio folders."""
+"""Corpora made from recordings, manifests and audio folders."""

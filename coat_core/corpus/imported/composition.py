@@ -1,4 +1,4 @@
-"""Cutting recordings to what sounds in them and joining them to one clip. Waveforms are float32 `[N]` at 16 kHz in [-1, 1]."""
+"""Composition of recordings to one clip: trimming, levels, margins and gaps. Waveforms are float32 `[N]` at 16 kHz in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _FRAME = SAMPLE_RATE_HZ // 50
 _FADE = SAMPLE_RATE_HZ // 100
 _LEAD_S, _TAIL_S = (0.05, 0.4), (0.05, 0.25)
 _SHORTEST_S = 1.0
-_QUIETEST_DBFS = -45.0
-"""Clips that keep their recorded level are lifted to this much, so that quiet acting is not silence."""
+_MIN_LEVEL_DBFS = -45.0
+"""Lowest RMS level of clips that keep their recorded level; softer clips are amplified to it."""
 _NOISE_DBFS = -72.0
-"""White noise under the whole clip: joins and margins are never digital silence."""
+"""RMS level of the white noise added to the whole clip: gaps and margins are not digital silence."""
 _PEAK = 0.95
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How recordings become a clip."""
+    """Parameters of a composition."""
 
     part_s: float | None = None
-    """Longest part in seconds (its loudest stretch is kept); None: as long as the clip allows."""
+    """Longest duration of a part in seconds (its loudest segment is kept). None: limited only by the duration of the clip."""
     whole: bool = False
-    """Parts may not be cut: their words would be lost."""
+    """Whether parts must not be shortened, because words would be lost."""
     level_dbfs: float | None = None
-    """RMS each part is brought to; None: the recorded level, which is then part of the answer."""
+    """RMS level of each part. None: the recorded level, which is a cue for the answer."""
     repeats: int = 0
-    """When not 0: the steadiest burst of the one part sounds this many times."""
+    """If not 0, the steadiest burst of the single part is repeated this many times."""
     gap_s: tuple[float, float] = (0.25, 0.45)
 
 
 def compose(parts: Sequence[Waveform], layout: Layout, rng: np.random.Generator, max_duration_s: float) -> Waveform:
-    """Join recordings to one clip of at most `max_duration_s`, with margins and gaps drawn from `rng`.
+    """Join recordings to one clip of at most `max_duration_s`, with random margins and gaps.
 
     Raises:
-        CorpusError: parts that may not be cut do not fit.
+        CorpusError: parts that must not be shortened do not fit.
     """
     trimmed = [active(part) for part in parts]
     if layout.repeats:
@@ -66,13 +66,13 @@ def compose(parts: Sequence[Waveform], layout: Layout, rng: np.random.Generator,
     pieces.append(_silence(max(rng.uniform(*_TAIL_S), missing_s)))
     clip = np.concatenate(pieces)
     if layout.level_dbfs is None:
-        clip = clip * np.maximum(_gain(clip, _QUIETEST_DBFS), np.float32(1.0))
+        clip = clip * np.maximum(_gain(clip, _MIN_LEVEL_DBFS), np.float32(1.0))
     noise = rng.standard_normal(clip.size).astype(np.float32) * np.float32(10 ** (_NOISE_DBFS / 20))
     return np.asarray(np.clip(clip + noise, -_PEAK, _PEAK), dtype=np.float32)
 
 
 def active(waveform: Waveform, below_peak_db: float = 35.0, margin_s: float = 0.04) -> Waveform:
-    """Return the stretch from the first to the last 20 ms frame that is less than `below_peak_db` under the loudest."""
+    """Return the segment from the first to the last 20 ms frame whose level is within `below_peak_db` of the loudest frame."""
     levels = _frame_rms(waveform)
     loud = np.flatnonzero(levels >= levels.max() * 10 ** (-below_peak_db / 20))
     margin = int(margin_s * SAMPLE_RATE_HZ)
@@ -82,7 +82,7 @@ def active(waveform: Waveform, below_peak_db: float = 35.0, margin_s: float = 0.
 
 
 def loudest(waveform: Waveform, length: int) -> Waveform:
-    """Return the `length` samples with the most energy, or everything when there is less."""
+    """Return the segment of `length` samples with the most energy, or the whole waveform if it is shorter."""
     if waveform.size <= length:
         return waveform
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
@@ -91,9 +91,9 @@ def loudest(waveform: Waveform, length: int) -> Waveform:
 
 
 def steadiest(waveform: Waveform, length: int) -> tuple[int, float]:
-    """Return where the steadiest `length` samples begin: the window whose quietest frame is loudest.
+    """Return the start of the steadiest window of `length` samples: the one whose softest frame has the highest level.
 
-    The second value is that frame's level in dB, relative to the loudest frame of all (0 or less).
+    The second value is the level of that frame in dB relative to the loudest frame of the waveform (0 or less).
     """
     levels = _frame_rms(waveform)
     frames = min(max(1, length // _FRAME), levels.size)
@@ -110,7 +110,7 @@ def _check_fit(parts: Sequence[Waveform], budget_s: float) -> None:
             field="corpus.max_duration_s",
             value=f"{total_s:.2f} s of speech",
             allowed=f"at most {budget_s:.2f} s",
-            next_step="raise corpus.max_duration_s, or give true durations in the index",
+            next_step="raise corpus.max_duration_s, or correct the durations in the index",
         )
 
 
@@ -123,14 +123,14 @@ def _frame_rms(waveform: Waveform) -> NDArray[np.float64]:
 
 
 def _gain(waveform: Waveform, rms_dbfs: float) -> np.float32:
-    """Return the factor that brings a waveform to an RMS level without clipping its peak."""
+    """Return the factor that scales a waveform to an RMS level without clipping its peak."""
     rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
     peak = float(np.abs(waveform).max())
     return np.float32(min(10 ** (rms_dbfs / 20) / max(rms, 1e-9), _PEAK / max(peak, 1e-9)))
 
 
 def _fade(waveform: Waveform) -> Waveform:
-    """Return a copy with 10 ms ramps at both ends, so that no cut clicks."""
+    """Return a copy with 10 ms ramps at both ends to avoid clicks."""
     length = min(_FADE, waveform.size // 2)
     ramp = np.linspace(0.0, 1.0, length, dtype=np.float32)
     faded = waveform.copy()

@@ -1,7 +1,7 @@
-"""A folder of labelled recordings: its `index.csv`, one row a file, and what each label makes a recording good for.
+"""The index of a folder of labelled recordings: `index.csv`, one row per file.
 
-Only `path`, `corpus` and `group` are required. A row becomes a *word* (transcript), an *event*, an *emotion* or a *note*
-(instrument and midi) by the labels it has.
+Only `path`, `corpus` and `group` are required. The labels of a row determine its role: *word* (transcript), *event*, *emotion* or
+*note* (instrument and midi).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from coat_core.corpus.splits import JOIN
+from coat_core.corpus.splits import GROUP_SEPARATOR
 from coat_core.errors import CorpusError
 
 Role = Literal["word", "event", "emotion", "note"]
@@ -24,21 +24,21 @@ _LICENCES = {
     "ravdess": "CC-BY-NC-SA-4.0",
     "philharmonia": "CC-BY-SA-3.0",
 }
-"""Licences of the corpora that are known by name; a `licence` column goes before them."""
+"""Licences of known corpora. A `licence` column takes precedence."""
 _DYNAMICS = {"pianissimo": "soft", "piano": "soft", "forte": "loud", "fortissimo": "loud"}
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file of the index with its labels in plain words; empty text where a label does not apply."""
+    """One row of the index with readable labels. A label that does not apply is empty."""
 
     path: Path
     corpus: str
     role: Role
     group: str
-    """`corpus:name`; what a split never divides. For notes it is the note, because the index groups them by instrument, a label."""
+    """`corpus:name`; all recordings of a group are in the same split. The group of a note is its pitch, not its instrument (a label)."""
     stratum: str
-    """Every split gets a part of the groups of each stratum."""
+    """Every split contains groups of every stratum."""
     licence: str
     duration_s: float
     transcript: str = ""
@@ -51,14 +51,14 @@ class Recording:
 
 
 def read_index(folder: Path) -> list[Recording]:
-    """Read `index.csv`; rows without a label that is known here are passed over.
+    """Read `index.csv`. Rows without a known label are skipped.
 
     Raises:
-        CorpusError: the index is missing or empty, or rows do not hold; each is named by its line.
+        CorpusError: the index is missing or empty, or rows are invalid. The message gives their line numbers.
     """
     path = folder / INDEX
     if not path.is_file():
-        raise CorpusError("a folder of recordings has no index", field="corpus.path", value=str(folder), next_step=f"put an {INDEX} there")
+        raise CorpusError("a folder of recordings has no index", field="corpus.path", value=str(folder), next_step=f"add an {INDEX}")
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
@@ -81,29 +81,29 @@ def read_index(folder: Path) -> list[Recording]:
             recordings.append(recording)
     if mistakes:
         shown = "; ".join(mistakes[:10]) + (f"; and {len(mistakes) - 10} more" if len(mistakes) > 10 else "")
-        raise CorpusError(f"{path}: {shown}", next_step="mend these lines or take them out")
+        raise CorpusError(f"{path}: {shown}", next_step="fix or remove these lines")
     if not recordings:
-        raise CorpusError(f"{path}: no row has a label that can be asked about", allowed="transcript, event, emotion, instrument with midi")
+        raise CorpusError(f"{path}: no row has a known label", allowed="transcript, event, emotion, instrument with midi")
     return recordings
 
 
 def readable(label: str) -> str:
-    """Return a label in plain words."""
+    """Return a label with spaces instead of underscores."""
     return " ".join(label.replace("_", " ").split())
 
 
 def _recording(folder: Path, inside: Path, row: dict[str, str]) -> Recording | None:
-    """Return the recording of one row, or None when no label of it is known.
+    """Return the recording of one row, or None when it has no known label.
 
     Raises:
-        ValueError: a value does not hold.
+        ValueError: a value is invalid.
     """
     for name in _REQUIRED:
         if not row[name]:
             raise ValueError(f"{name} is empty")
     path = folder / row["path"]
     if not path.resolve().is_relative_to(inside):
-        raise ValueError(f"path {row['path']!r} leaves the data folder")
+        raise ValueError(f"path {row['path']!r} is outside the data folder")
     if not path.is_file():
         raise ValueError(f"path {row['path']!r} is missing")
     role, group, stratum = _role(row)
@@ -113,7 +113,7 @@ def _recording(folder: Path, inside: Path, row: dict[str, str]) -> Recording | N
         path=path,
         corpus=row["corpus"],
         role=role,
-        group=f"{row['corpus']}:{group.replace(JOIN, '_')}",
+        group=f"{row['corpus']}:{group.replace(GROUP_SEPARATOR, '_')}",
         stratum=f"{row['corpus']}/{stratum}",
         licence=row.get("licence") or _LICENCES.get(row["corpus"], "unknown"),
         duration_s=_number(row, "duration_s"),

@@ -1,7 +1,7 @@
-"""Audio folders of others as a corpus: a NeMo-style JSON Lines manifest, or a Hugging Face `metadata.csv`. Audio keeps its format.
+"""Import of a NeMo-style JSON Lines manifest or of an audio folder with a Hugging Face `metadata.csv`. Audio keeps its format.
 
-A row asks for a transcript unless it brings a question of its own. Rows without a split are dealt by a hash of their group, and
-rows that share a group or the same audio stay together. What the audio holds is judged by the contract stage, not here.
+The task of a row without a question is transcription. Rows without a split get one by a hash of their group; rows with the same
+group or the same audio get the same split. The contract stage checks the audio.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from coat_core.corpus.audio import measure, probe
+from coat_core.corpus.audio import measure, read_header
 from coat_core.corpus.examples import FAMILIES, SPLITS, Example, example_from_row, write_manifest
-from coat_core.corpus.splits import atoms, split_rows
+from coat_core.corpus.splits import single_groups, split_rows
 from coat_core.errors import AudioError, CorpusError
 from coat_core.settings import CorpusSettings
 from coat_core.storage import new_folder, read_jsonl, sha256_file
@@ -36,20 +36,20 @@ def import_manifest(settings: CorpusSettings, source: Path, target: Path) -> Non
     Optional: `duration` (seconds), `choices`, `split`, `group`, `family`, `task`, `id`, `licence`.
 
     Raises:
-        CorpusError: the manifest or some of its rows cannot be used; each row is named.
+        CorpusError: the manifest is missing or rows are invalid. The message gives the row numbers.
     """
     if not source.is_file():
-        raise CorpusError("the manifest is missing", field="corpus.path", value=str(source), next_step="name a JSON Lines file")
+        raise CorpusError("the manifest is missing", field="corpus.path", value=str(source), next_step="set it to a JSON Lines file")
     _import(settings, [_renamed(row, _NEMO) for row in read_jsonl(source)], source.parent, source.name, target)
 
 
 def import_audiofolder(settings: CorpusSettings, source: Path, target: Path) -> None:
     """Import a folder with a `metadata.csv`: `file_name`, and `transcription` or `question` with `answer`.
 
-    Optional columns as in a manifest; `choices` are parted by `|`.
+    Optional columns are those of a manifest. `choices` are separated by `|`.
 
     Raises:
-        CorpusError: the folder or some of its rows cannot be used; each row is named.
+        CorpusError: `metadata.csv` is missing or rows are invalid. The message gives the row numbers.
     """
     table = source / METADATA
     if not table.is_file():
@@ -57,7 +57,7 @@ def import_audiofolder(settings: CorpusSettings, source: Path, target: Path) -> 
             "the audio folder has no metadata.csv",
             field="corpus.path",
             value=str(source),
-            next_step=f"put a {METADATA} with file_name there",
+            next_step=f"add a {METADATA} with the column file_name",
         )
     with table.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -73,7 +73,7 @@ def import_audiofolder(settings: CorpusSettings, source: Path, target: Path) -> 
 
 
 def _import(settings: CorpusSettings, rows: list[Row], folder: Path, source: str, target: Path) -> None:
-    """Check every row, then copy the audio and write the manifest."""
+    """Check all rows, copy the audio and write the manifest."""
     checked = _each(source, rows, lambda row: _checked(row, folder))
     if not checked:
         raise CorpusError(f"{source}: there are no rows", next_step="add a row for each audio file")
@@ -81,7 +81,9 @@ def _import(settings: CorpusSettings, rows: list[Row], folder: Path, source: str
         (made / "audio").mkdir()
         digests = [_copy(row["path"], made / "audio") for row in tqdm(checked, desc="corpus", unit="file", disable=None)]
         groups = [row.get("group") or f"audio:{digest[:16]}" for row, digest in zip(checked, digests, strict=True)]
-        keys = [[*(f"group {atom}" for atom in atoms(group)), f"sha256 {digest}"] for group, digest in zip(groups, digests, strict=True)]
+        keys = [
+            [*(f"group {name}" for name in single_groups(group)), f"sha256 {digest}"] for group, digest in zip(groups, digests, strict=True)
+        ]
         splits = split_rows(keys, [row.get("split") for row in checked], settings.clips_per_family, settings.seed)
         complete = [
             {**row, "split": split, "group": group, "sha256": digest, "number": number, "source": source}
@@ -91,10 +93,10 @@ def _import(settings: CorpusSettings, rows: list[Row], folder: Path, source: str
 
 
 def _each(source: str, rows: list[Row], read: Callable[[Row], Any]) -> list[Any]:
-    """Read all rows; whatever does not hold is reported together.
+    """Apply `read` to all rows and report all invalid rows in one error.
 
     Raises:
-        CorpusError: naming the first rows that do not hold, and how many there are.
+        CorpusError: rows are invalid. The message describes the first of them and gives the number of the others.
     """
     done, mistakes = [], []
     for number, row in enumerate(rows, 1):
@@ -104,9 +106,7 @@ def _each(source: str, rows: list[Row], read: Callable[[Row], Any]) -> list[Any]
             mistakes.append(f"row {number}: {error}")
     if mistakes:
         more = f"; and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
-        raise CorpusError(
-            f"{source}: {'; '.join(mistakes[:_SHOWN])}{more}", next_step="mend these rows or take them out; nothing was written"
-        )
+        raise CorpusError(f"{source}: {'; '.join(mistakes[:_SHOWN])}{more}", next_step="fix or remove these rows; nothing was written")
     return done
 
 
@@ -115,17 +115,17 @@ def _renamed(row: Row, names: dict[str, str]) -> Row:
 
 
 def _checked(row: Row, folder: Path) -> Row:
-    """Return the row with its audio's path, after the checks that must precede any copying.
+    """Return the row with the path of its audio, after the checks that are made before files are copied.
 
     Raises:
-        ValueError: the row does not hold.
+        ValueError: the row is invalid.
     """
     audio = row.get("audio")
     if not isinstance(audio, str) or not audio:
-        raise ValueError("it names no audio file")
+        raise ValueError("the audio file is not given")
     path = folder / audio
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"audio {audio!r} leaves the data folder")
+        raise ValueError(f"audio {audio!r} is outside the data folder")
     if not path.is_file():
         raise ValueError(f"audio {audio!r} is missing")
     for name, allowed in (("split", SPLITS), ("family", FAMILIES)):
@@ -135,9 +135,9 @@ def _checked(row: Row, folder: Path) -> Row:
         if name in row and (not isinstance(row[name], str) or not row[name]):
             raise ValueError(f"{name} is {row[name]!r}, allowed: text")
     if "answer" not in row and "transcription" not in row:
-        raise ValueError("it has neither a transcript nor an answer")
+        raise ValueError("neither a transcription nor an answer is given")
     if ("question" in row) != ("answer" in row):
-        raise ValueError("question and answer go together")
+        raise ValueError("question and answer must be given together")
     choices = row.get("choices")
     if choices is not None and not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
         raise ValueError(f"choices is {choices!r}, allowed: a list of texts")
@@ -153,7 +153,7 @@ def _checked(row: Row, folder: Path) -> Row:
 
 
 def _copy(path: Path, folder: Path) -> str:
-    """Copy an audio file under its hash, so that equal files are one, and return the hash."""
+    """Copy an audio file to a name made from its hash, so that equal files are stored once; return the hash."""
     digest = sha256_file(path)
     copy = folder / _name(path, digest)
     if not copy.exists():
@@ -191,10 +191,10 @@ def _example(row: Row) -> Example:
 
 
 def _facts(row: Row) -> tuple[float, int]:
-    """Return duration (the row's own, else decoded) and sample rate; zeros where audio cannot be read: the contract reports it."""
+    """Return the duration (of the row, or else measured) and the sample rate. Unreadable audio gives zeros; the contract reports it."""
     if "duration" in row:
         try:
-            return row["duration"], probe(row["path"]).sample_rate_hz
+            return row["duration"], read_header(row["path"]).sample_rate_hz
         except AudioError:
             return row["duration"], 0
     facts = measure(row["path"])

@@ -1,4 +1,4 @@
-"""The recordings of one split, ordered by what can be asked about them."""
+"""The recordings of one split, grouped by label."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from coat_core.corpus.imported.composition import Waveform, active, steadiest
 from coat_core.corpus.imported.index import Recording
 
 _STEADY_DB = -16.0
-"""A burst that is counted has no pause in it: no 20 ms frame further than this under the recording's loudest."""
+"""Lowest level of a 20 ms frame of a countable burst, relative to the loudest frame of its recording: a burst contains no pause."""
 _BURST_S = 0.45
 
 
 class Pool:
-    """The recordings of one split, by label."""
+    """The recordings of one split by label.
+
+    Args:
+        recordings: all recordings of the split.
+        load: returns the waveform of a recording.
+        max_words_s: longest total duration of the words in a clip.
+    """
 
     def __init__(self, recordings: Sequence[Recording], load: Callable[[Recording], Waveform], max_words_s: float) -> None:
         self.words = _by(recordings, "word", lambda r: r.group)
@@ -32,14 +38,14 @@ class Pool:
         self._possible: dict[str, bool] = {}
 
     def possible(self, name: str, attempt: Callable[[Pool], bool]) -> bool:
-        """Return whether a kind of scene can be made of these recordings; attempted once."""
+        """Return whether scene `name` can be made of these recordings. The result of `attempt` is cached."""
         if name not in self._possible:
             self._possible[name] = attempt(self)
         return self._possible[name]
 
     @cached_property
     def countable(self) -> dict[str, list[Recording]]:
-        """Recordings with a burst steady enough to be repeated and counted, by event."""
+        """Recordings with a burst that is steady enough to be repeated and counted, by event."""
 
         def steady(recording: Recording) -> bool:
             return steadiest(active(self._load(recording)), int(_BURST_S * SAMPLE_RATE_HZ))[1] >= _STEADY_DB

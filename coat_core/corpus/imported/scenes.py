@@ -1,7 +1,8 @@
-"""What real recordings are joined to, and what is asked about it: the five families over words, events, emotions and notes.
+"""Scenes of recordings and their tasks: the five families from words, events, emotions and notes.
 
-A scene is proposed from labels alone, many times over; the importer takes the proposal whose answers were asked least so far.
-To add a task: a `Task` in `TASKS` and its name in a proposer. To add a scene: a proposer in `SCENES`.
+A proposer makes a random scene from labels only. The importer requests several scenes for each clip and uses the one whose answers
+are the least frequent so far. To add a task, add a `Task` to `TASKS` and its key to a proposer. To add a scene, add a proposer to
+`SCENES`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ T = TypeVar("T")
 _COUNTS = ("one", "two", "three", "four")
 _PART_DBFS = -24.0
 _LOW, _MIDDLE, _HIGH = 55, (58, 73), 76
-"""MIDI notes: low up to G3, middle A#3 to C#5, high from E5; notes between are not asked about."""
+"""Registers as MIDI notes: low up to G3, middle A#3 to C#5, high from E5. Notes between them have no register."""
 _INTERVAL = (2, 12)
-"""Semitones between two notes that are compared."""
+"""Range of the interval between two notes that are compared, in semitones."""
 
 _YES_NO = ("yes", "no")
 TASKS: dict[str, Task] = {
@@ -93,7 +94,7 @@ TASKS: dict[str, Task] = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Recordings in order, how they are joined, and the facts that the tasks read."""
+    """Recordings in their order, the layout of the clip, and the keys and facts of its tasks."""
 
     parts: tuple[Recording, ...]
     layout: Layout
@@ -102,6 +103,7 @@ class Scene:
 
 
 Proposer = Callable[[Pool, Generator], Scene | None]
+"""Returns a random scene, or None if the recordings do not allow it. Its name is part of a seed: renaming it changes the corpus."""
 
 
 def spoken_words(pool: Pool, rng: Generator) -> Scene | None:
@@ -145,7 +147,7 @@ def two_events(pool: Pool, rng: Generator) -> Scene | None:
 
 
 def ordered_events(pool: Pool, rng: Generator) -> Scene | None:
-    """Two different events, to reason about."""
+    """Two different events, for reasoning tasks."""
     scene = two_events(pool, rng)
     return scene and Scene(scene.parts, scene.layout, ("event_order", "event_absent"), scene.facts)
 
@@ -175,7 +177,7 @@ def one_note(pool: Pool, rng: Generator) -> Scene | None:
 
 
 def note_step(pool: Pool, rng: Generator) -> Scene | None:
-    """Two notes of one instrument, always of two dynamics, so that a repeated note is never the same file."""
+    """Two notes of one instrument with different dynamics, so that a repeated note is not the same file."""
     instruments = sorted(pool.instruments)
     if len(instruments) < 4:
         return None
@@ -192,7 +194,7 @@ def note_step(pool: Pool, rng: Generator) -> Scene | None:
 
 
 def two_notes(pool: Pool, rng: Generator) -> Scene | None:
-    """Two notes of different pitch, to reason about."""
+    """Two notes of different pitch, for reasoning tasks."""
     instruments = sorted(pool.instruments)
     if len(instruments) < 2:
         return None
@@ -214,13 +216,13 @@ def one_emotion(pool: Pool, rng: Generator) -> Scene | None:
     emotion = _pick(rng, sorted(takes))
     take = _pick(rng, takes[emotion])
     facts = {"emotion": emotion, "emotions": pool.emotions, "intensity": take.intensity, "intensities": pool.intensities}
-    # An emotion that is acted at one intensity only would give the answer away.
+    # If an emotion has only one intensity, it determines the answer.
     both = len({r.intensity for r in takes[emotion]}) == len(pool.intensities) > 1
     return Scene((take,), Layout(), ("emotion", "intensity") if both else ("emotion",), facts)
 
 
 def two_sentences(pool: Pool, rng: Generator) -> Scene | None:
-    """Two acted sentences, same or other speaker, same or other emotion: each pair of answers from the same material."""
+    """Two acted sentences with the same or another speaker and the same or another emotion; all four combinations occur."""
     if len(pool.actors) < 2 or len(pool.emotions) < 2:
         return None
     same_speaker, same_emotion = bool(rng.integers(2)), bool(rng.integers(2))

@@ -1,4 +1,6 @@
-"""Fundamental frequency by normalised autocorrelation, and the best path through its candidates.
+"""Pitch expert: fundamental frequency (F0) as semitone posteriors and a voicing probability.
+
+F0 comes from the normalised autocorrelation and the best path through its candidates.
 
 Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled sound" (1993);
 parabolic refinement as in YIN (de Cheveigné and Kawahara 2002). Frames are transformed in blocks.
@@ -11,18 +13,22 @@ from functools import cache
 
 import numpy as np
 
-from coat_core.experts.acoustic.framing import HOP, SAMPLE_RATE_HZ, Floats, frame_count, hann
+from coat_core.experts.acoustic.framing import HOP, SAMPLE_RATE_HZ, AcousticExpert, Floats, acoustic_spec, frame_count, hann
 
 LOWEST_HZ = 55.0
 HIGHEST_HZ = 1760.0
+SEMITONES = 61
+"""A1 (55 Hz) to A6 (1760 Hz)."""
+_WIDTH_SEMITONES = 0.5
+_NOTES = ("A", "A#", "B", "C", "C#", "D", "D#", "E", "F", "F#", "G", "G#")
 _WINDOW = 1024
 """64 ms: three and a half periods of the lowest pitch."""
 _FFT = 2048
 _OVERSAMPLING = 2
 _CANDIDATES = 6
 _BLOCK = 32
-"""Frames transformed at once: enough to pay for the call, few enough to stay in the cache and to reuse the same memory."""
-# The path's costs are Boersma's defaults, but the silence threshold, which he takes relative to the loudest frame.
+"""Frames in one transform: enough to amortise the call, few enough to stay in the cache and to reuse the same memory."""
+# The path's costs are Boersma's defaults. His silence threshold is relative to the loudest frame; `_SILENCE_PEAK` adds an absolute one.
 _OCTAVE_COST = 0.01
 _VOICING_THRESHOLD = 0.45
 _SILENCE_THRESHOLD = 0.03
@@ -38,19 +44,19 @@ class PitchTrack:
     f0_hz: Floats
     """`[T]`, 0 where unvoiced."""
     voicing: Floats
-    """`[T]` in [0, 1]; above one half exactly where F0 is given."""
+    """`[T]` in [0, 1]; above one half exactly where F0 is not 0."""
     harmonicity: Floats
     """`[T]` in [0, 1): height of the best autocorrelation peak, the harmonic share of the power."""
 
 
 def track_pitch(waveform: Floats) -> PitchTrack:
-    """Follow the pitch of a waveform `[N]` between 55 and 1760 Hz."""
+    """Return the pitch of a waveform `[N]` between 55 and 1760 Hz."""
     frames = _frames_within(waveform)
     blocks = [_candidates(_correlation(frames[start : start + _BLOCK])) for start in range(0, len(frames), _BLOCK)]
     frequency, height = (np.concatenate(part) for part in zip(*blocks, strict=True))
     loudness = np.abs(frames - frames.mean(axis=1, keepdims=True)).max(axis=1)
-    quiet = loudness / max(float(loudness.max()), _SILENCE_PEAK)
-    unvoiced = _VOICING_THRESHOLD + np.maximum(0.0, 2.0 - quiet * (1.0 + _VOICING_THRESHOLD) / _SILENCE_THRESHOLD)
+    relative = loudness / max(float(loudness.max()), _SILENCE_PEAK)
+    unvoiced = _VOICING_THRESHOLD + np.maximum(0.0, 2.0 - relative * (1.0 + _VOICING_THRESHOLD) / _SILENCE_THRESHOLD)
     unvoiced = np.where(loudness < _SILENCE_PEAK, 3.0, unvoiced)
     voiced = np.where(frequency > 0, height + _OCTAVE_COST * np.log2(np.maximum(frequency, LOWEST_HZ) / LOWEST_HZ), -np.inf)
     path = _best_path(np.concatenate([unvoiced[:, None], voiced], axis=1), np.concatenate([np.zeros((len(frames), 1)), frequency], axis=1))
@@ -63,7 +69,7 @@ def track_pitch(waveform: Floats) -> PitchTrack:
 
 
 def _frames_within(waveform: Floats) -> Floats:
-    """Cut centred frames `[T, 1024]`; at the ends they move inwards, for half an empty window holds too few periods."""
+    """Return centred frames `[T, 1024]`; at both ends they move inwards, because a half-empty window contains too few periods."""
     padded = np.concatenate([waveform, np.zeros(max(0, _WINDOW - len(waveform)))])
     starts = np.clip(np.arange(frame_count(len(waveform))) * HOP - _WINDOW // 2, 0, len(padded) - _WINDOW)
     return np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[starts]
@@ -82,14 +88,14 @@ def _lags() -> int:
 
 
 def _padded(power: Floats) -> Floats:
-    """Zeros above the Nyquist frequency sample the autocorrelation twice as densely, for high pitches."""
+    """Append zeros above the Nyquist frequency: they double the sampling rate of the autocorrelation, for high pitches."""
     padded = np.zeros((*power.shape[:-1], _FFT * _OVERSAMPLING // 2 + 1))
     padded[..., : power.shape[-1]] = power
     return padded
 
 
 def _correlation(frames: Floats) -> Floats:
-    """Return the autocorrelation `[T, lags]` at 32 kHz, freed of the window's and scaled to 1 at lag 0."""
+    """Return the autocorrelation `[T, lags]` at 32 kHz, divided by that of the window and scaled to 1 at lag 0."""
     from scipy.fft import irfft, rfft
 
     spectrum = rfft((frames - frames.mean(axis=1, keepdims=True)) * hann(_WINDOW), _FFT, axis=1)
@@ -101,7 +107,7 @@ def _candidates(correlation: Floats) -> tuple[Floats, Floats]:
     """Return frequency in Hz and height `[T, 6]` of the highest peaks; 0 where there are fewer."""
     shortest = int(SAMPLE_RATE_HZ * _OVERSAMPLING / HIGHEST_HZ) - 1
     left, middle, right = correlation[:, shortest - 1 : -2], correlation[:, shortest:-1], correlation[:, shortest + 1 :]
-    # Long lags lose a little in the ranking, as they do on the path: a strict tone peaks alike at every multiple of its period.
+    # Long lags get a small penalty here, as on the path: an exactly periodic tone has equal peaks at every multiple of its period.
     lags = np.arange(shortest, shortest + middle.shape[1])
     score = np.where((middle > left) & (middle >= right) & (middle > 0.2), middle - _OCTAVE_COST * np.log2(lags), -1.0)
     columns = np.argpartition(-score, _CANDIDATES, axis=1)[:, :_CANDIDATES]
@@ -136,3 +142,37 @@ def _best_path(strength: Floats, frequency: Floats) -> np.ndarray[tuple[int], np
     for t in range(len(strength) - 1, 0, -1):
         path[t - 1] = back[t, path[t]]
     return path
+
+
+def f0_bins(waveform: Floats) -> Floats:
+    """Return 61 semitone posteriors (sum 1 where voiced, all 0 elsewhere) and the voicing probability `[T, 62]`."""
+    track = track_pitch(waveform)
+    return np.concatenate([semitone_posteriors(track.f0_hz), track.voicing[:, None]], axis=1)
+
+
+def semitone_posteriors(f0_hz: Floats) -> Floats:
+    """Return 61 posteriors `[T, 61]` of F0 in Hz `[T]` (0 where unvoiced): one-hot semitones, blurred by half a semitone."""
+    voiced = f0_hz > 0
+    semitone = 12.0 * np.log2(np.where(voiced, f0_hz, LOWEST_HZ) / LOWEST_HZ)
+    bins = np.exp(-0.5 * ((np.arange(SEMITONES) - semitone[:, None]) / _WIDTH_SEMITONES) ** 2)
+    bins = np.where(bins < 1e-3, 0.0, bins)
+    bins *= voiced[:, None] / bins.sum(axis=1, keepdims=True)
+    return np.asarray(bins)
+
+
+def bin_names() -> tuple[str, ...]:
+    """Return the names of the semitones, `A1` to `A6`, and `voicing`."""
+    return (*(f"{_NOTES[i % 12]}{1 + (i + 9) // 12}" for i in range(SEMITONES)), "voicing")
+
+
+def build() -> AcousticExpert:
+    """Return the expert `f0_bins`."""
+    spec = acoustic_spec(
+        "f0_bins",
+        "pitch",
+        "pitch_bins",
+        version="1",
+        source="Autocorrelation F0 (Boersma 1993; refinement as YIN 2002), blurred one-hot semitones (as CREPE 2018)",
+        dim_names=bin_names(),
+    )
+    return AcousticExpert(spec, f0_bins)

@@ -1,4 +1,4 @@
-"""Framing and spectra that all acoustic experts share: 16 kHz, 50 frames a second, frame t centred on sample 320 t."""
+"""Framing and spectra of all acoustic experts: 16 kHz, 50 frames a second, frame t centred on sample 320 t."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SAMPLE_RATE_HZ = 16000
 HOP = 320
 FRAME_RATE_HZ = SAMPLE_RATE_HZ / HOP
 FFT_SIZE = 512
-"""32 ms: long enough to part the harmonics of most voices, short enough that neighbouring frames share little."""
+"""32 ms: long enough to separate the harmonics of most voices, short enough that neighbouring frames overlap little."""
 POWER_FLOOR = 1e-8
-"""-80 dB below a full-scale sine: what is quieter counts as silence, so that digital zero is not an outlier."""
+"""80 dB below a full-scale sine. Lower levels count as silence, so that digital zero is not an outlier."""
 
 Floats = NDArray[np.float64]
 
 
 def frame_count(samples: int) -> int:
-    """Return the number of frames whose centre lies within a clip: ceil(samples / 320)."""
+    """Return the number of frames whose centre is within the clip: ceil(samples / 320)."""
     return -(-samples // HOP)
 
 
@@ -58,45 +58,45 @@ def bin_frequencies_hz() -> Floats:
 
 @cache
 def mel_filters(bands: int) -> Floats:
-    """Return triangular mel filters `[bands, 257]` of peak 1 over 50-7600 Hz (Slaney's scale, as librosa has it)."""
+    """Return triangular mel filters `[bands, 257]` of peak 1 over 50-7600 Hz (Slaney's scale, as in librosa)."""
     from librosa.filters import mel
 
     return np.asarray(mel(sr=SAMPLE_RATE_HZ, n_fft=FFT_SIZE, n_mels=bands, fmin=50.0, fmax=7600.0, norm=None, dtype=np.float64))
 
 
 def decibels(power: Floats, floor: float = POWER_FLOOR) -> Floats:
-    """Return 10 log10 of power, floored (-80 dB unless said otherwise)."""
+    """Return 10 log10 of power, at least 10 log10 of `floor` (default -80 dB)."""
     return np.asarray(10.0 * np.log10(np.maximum(power, floor)))
 
 
 @dataclass(frozen=True)
 class AcousticExpert:
-    """An expert that computes from signal processing: a spec, and a function from a waveform `[N]` to frames `[T, d]`.
+    """An expert that uses signal processing: a spec, and a function from a waveform `[N]` to frames `[T, d]`.
 
-    Clips are described one by one, so a clip's frames are bitwise the same alone and in any batch.
+    Clips are processed one by one, so a clip's frames are bitwise the same alone and in any batch.
     """
 
     spec: ExpertSpec
-    describe: Callable[[Floats], Floats]
+    compute: Callable[[Floats], Floats]
 
     def __call__(self, waveforms: NDArray[np.float32], lengths: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return features `[B, T, d]` and mask `[B, T]`, T = ceil(longest / 320).
 
         Raises:
-            ExpertError: the shapes do not fit together, or a length is below 1 or beyond the waveform.
+            ExpertError: the shapes do not match, or a length is less than 1 or greater than N.
         """
         check_batch(waveforms, lengths)
         frames = [frame_count(int(n)) for n in lengths]
         features = np.zeros((len(frames), max(frames, default=0), self.spec.dim), dtype=np.float32)
         mask = np.zeros(features.shape[:2], dtype=np.bool_)
         for row, (count, length) in enumerate(zip(frames, lengths, strict=True)):
-            features[row, :count] = self.describe(waveforms[row, :length].astype(np.float64))
+            features[row, :count] = self.compute(waveforms[row, :length].astype(np.float64))
             mask[row, :count] = True
         return features, mask
 
 
 def acoustic_spec(implementation: str, kind: Kind, target: Target, *, version: str, source: str, dim_names: tuple[str, ...]) -> ExpertSpec:
-    """Return the spec of an acoustic expert; what all of them share is filled in."""
+    """Return the spec of an acoustic expert; the fields that all of them share are set here."""
     return ExpertSpec(
         implementation=implementation,
         kind=kind,

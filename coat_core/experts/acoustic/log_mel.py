@@ -1,4 +1,4 @@
-"""Reconstruction expert: the log-mel spectrogram, what the clip sounds like."""
+"""Reconstruction expert: the log-mel spectrogram."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Affect expert: how something is said - loudness, pitch, voice quality and their rates of change."""
+"""Affect expert: prosody, that is loudness, pitch, voice quality and their rates of change."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from coat_core.experts.acoustic.framing import (
 )
 
 REFERENCE_HZ = 27.5
-"""Semitones count from A0, as in eGeMAPS."""
+"""Semitones are relative to A0, as in eGeMAPS."""
 _UNVOICED_SEMITONES = 24.0
-"""Where a whole clip is unvoiced: 110 Hz, a neutral place among voices."""
+"""F0 of a clip without voiced frames: 110 Hz, a neutral value among voices."""
 _MODULATION_FRAMES = 64
 _LOCAL_FRAMES = 25
 
@@ -69,7 +69,7 @@ def prosody(waveform: Floats) -> Floats:
 
 
 def _spread(values: Floats) -> Floats:
-    """Deviation `[T]` over half a second around each frame."""
+    """Return the standard deviation `[T]` over half a second around each frame."""
     from scipy.ndimage import uniform_filter1d
 
     mean = uniform_filter1d(values, _LOCAL_FRAMES, mode="nearest")
@@ -77,7 +77,7 @@ def _spread(values: Floats) -> Floats:
 
 
 def _melody(track: PitchTrack) -> list[Floats]:
-    """F0, F0 re the clip's median, its change and its spread; unvoiced stretches are bridged by straight lines."""
+    """Return F0, F0 re the clip's median, its change and its spread; F0 is interpolated linearly where the clip is unvoiced."""
     from scipy.signal import savgol_filter
 
     voiced = np.flatnonzero(track.f0_hz > 0)
@@ -91,13 +91,13 @@ def _melody(track: PitchTrack) -> list[Floats]:
 
 
 def _harmonics_to_noise(track: PitchTrack) -> Floats:
-    """HNR in dB `[T]` from the autocorrelation's height (Boersma 1993), within -10 and 40 dB."""
+    """Return HNR in dB `[T]` from the autocorrelation's height (Boersma 1993), limited to -10 to 40 dB."""
     share = np.clip(track.harmonicity, 1e-4, 1.0 - 1e-4)
     return np.asarray(np.clip(10.0 * np.log10(share / (1.0 - share)), -10.0, 40.0))
 
 
 def _voice_quality(power: Floats) -> list[Floats]:
-    """Spectral slopes 0-500 and 500-1500 Hz (dB/kHz), alpha ratio and Hammarberg index (dB)."""
+    """Return spectral slopes 0-500 and 500-1500 Hz (dB/kHz), alpha ratio and Hammarberg index (dB)."""
     hz = bin_frequencies_hz()
     logs = decibels(power + POWER_FLOOR)
 
@@ -115,7 +115,7 @@ def _voice_quality(power: Floats) -> list[Floats]:
 
 
 def _rhythm(loudness: Floats) -> list[Floats]:
-    """Rate (Hz) and 2-8 Hz share of loudness modulation over 1.3 s; loudness peaks per second over 1 s, a pseudo-syllable rate."""
+    """Return rate (Hz) and 2-8 Hz share of loudness modulation over 1.3 s, and loudness peaks per second over 1 s (pseudo-syllables)."""
     from scipy.fft import rfft
     from scipy.ndimage import gaussian_filter1d, uniform_filter1d
     from scipy.signal import find_peaks
@@ -125,9 +125,9 @@ def _rhythm(loudness: Floats) -> list[Floats]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, _MODULATION_FRAMES)[: len(loudness)]
     spectrum = np.abs(rfft((windows - windows.mean(axis=1, keepdims=True)) * hann(_MODULATION_FRAMES), axis=1)) ** 2
     hz = np.arange(spectrum.shape[1]) * FRAME_RATE_HZ / _MODULATION_FRAMES
-    heard = (hz >= 1.0) & (hz <= 16.0)
-    total = spectrum[:, heard].sum(axis=1) + 1e-3
-    rate = spectrum[:, heard] @ hz[heard] / total
+    modulation = (hz >= 1.0) & (hz <= 16.0)
+    total = spectrum[:, modulation].sum(axis=1) + 1e-3
+    rate = spectrum[:, modulation] @ hz[modulation] / total
     syllabic = spectrum[:, (hz >= 2.0) & (hz <= 8.0)].sum(axis=1) / total
     peaks = find_peaks(np.concatenate([[0.0], gaussian_filter1d(scaled, 2.0, mode="nearest"), [0.0]]), height=0.3, prominence=0.05)[0] - 1
     pulses = np.zeros(len(loudness))

@@ -1,4 +1,4 @@
-"""Events expert: readable descriptors of what sounds when - bands, brightness, noisiness, onsets, and events so far."""
+"""Events expert: descriptors of each frame's spectrum, its onsets and the number of events so far."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from coat_core.experts.acoustic.framing import (
 BAND_EDGES_HZ = (50, 150, 300, 600, 1200, 2400, 4800, 7600)
 _ONSET_BANDS = 24
 _EVENT_GAP_FRAMES = 7
-"""Two events are at least 140 ms apart."""
+"""Minimum distance between two events: 140 ms."""
 
 DIM_NAMES = (
     *(f"band {low}-{high} Hz (dB)" for low, high in pairwise(BAND_EDGES_HZ)),
@@ -73,7 +73,7 @@ def spectral_events(waveform: Floats) -> Floats:
 
 
 def _shape(power: Floats, hz: Floats) -> list[Floats]:
-    """Centroid, bandwidth, rolloff (octaves), flatness and crest (dB), tilt (dB/octave); silence reads as white noise at the floor."""
+    """Return centroid, bandwidth, rolloff (octaves), flatness and crest (dB), tilt (dB/octave); silence counts as white noise."""
     power = power + POWER_FLOOR
     share = power / power.sum(axis=1, keepdims=True)
     octaves = np.log2(hz / 1000.0)
@@ -89,26 +89,26 @@ def _shape(power: Floats, hz: Floats) -> list[Floats]:
 
 
 def _zero_crossings(waveform: Floats) -> Floats:
-    """Thousand sign changes a second `[T]`, around the frame's mean and blind to what is below -70 dB."""
+    """Return thousands of sign changes a second `[T]`, relative to the frame's mean; levels below -70 dB are ignored."""
     frames = frame(waveform, FFT_SIZE)
     signs = frames - frames.mean(axis=1, keepdims=True) > 10 ** (-70 / 20)
     return np.asarray((signs[:, 1:] != signs[:, :-1]).sum(axis=1) * (SAMPLE_RATE_HZ / FFT_SIZE / 1000.0))
 
 
 def _loudness(power: Floats) -> Floats:
-    """Specific loudness `[T, 24]`: mel band power to the 0.3, as a share of the clip's loudest frame."""
+    """Return specific loudness `[T, 24]`: mel band power to the 0.3, as a share of the clip's loudest frame."""
     specific = (power @ mel_filters(_ONSET_BANDS).T + POWER_FLOOR) ** 0.3
     return np.asarray(specific / specific.sum(axis=1).max())
 
 
 def _rise(loudness: Floats) -> Floats:
-    """Growth `[T, bands]` since the quieter of the last two frames."""
+    """Return the increase `[T, bands]` relative to the softer of the last two frames."""
     before = np.concatenate([np.full((2, loudness.shape[1]), POWER_FLOOR**0.3 * 0.1), loudness])
     return np.asarray(loudness - np.minimum(before[1:-1], before[:-2]))
 
 
 def _onsets(loudness: Floats) -> list[Floats]:
-    """Onset strength: all bands, low bands, high bands; offset strength."""
+    """Return onset strength of all, low and high bands, and offset strength."""
     rise = np.maximum(_rise(loudness), 0.0)
     fall = np.maximum(_rise(loudness[::-1]), 0.0)[::-1]
     third = _ONSET_BANDS // 3
@@ -116,20 +116,20 @@ def _onsets(loudness: Floats) -> list[Floats]:
 
 
 def _events(loudness: Floats, activity: Floats) -> list[Floats]:
-    """Events per second, seconds since the last event began (at most 2), number of events so far (at most 30)."""
+    """Return events per second, seconds since the last event began (at most 2), number of events so far (at most 30)."""
     from scipy.ndimage import grey_closing, uniform_filter1d
     from scipy.signal import find_peaks
 
-    # Gaps up to 120 ms are filled in each band: a rattle is one event, two knocks are two.
+    # Fill gaps up to 120 ms in each band: a rattle is one event, two knocks are two.
     strength = np.maximum(_rise(grey_closing(loudness, size=(_EVENT_GAP_FRAMES, 1), mode="nearest")), 0.0).sum(axis=1)
     threshold = max(0.15, 0.35 * float(strength.max()))
     padded = np.concatenate([[0.0], strength, [0.0]])
     peaks = find_peaks(padded, height=threshold, prominence=threshold / 2, distance=_EVENT_GAP_FRAMES)[0] - 1
-    # An onset is an event only if it leads to something within 20 dB of the clip's loud parts; hiss that sets in is not one.
+    # An onset is an event only if the level then comes within 20 dB of the clip's loud parts; the onset of hiss is none.
     frames = len(strength)
-    heard = np.stack([np.append(activity[lag:], np.zeros(min(lag, frames))) for lag in range(4)]).max(axis=0) > 0.5
+    audible = np.stack([np.append(activity[lag:], np.zeros(min(lag, frames))) for lag in range(4)]).max(axis=0) > 0.5
     starts = np.zeros(frames)
-    starts[peaks[heard[peaks]]] = 1.0
+    starts[peaks[audible[peaks]]] = 1.0
     last = np.maximum.accumulate(np.where(starts > 0, np.arange(frames), -1))
     since = np.where(last < 0, 2.0, np.minimum((np.arange(frames) - last) / FRAME_RATE_HZ, 2.0))
     rate = uniform_filter1d(starts, 51, mode="constant") * FRAME_RATE_HZ
@@ -137,7 +137,7 @@ def _events(loudness: Floats, activity: Floats) -> list[Floats]:
 
 
 def _motion(level: Floats) -> list[Floats]:
-    """Level change over the last 100 ms, level spread over half a second."""
+    """Return the level change over the last 100 ms and the level spread over half a second."""
     from scipy.ndimage import uniform_filter1d
 
     before = np.concatenate([np.full(5, level[0]), level])[: len(level)]

@@ -1,4 +1,4 @@
-"""Which checkpoint an expert takes, and under which licence."""
+"""Choice of an expert's checkpoint, and its licence."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ FREE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4
 
 @dataclass(frozen=True)
 class Known:
-    """A published checkpoint that we know."""
+    """A published checkpoint in an implementation's table."""
 
     checkpoint: str
     """Hub id."""
     revision: str | None
-    """Commit; None: we know of none that two sources agree on."""
+    """Commit; None: no commit is confirmed by two sources."""
     licence: str
     fitted_on: str
-    """Audio and labels that it was fitted on."""
+    """Audio and labels of its training."""
     source: str
     """Paper."""
 
@@ -33,7 +33,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Choice:
-    """The checkpoint that params chose."""
+    """The checkpoint that params name."""
 
     checkpoint: str
     revision: str | None
@@ -44,15 +44,15 @@ class Choice:
 
 
 def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
-    """Return the checkpoint that params name, or the first known one, if its licence was accepted where it must be.
+    """Return the checkpoint that params name, or the table's default, after checking its licence.
 
     Args:
         settings: the expert's section of params.
         known: the implementation's table, its default first.
 
     Raises:
-        ExpertError: the default's commit is not known and none is given, the licence forbids commercial use and was not
-            accepted word for word, or the checkpoint is not in the table and its licence was not named.
+        ExpertError: no commit is given and the table has none; the licence forbids commercial use and is not accepted word for
+            word; or the checkpoint is not in the table and its licence is not named.
     """
     name = settings.checkpoint or known[0].checkpoint
     found = next((entry for entry in known if entry.checkpoint == name), None)
@@ -60,14 +60,14 @@ def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
         return _unknown(settings, name, known)
     if settings.revision is None and found.revision is None:
         raise ExpertError(
-            f"no commit of {name} is known here", field="experts.*.revision", allowed="40 hexadecimal digits",
-            next_step=f"take the commit from the history of {name} (Files and versions on its page) and write it to revision",
+            f"the table has no commit of {name}", field="experts.*.revision", allowed="40 hexadecimal digits",
+            next_step=f"copy the commit from the history of {name} (Files and versions on its page) and set revision to it",
         )  # fmt: skip
     if not found.commercial_use and settings.accept_licence != found.licence:
         raise ExpertError(
-            f"the licence of {name} forbids commercial use and has not been accepted", field="experts.*.accept_licence",
+            f"the licence of {name} forbids commercial use and is not accepted", field="experts.*.accept_licence",
             value=settings.accept_licence, allowed=[found.licence],
-            next_step=f"if your use is allowed, write accept_licence: {found.licence}; else take "
+            next_step=f"if the licence allows your use, set accept_licence: {found.licence}; otherwise use "
             + " or ".join(entry.checkpoint for entry in known if entry.commercial_use),
         )  # fmt: skip
     return Choice(
@@ -78,8 +78,8 @@ def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
 def _unknown(settings: ExpertSettings, name: str, known: tuple[Known, ...]) -> Choice:
     if not settings.accept_licence:
         raise ExpertError(
-            f"the licence of {name} is not known here", field="experts.*.accept_licence", allowed="the licence, as its model card names it",
-            next_step="read the model card and write its licence, or take " + " or ".join(entry.checkpoint for entry in known),
+            f"the licence of {name} is unknown", field="experts.*.accept_licence", allowed="the licence, as named in its model card",
+            next_step="set accept_licence to the licence of the model card, or use " + " or ".join(entry.checkpoint for entry in known),
         )  # fmt: skip
     free = {licence.lower(): licence for licence in FREE}
     licence = free.get(settings.accept_licence.lower(), settings.accept_licence)

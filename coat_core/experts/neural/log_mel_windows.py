@@ -1,4 +1,4 @@
-"""Whisper's front end as it stands: every window is padded with silence to the length that the model insists on (30 s)."""
+"""Whisper's stock front end: every window is padded with silence to the length that the model requires (30 s)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coat_core.experts.neural.base import Piece, Waveform
-from coat_core.experts.neural.checkpoint import Published
+from coat_core.experts.neural.checkpoint import Checkpoint
 from coat_core.experts.neural.windowing import Windowing
 
 
@@ -17,40 +17,40 @@ class LogMelWindows:
     """The stock `WhisperFeatureExtractor`, applied to windows of clips.
 
     Args:
-        published: the checkpoint.
-        positions: of the tower, one for two mel frames.
-        hop: samples a frame of the expert.
+        checkpoint: the checkpoint.
+        positions: number of positions of the tower, one per two mel frames.
+        hop: samples per frame of the expert.
 
     Raises:
-        ExpertError: the front end is missing, or its window is not the tower's.
+        ExpertError: the front end is missing, or its window differs from the tower's.
     """
 
-    def __init__(self, published: Published, positions: int, hop: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, positions: int, hop: int) -> None:
         from transformers import WhisperFeatureExtractor
 
-        self.extractor: Any = published.front_end(WhisperFeatureExtractor)
+        self.extractor: Any = checkpoint.front_end(WhisperFeatureExtractor)
         self.hop = hop
         if self.extractor.nb_max_frames != 2 * positions:
-            raise published.refuse(
-                "its front end and its tower do not fit", f"{self.extractor.nb_max_frames} mel frames", f"{2 * positions} mel frames"
+            raise checkpoint.refuse(
+                "its front end and its tower do not match", f"{self.extractor.nb_max_frames} mel frames", f"{2 * positions} mel frames"
             )
 
     @property
     def windowing(self) -> Windowing:
-        """The model's whole window, a sixth of it as context on each side (5 s of 30 s)."""
+        """The model's window, with a sixth of it as context on each side (5 s of 30 s)."""
         frames = int(self.extractor.n_samples) // self.hop
         return Windowing(frames, frames // 6)
 
     def prepare(self, waveform: Waveform) -> Waveform:
-        """Return the clip as it is."""
+        """Return the clip unchanged."""
         return waveform
 
     def samples(self, frames: int) -> int:
-        """Return the model's window: a shorter piece costs as much."""
+        """Return the number of samples of the model's window: a shorter piece has the same cost."""
         return int(self.extractor.n_samples)
 
     def features(self, pieces: Sequence[Piece], like: Tensor) -> Tensor:
-        """Return log-mel features `[B, mels, 2 · positions]` of windows, where and as precise as `like`."""
+        """Return log-mel features `[B, mels, 2 · positions]` of windows, on the device and in the data type of `like`."""
         windows = [piece.clip[piece.start * self.hop : piece.stop * self.hop] for piece in pieces]
         options = {"padding": "max_length", "truncation": True, "return_attention_mask": False, "return_tensors": "pt"}
         values = self.extractor(windows, sampling_rate=self.extractor.sampling_rate, **options)["input_features"]

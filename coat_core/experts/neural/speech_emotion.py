@@ -1,11 +1,11 @@
-"""Affect expert: a wav2vec-family emotion model, heard frame by frame.
+"""Affect expert: an emotion model of the wav2vec family, with one output per frame.
 
-The published models average hidden states over the clip and put a small head on the mean. Here the head is applied to every
-frame before the mean. For the linear head of `…ForSequenceClassification` mean and head commute: the mean of a clip's frames *is*
-the checkpoint's answer for the clip, so distilling the frames distils its judgement, and says when. Hidden states themselves would
-carry mostly words. Frames are raw scores (before a softmax over the clip), a regression target that is standardised later.
-The regression head of the dimensional models (dense, tanh, projection; arousal, dominance, valence) is not linear: there the
-frames are the head's answer to each frame, and their mean is near the published answer, not equal to it.
+The published models average hidden states over the clip and apply a small head to the mean. Here the head is applied to every
+frame. For the linear head of `…ForSequenceClassification` mean and head commute: the mean of a clip's frames *is* the checkpoint's
+output for the clip, so distilling the frames distils its output and its change over time. Hidden states would contain mostly words.
+Frames are raw scores (before a softmax over the clip), a regression target that is standardised later.
+The regression head of the dimensional models (dense, tanh, projection; arousal, dominance, valence) is not linear: the mean of the
+head's frames is close to the published output, but not equal to it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from coat_core.experts.neural.base import NeuralExpert
-from coat_core.experts.neural.checkpoint import Published, open_published
+from coat_core.experts.neural.checkpoint import Checkpoint, open_checkpoint
 from coat_core.experts.neural.licences import Known
 from coat_core.experts.neural.speech_encoder import WINDOWING
 from coat_core.experts.neural.wav2vec import MODEL_TYPES, States, load_wav2vec
@@ -38,36 +38,36 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     """Return the expert `speech_emotion`.
 
     Raises:
-        ExpertError: licence, architecture, weights, head or front end do not hold.
-        CheckpointError: the checkpoint is not on this disk and cannot be fetched.
+        ExpertError: licence, architecture, weights, head or front end are invalid.
+        CheckpointError: the checkpoint is not on this disk and cannot be downloaded.
     """
-    published = open_published("speech_emotion", settings, KNOWN, MODEL_TYPES)
-    read, dim = _head(published)
-    encoder = load_wav2vec(published, read)
+    checkpoint = open_checkpoint("speech_emotion", settings, KNOWN, MODEL_TYPES)
+    read, dim = _head(checkpoint)
+    encoder = load_wav2vec(checkpoint, read)
     labels = encoder.model.config.id2label
     names = tuple(str(labels[label]) for label in range(dim)) if len(labels) == dim else tuple(f"score {label}" for label in range(dim))
     rate = int(encoder.extractor.sampling_rate)
-    spec = published.spec("affect", "regression", rate_hz=rate / encoder.hop, sample_rate_hz=rate, dim_names=names)
-    return NeuralExpert(spec, encoder, WINDOWING, settings.heard_seconds(rate), settings.device)
+    spec = checkpoint.spec("affect", "regression", rate_hz=rate / encoder.hop, sample_rate_hz=rate, dim_names=names)
+    return NeuralExpert(spec, encoder, WINDOWING, settings.seconds_per_batch(rate), settings.device)
 
 
-def _head(published: Published) -> tuple[Callable[[States, Tensor], Tensor], int]:
+def _head(checkpoint: Checkpoint) -> tuple[Callable[[States, Tensor], Tensor], int]:
     """Return the checkpoint's head as a function of hidden states, and the number of its scores."""
-    weights = published.tensors(r"(?=projector\.|classifier\.|layer_weights$)")
-    weights = {name: tensor.to(published.settings.device, torch.float32) for name, tensor in weights.items()}
-    mix = weights.get("layer_weights") if published.config.get("use_weighted_layer_sum") else None
+    weights = checkpoint.tensors(r"(?=projector\.|classifier\.|layer_weights$)")
+    weights = {name: tensor.to(checkpoint.settings.device, torch.float32) for name, tensor in weights.items()}
+    mix = weights.get("layer_weights") if checkpoint.config.get("use_weighted_layer_sum") else None
     shares = None if mix is None else mix.softmax(dim=-1)
     if {"projector.weight", "projector.bias", "classifier.weight", "classifier.bias"} <= weights.keys():
-        first, second, bend = "projector", "classifier", False
+        first, second, has_tanh = "projector", "classifier", False
     elif {f"classifier.{part}.{kind}" for part in ("dense", "out_proj") for kind in ("weight", "bias")} <= weights.keys():
-        first, second, bend = "classifier.dense", "classifier.out_proj", True
+        first, second, has_tanh = "classifier.dense", "classifier.out_proj", True
     else:
         allowed = "projector + classifier, or classifier.dense + classifier.out_proj"
-        raise published.refuse("it has no emotion head", sorted(weights) or "no head", allowed)
+        raise checkpoint.refuse("it has no emotion head", sorted(weights) or "no head", allowed)
 
     def read(states: States, last: Tensor) -> Tensor:
-        heard = last.float() if shares is None else (torch.stack(states).float() * shares[:, None, None, None]).sum(dim=0)
-        hidden = torch.nn.functional.linear(heard, weights[f"{first}.weight"], weights[f"{first}.bias"])
-        return torch.nn.functional.linear(hidden.tanh() if bend else hidden, weights[f"{second}.weight"], weights[f"{second}.bias"])
+        states_mean = last.float() if shares is None else (torch.stack(states).float() * shares[:, None, None, None]).sum(dim=0)
+        hidden = torch.nn.functional.linear(states_mean, weights[f"{first}.weight"], weights[f"{first}.bias"])
+        return torch.nn.functional.linear(hidden.tanh() if has_tanh else hidden, weights[f"{second}.weight"], weights[f"{second}.bias"])
 
     return read, int(weights[f"{second}.bias"].shape[0])

@@ -1,6 +1,6 @@
-"""Speech expert: hidden states of WavLM, HuBERT, wav2vec 2.0 or Whisper's encoder, whichever the checkpoint holds.
+"""Speech expert: hidden states of WavLM, HuBERT, wav2vec 2.0 or Whisper's encoder, selected by the checkpoint.
 
-The default reads layer 9 of HuBERT's 12 (three quarters of the way up in any model), where phonetic content is clearest
+The default is layer 9 of HuBERT's 12 (three quarters of the depth in any model), where phonetic content is highest
 (Pasad, Shi and Livescu, "Comparative layer-wise analysis of self-supervised speech models", arXiv:2211.03929).
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from coat_core.experts.neural.base import NeuralExpert, Piece, Waveform
-from coat_core.experts.neural.checkpoint import Published, numbered, open_published
+from coat_core.experts.neural.checkpoint import Checkpoint, numbered, open_checkpoint
 from coat_core.experts.neural.licences import Known
 from coat_core.experts.neural.log_mel_windows import LogMelWindows
 from coat_core.experts.neural.wav2vec import MODEL_TYPES, drop_layers, layer_mean, load_wav2vec
@@ -46,11 +46,11 @@ class WhisperStates:
         self.model, self.mel, self.read, self.hop = model, mel, layer_mean(layers), mel.hop
 
     def prepare(self, waveform: Waveform) -> Waveform:
-        """Return the clip as it is."""
+        """Return the clip unchanged."""
         return waveform
 
     def samples(self, frames: int) -> int:
-        """Return the model's window."""
+        """Return the number of samples of the model's window."""
         return self.mel.samples(frames)
 
     def encode(self, pieces: Sequence[Piece]) -> list[Tensor]:
@@ -64,36 +64,36 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     """Return the expert `speech_encoder`.
 
     Raises:
-        ExpertError: licence, architecture, weights, front end or layers do not hold.
-        CheckpointError: the checkpoint is not on this disk and cannot be fetched.
+        ExpertError: licence, architecture, weights, front end or layers are invalid.
+        CheckpointError: the checkpoint is not on this disk and cannot be downloaded.
     """
-    published = open_published("speech_encoder", settings, KNOWN, (*MODEL_TYPES, "whisper"), layers=True)
-    if published.model_type == "whisper":
-        return _whisper(published)
-    count = int(published.config["num_hidden_layers"])
-    layers = published.layers(count, max(1, round(0.75 * count)))
-    encoder = load_wav2vec(published, layer_mean(layers))
+    checkpoint = open_checkpoint("speech_encoder", settings, KNOWN, (*MODEL_TYPES, "whisper"), layers=True)
+    if checkpoint.model_type == "whisper":
+        return _whisper(checkpoint)
+    count = int(checkpoint.config["num_hidden_layers"])
+    layers = checkpoint.layers(count, max(1, round(0.75 * count)))
+    encoder = load_wav2vec(checkpoint, layer_mean(layers))
     drop_layers(encoder.model.encoder, layers)
-    return _expert(published, encoder, encoder.extractor.sampling_rate, encoder.model.config.hidden_size, layers, WINDOWING)
+    return _expert(checkpoint, encoder, encoder.extractor.sampling_rate, encoder.model.config.hidden_size, layers, WINDOWING)
 
 
-def _whisper(published: Published) -> NeuralExpert:
+def _whisper(checkpoint: Checkpoint) -> NeuralExpert:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    config = WhisperConfig.from_pretrained(published.folder, local_files_only=True)
-    layers = published.layers(config.encoder_layers, max(1, round(0.75 * config.encoder_layers)))
+    config = WhisperConfig.from_pretrained(checkpoint.folder, local_files_only=True)
+    layers = checkpoint.layers(config.encoder_layers, max(1, round(0.75 * config.encoder_layers)))
     with torch.random.fork_rng(devices=[]):
-        model = published.load_part(WhisperEncoder(config), r"(?:model\.)?encoder\.")
+        model = checkpoint.load_part(WhisperEncoder(config), r"(?:model\.)?encoder\.")
     if drop_layers(model, layers):
-        # It stands behind the published last layer, not behind this one.
+        # The final norm belongs to the published last layer, which is dropped.
         model.layer_norm = torch.nn.Identity()
-    mel = LogMelWindows(published, config.max_source_positions, hop=320)
-    return _expert(published, WhisperStates(model, mel, layers), mel.extractor.sampling_rate, config.d_model, layers, mel.windowing)
+    mel = LogMelWindows(checkpoint, config.max_source_positions, hop=320)
+    return _expert(checkpoint, WhisperStates(model, mel, layers), mel.extractor.sampling_rate, config.d_model, layers, mel.windowing)
 
 
-def _expert(published: Published, encoder: Any, rate: int, width: int, layers: tuple[int, ...], windowing: Windowing) -> NeuralExpert:
-    spec = published.spec(
+def _expert(checkpoint: Checkpoint, encoder: Any, rate: int, width: int, layers: tuple[int, ...], windowing: Windowing) -> NeuralExpert:
+    spec = checkpoint.spec(
         "speech", "representation", rate_hz=rate / encoder.hop, sample_rate_hz=rate, dim_names=numbered("state", width), layers=layers
     )
-    return NeuralExpert(spec, encoder, windowing, published.settings.heard_seconds(rate), published.settings.device)
+    return NeuralExpert(spec, encoder, windowing, checkpoint.settings.seconds_per_batch(rate), checkpoint.settings.device)

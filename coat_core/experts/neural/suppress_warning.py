@@ -1,4 +1,4 @@
-"""A warning that is silenced while any thread needs it silent: `warnings.catch_warnings` is for one thread alone."""
+"""Thread-safe suppression of one warning; `warnings.catch_warnings` is not thread-safe."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import warnings
 from typing import Any
 
 
-class Quiet:
-    """A context that silences one warning, entered by any number of threads.
+class suppress_warning:  # noqa: N801  (a context manager, named like `contextlib.suppress`)
+    """Context manager that ignores one warning; several threads may be inside at once.
+
+    The filters are changed when the first thread enters and restored when the last one leaves.
 
     Args:
-        message: the beginning of the warning, as a regular expression.
+        message: start of the warning's text, as a regular expression.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,7 +22,7 @@ class Quiet:
         self._outer: Any = None
 
     def __enter__(self) -> None:
-        """Silence the warning, if no other thread has."""
+        """Add the filter, unless another thread is inside."""
         with self._lock:
             if self._inside == 0:
                 self._outer = warnings.catch_warnings()
@@ -29,7 +31,7 @@ class Quiet:
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
-        """Put the filters back, if no other thread is inside."""
+        """Restore the filters, unless another thread is inside."""
         with self._lock:
             self._inside -= 1
             if self._inside == 0:

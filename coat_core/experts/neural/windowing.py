@@ -1,4 +1,4 @@
-"""How long audio is cut into windows, and which frames of each window are kept."""
+"""Windows of long audio, and the frames of each window that are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """One window of a clip, in frames: heard from `start` to `stop`, kept from `keep_from` to `keep_to` (ends exclusive)."""
+    """One window of a clip, in frames: encoded from `start` to `stop`, kept from `keep_from` to `keep_to` (ends exclusive)."""
 
     start: int
     stop: int
@@ -17,22 +17,22 @@ class Span:
 
 @dataclass(frozen=True)
 class Windowing:
-    """A constant window and a constant context on both sides, so that where the seams lie depends on nothing but the clip's length.
+    """A constant window and a constant context on both sides, so that the positions of the seams depend on the clip's length alone.
 
-    A clip of at most `frames` frames is one window. In a longer one every inner seam has `context` frames of sound on both sides.
+    A clip of at most `frames` frames is one window. In a longer clip every seam has `context` frames of sound on both sides.
     """
 
     frames: int
-    """Most frames a window has."""
+    """Most frames in a window."""
     context: int
-    """Frames that are heard on each side of what is kept, and dropped."""
+    """Frames that are encoded and dropped on each side of the kept frames."""
 
     def __post_init__(self) -> None:
-        """Check that a window keeps something."""
+        """Check that a window keeps at least one frame."""
         assert self.frames > 2 * self.context >= 0
 
     def spans(self, total: int) -> list[Span]:
-        """Return the windows of a clip of `total` frames; what they keep is every frame, once, in order."""
+        """Return the windows of a clip of `total` frames; together they keep every frame once, in order."""
         step = self.frames - 2 * self.context
         count = 1 + max(0, -(-(total - self.frames) // step))
         return [

@@ -1,13 +1,12 @@
-"""Extraction: run one expert over every clip of a corpus, shard by shard, resumable at any moment.
+"""Extraction: run one expert over every clip of a corpus, shard by shard, resumable at any time.
 
-The store's folder is worked on in place. A shard that is whole and was made by the same expert from the same clips stays;
-of any other, the clips that the same expert described before are taken over. What a kill leaves behind is swept away, and
-the index, removed before anything changes, is written last, so the bytes never depend on how often a run was cut off.
+The folder of the store is updated in place. A complete shard of the same expert and the same clips is kept; of any other shard, the
+clips of the same expert are reused. Files that a kill left behind are removed. The index is removed before any change and written
+last, so the bytes of a store do not depend on the number of interrupted runs.
 
-An acoustic expert describes clip by clip, in as many processes as asked for. A neural one hears batches of clips of like length, in
-this process: see `batching` for what is heard together, and `batchwise` for what is done at once. A clip that is added to a finished store
-is computed in a batch of what is new, not in the one that it would have had from the start: its features may then differ from those of
-a store made afresh in the last bit of float16.
+`computation` computes the features, and `plan` selects the batches of a neural expert. A clip that is added to a finished store is
+computed in a batch of new clips, not in the batch of a new store: its features may then differ from those of a new store in the last bit
+of float16.
 """
 
 from __future__ import annotations
@@ -24,38 +23,40 @@ from coat_core.corpus.examples import Example
 from coat_core.errors import ExpertError
 from coat_core.experts.base import Expert
 from coat_core.experts.catalogue import NEURAL, load_expert
-from coat_core.experts.store.batching import PLAN, begin_plan
-from coat_core.experts.store.batchwise import write_batchwise
-from coat_core.experts.store.clipwise import one_thread, write_clipwise
+from coat_core.experts.store.computation import one_thread, write_acoustic, write_neural
 from coat_core.experts.store.fingerprint import fingerprint, neural_fingerprint
-from coat_core.experts.store.normaliser import fit_normaliser
-from coat_core.experts.store.shard import open_shard, shard_name
-from coat_core.experts.store.shard_job import ShardJob
-from coat_core.experts.store.store import INDEX, NORMALISER, SPEC
+from coat_core.experts.store.plan import PLAN, begin_plan
+from coat_core.experts.store.shards import ShardJob, open_shard, shard_name
+from coat_core.experts.store.store import INDEX, NORMALISER, SPEC, fit_normaliser
 from coat_core.settings import ExpertSettings
 from coat_core.storage import write_bytes
 
 
 def extract_features(
-    key: str, expert: ExpertSettings | str, examples: Sequence[Example], corpus: Path, target: Path, *, workers: int = 1,
-    threads: int = 1, waveforms: Path | None = None,
-) -> None:  # fmt: skip
-    """Bring the store at `target` up to date with the examples' audio.
+    key: str,
+    expert: ExpertSettings | str,
+    examples: Sequence[Example],
+    corpus: Path,
+    target: Path,
+    *,
+    threads: int = 1,
+    waveforms: Path | None = None,
+) -> None:
+    """Create or update the store at `target` for the examples' audio.
 
     Args:
         key: the expert's key in params, for messages and the progress bar.
-        expert: its section of params, or its implementation's name where nothing else is to be said.
-        examples: all examples, every split; each distinct audio is read once.
-        corpus: the folder that the examples' paths are relative to.
-        target: the store's folder, made or updated in place.
-        workers: processes that share the shards of an acoustic expert; the result does not depend on it. A neural one computes here.
-        threads: batches that a neural expert computes at once on a processor; nor does the result depend on this.
-        waveforms: folder of decoded waveforms that experts share; None: nothing is kept.
+        expert: its section of params, or the name of an implementation with default settings.
+        examples: all examples of all splits; each distinct audio file is read once.
+        corpus: folder that the examples' paths are relative to.
+        target: folder of the store, created or updated in place.
+        threads: number of batches that a neural expert computes at once on a CPU; the result does not depend on it.
+        waveforms: folder of the cache of decoded waveforms, shared by experts; None: no cache.
 
     Raises:
-        ExpertError: no expert has this name, there is no training audio, a file is not the one its hash names, or a feature is not
-            finite in float16 (expert, clip, frame and dimension are named; neither the shard nor an index is written).
-        CheckpointError: a neural expert's checkpoint cannot be had.
+        ExpertError: no expert has this name, there is no training audio, the hash of a file differs from the manifest, or a feature is
+            not finite in float16 (the message names expert, clip, frame and dimension; neither the shard nor an index is written).
+        CheckpointError: a neural expert's checkpoint is not on this disk and cannot be downloaded.
         OutOfMemoryError: the device has too little memory for a batch.
         AudioError: a file cannot be decoded.
     """
@@ -65,7 +66,7 @@ def extract_features(
     training = sorted({example.sha256 for example in examples if example.split == "train"})
     if not training:
         raise ExpertError(
-            "there is no training audio to normalise by", field="split", value="train", next_step="give the corpus a training split"
+            "there is no training audio for the normaliser", field="split", value="train", next_step="add clips to the training split"
         )
     model, neural = load_expert(settings.implementation, settings), settings.implementation in NEURAL
     if neural:
@@ -88,16 +89,16 @@ def extract_features(
         if neural:
             durations = {example.sha256: example.duration_s for example in ordered}
             missing = [sha256 for job in stale for sha256 in job.missing()]
-            plan = begin_plan(target, mark, durations, missing, settings.heard_seconds(model.spec.sample_rate_hz))
-            write_batchwise(model, plan, stale, audio, threads, done)
+            plan = begin_plan(target, mark, durations, missing, settings.seconds_per_batch(model.spec.sample_rate_hz))
+            write_neural(model, plan, stale, audio, threads, done)
         else:
-            write_clipwise(model, stale, workers, done)
+            write_acoustic(model, stale, done)
     (target / PLAN).unlink(missing_ok=True)
     _publish(model, mark, target, sorted(planned), training)
 
 
 def _leftovers(target: Path, planned: set[str]) -> list[Path]:
-    """Shards of no clip, and temporary files of a killed run."""
+    """Return shards without clips, and temporary files of a killed run."""
     names = (*planned, INDEX, SPEC, NORMALISER, PLAN)
     return sorted(
         path for path in target.iterdir()
@@ -116,7 +117,7 @@ def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> Iterator[Callab
 
 
 def _publish(expert: Expert, mark: str, target: Path, shards: Sequence[str], training: Sequence[str]) -> None:
-    """Write spec, normaliser and, last, the index - unless all three are there already, byte by byte."""
+    """Write spec, normaliser and, last, the index, unless all three files exist with the same bytes."""
     opened = {name: open_shard(target / name) for name in shards}
     offsets = {name: shard.offsets for name, shard in opened.items()}
     clips = (opened[shard_name(s)].slice(offsets[shard_name(s)][s], opened[shard_name(s)].frames[s]) for s in training)

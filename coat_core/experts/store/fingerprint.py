@@ -1,7 +1,8 @@
-"""What an expert *does*, as a hash: features kept from an earlier run count only if it has not changed.
+"""Fingerprint of an expert's behaviour: features of an earlier run are reused only if the fingerprint is the same.
 
-An acoustic expert is known by what it makes of a fixed sound. A neural one is not: its last bits change with the processor, and a store
-that was begun on one machine must go on on the next. It is known by its weights and its spec, whose version is raised with its code.
+The fingerprint of an acoustic expert includes its features of a fixed sound. That of a neural expert does not: their last bits depend on
+the processor, and an extraction may continue on another machine. It includes the weights and the spec instead; raise the spec's version
+when the code changes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from coat_core.settings import ExpertSettings
 from coat_core.settings.base import is_commit
 from coat_core.storage import sha256_bytes, sha256_file, sha256_json
 
-_PROBE_RATE_HZ = 22050
+_SOUND_RATE_HZ = 22050
 
 
 def neural_fingerprint(expert: Expert, settings: ExpertSettings) -> str:
-    """Return the SHA-256 of the spec, which names checkpoint, commit, layers and precision.
+    """Return the SHA-256 of the spec, which names checkpoint, commit, layers and data type.
 
-    Of a folder, and of a revision that may move, the files count and not the name.
+    For a folder and for a moving revision the files are hashed in place of the name.
     """
     spec = expert.spec.to_json()
     source, revision = expert.spec.checkpoint, settings.revision
@@ -36,27 +37,27 @@ def neural_fingerprint(expert: Expert, settings: ExpertSettings) -> str:
 
 
 def _files(folder: Path) -> str:
-    """Return one SHA-256 over weights and configuration."""
+    """Return one SHA-256 of weights and configuration."""
     names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json") and path.is_file())
     return sha256_json({name: sha256_file(folder / name) for name in names})
 
 
 def fingerprint(expert: Expert) -> str:
-    """Return the SHA-256 of the spec and of the features of a fixed sound that passed the decoder and its resampling.
+    """Return the SHA-256 of the spec and of the features of a fixed sound, after decoding and resampling.
 
-    A changed decoder, library or expert shows here even if nobody raised the version; a changed comment does not.
+    A change of the decoder, a library or the expert changes the fingerprint even if the version is the same; a comment does not.
     """
-    time = np.arange(_PROBE_RATE_HZ) / _PROBE_RATE_HZ
-    ticks = np.arange(_PROBE_RATE_HZ, dtype=np.int64)
-    # A rising tone with harmonics, hiss, a silence and a clipped end: something for every expert.
+    time = np.arange(_SOUND_RATE_HZ) / _SOUND_RATE_HZ
+    ticks = np.arange(_SOUND_RATE_HZ, dtype=np.int64)
+    # A rising tone with harmonics, hiss, silence and a clipped end: every expert has features that depend on it.
     hiss = ((ticks * ticks * 7919 + ticks * 104729) % 65521) / 32760.0 - 1.0
     glide = np.sin(2.0 * np.pi * (150.0 + 100.0 * time) * time)
     sound = 0.3 * glide + 0.2 * glide**3 + 0.05 * hiss
-    sound[_PROBE_RATE_HZ // 2 : _PROBE_RATE_HZ * 5 // 8] = 0.0
-    sound[_PROBE_RATE_HZ * 3 // 4 :] *= 4.0
+    sound[_SOUND_RATE_HZ // 2 : _SOUND_RATE_HZ * 5 // 8] = 0.0
+    sound[_SOUND_RATE_HZ * 3 // 4 :] *= 4.0
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.flac"
-        write_flac(path, np.clip(sound, -1.0, 1.0), _PROBE_RATE_HZ)
+        path = Path(folder) / "sound.flac"
+        write_flac(path, np.clip(sound, -1.0, 1.0), _SOUND_RATE_HZ)
         waveform = decode(path, sample_rate_hz=expert.spec.sample_rate_hz)
     with np.errstate(over="ignore"):
         features = expert(waveform[None], np.array([len(waveform)]))[0].astype(np.float16)

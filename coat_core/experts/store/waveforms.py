@@ -1,9 +1,9 @@
-"""Decoded waveforms, kept on disk between experts: stages are one process per expert, and each clip should be decoded once.
+"""Cache of decoded waveforms on disk, shared by the experts: each expert runs in its own process, and a clip is decoded once.
 
-An entry is named by decoder, sample rate and the audio's SHA-256, and remembers size and modification time of the file that was
-hashed: as long as both are the same, the file counts as the one that the manifest names and is not hashed again; once either differs,
-it is decoded and hashed anew. (A file that was exchanged within the same nanosecond and for one of the same size would pass.)
-Entries carry a checksum of their samples, so they need no flush to disk: what a power cut spoils is decoded anew.
+An entry is named by decoder, sample rate and the audio's SHA-256. It contains size and modification time of the hashed file: while both
+are the same, the file is not hashed again; if either differs, it is decoded and hashed again. (A file replaced within the same
+nanosecond by one of the same size is not detected.) An entry contains a checksum of its samples, so it needs no flush to disk: an entry
+that a power failure damaged is decoded again.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from coat_core.hub import HEADROOM_BYTES, free_bytes
 from coat_core.storage import sha256_file, sha256_json
 
 CACHE_BYTES = 8 << 30
-"""How much a workspace keeps, about (each process counts again after a 64th of it that is its own): 37 hours at 16 kHz."""
+"""Approximate size limit of a workspace's cache, 37 hours at 16 kHz; a process counts again after it has written a 64th of it."""
 _UNUSED_S = 24 * 3600.0
 _HEADER = "waveform"
 _COUNTING = threading.Lock()
 
 
 class Waveforms:
-    """Reads clips at one sample rate, through the cache where there is one. Several processes may share a folder, and threads a reader.
+    """Reader of clips at one sample rate, with a cache. Several processes may share a folder, and several threads a reader.
 
-    A full cache lets go of what another decoder made and of what nobody has read for a day, and then keeps nothing more: every expert
-    walks through the corpus in the same order, so that letting go of the oldest would leave nothing for the next.
+    A full cache removes the entries of other decoders and entries that were not read for a day; then it accepts no more. Removing the
+    oldest would be useless: every expert reads the corpus in the same order, so an entry would be gone before the next expert reads it.
 
     Args:
-        sample_rate_hz: of the waveforms.
-        folder: of the cache; None: every read decodes.
-        limit_bytes: what the folder may hold.
+        sample_rate_hz: sample rate of the waveforms.
+        folder: folder of the cache; None: no cache.
+        limit_bytes: size limit of the folder.
     """
 
     def __init__(self, sample_rate_hz: int, folder: Path | None = None, limit_bytes: int = CACHE_BYTES) -> None:
@@ -51,20 +51,20 @@ class Waveforms:
         self._written = 0
 
     def read(self, sha256: str, path: Path) -> NDArray[np.float32]:
-        """Return a clip as mono float32 `[N]`, bitwise what `decode` returns.
+        """Return a clip as mono float32 `[N]`, bitwise equal to the result of `decode`.
 
         Raises:
             AudioError: the file is missing or cannot be decoded.
-            ExpertError: the file is not the one that its hash names.
+            ExpertError: the hash of the file differs from `sha256`.
         """
         found = _state(path)
         if self.folder is not None and found is not None:
-            kept = _load(self._entry(sha256), found)
-            if kept is not None:
-                return kept
+            cached = _load(self._entry(sha256), found)
+            if cached is not None:
+                return cached
         waveform = decode(path, sample_rate_hz=self.sample_rate_hz)
         if sha256_file(path) != sha256:
-            raise ExpertError(f"{path}: the audio is not the one that the manifest names", field="sha256", value=sha256,
+            raise ExpertError(f"{path}: the SHA-256 of the audio differs from the manifest", field="sha256", value=sha256,
                               next_step="run the corpus and contract stages again")  # fmt: skip
         if self.folder is not None and found is not None and found == _state(path):
             self._keep(self._entry(sha256), waveform, found)
@@ -75,7 +75,7 @@ class Waveforms:
         return self.folder / f"{_decoder()}-{self.sample_rate_hz}" / sha256[:2] / f"{sha256}.safetensors"
 
     def _keep(self, entry: Path, waveform: NDArray[np.float32], found: tuple[int, int]) -> None:
-        """Write an entry whole, if there is room; a cache that cannot be written is no reason to stop."""
+        """Write a complete entry, if there is room; errors of the file system are ignored."""
         from safetensors.numpy import save
 
         header = {"size": found[0], "mtime_ns": found[1], "crc32": zlib.crc32(waveform.tobytes())}
@@ -101,7 +101,7 @@ class Waveforms:
         if self._room is None or self._written > self.limit_bytes // 64:
             assert self.folder is not None
             kept = self._count(max(size, self.limit_bytes // 64))
-            # The disk is needed for features more than for this.
+            # Free disk space is reserved for features.
             self._room, self._written = min(self.limit_bytes - kept, free_bytes(self.folder) - HEADROOM_BYTES), 0
         if size > self._room:
             return False
@@ -110,7 +110,7 @@ class Waveforms:
         return True
 
     def _count(self, wanted: int) -> int:
-        """Return the bytes that are kept, after letting go of what may go, until so many bytes have room."""
+        """Remove entries that may be removed until there is room for `wanted` bytes; return the size of those that remain."""
         assert self.folder is not None
         entries = []
         for place, _, names in os.walk(self.folder):
@@ -119,7 +119,7 @@ class Waveforms:
                 try:
                     state = path.stat()
                 except FileNotFoundError:
-                    continue  # another process let it go
+                    continue  # another process removed it
                 entries.append((path.parent.parent.name.startswith(_decoder()), state.st_mtime, state.st_size, path))
         total = sum(entry[2] for entry in entries)
         now = time.time()
@@ -132,7 +132,7 @@ class Waveforms:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """Return size and modification time in ns of a file, None where there is none."""
+    """Return size and modification time (ns) of a file, or None if it is missing."""
     try:
         state = path.stat()
     except OSError:
@@ -141,7 +141,7 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 
 def _load(entry: Path, found: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Return the samples of an entry, None if there is none, it is broken, or it was made from another state of the file."""
+    """Return the samples of an entry, or None if it is missing, invalid, or of another state of the file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -160,7 +160,7 @@ def _load(entry: Path, found: tuple[int, int]) -> NDArray[np.float32] | None:
 
 @cache
 def _decoder() -> str:
-    """Return what names the decoder: the code and the libraries that turn a file into samples."""
+    """Return an identifier of the decoder: a hash of its code and of the versions of its libraries."""
     import soundfile
     import soxr
 

@@ -1,1 +1,1 @@
-"""The generated task families, one module each; a new family is a module here and a row in `catalogue.py`."""
+"""The generated task families, one module each. A new family is a module and an entry in `catalogue.py`."""

@@ -1,4 +1,4 @@
-"""The generated families by name."""
+"""The recipes of each generated family."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from coat_core.corpus.examples import Family
 from coat_core.corpus.generated.families import emotion, music, reasoning, transcription, understanding
 from coat_core.corpus.generated.families.recipe import Recipe
 
-GENERATED: dict[Family, tuple[Recipe, ...]] = {
+FAMILY_RECIPES: dict[Family, tuple[Recipe, ...]] = {
     "transcription": transcription.RECIPES,
     "understanding": understanding.RECIPES,
     "music": music.RECIPES,

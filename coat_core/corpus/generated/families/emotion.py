@@ -1,6 +1,7 @@
-"""Emotion: the same kind of words in six speaking styles, realised by pitch, range, rate, pauses, loudness, tilt and tremor.
+"""Emotion: words in six speaking styles, made by pitch, pitch range, rate, pauses, level, spectral tilt and tremor.
 
-The directions follow what Scherer (2003, "Vocal communication of emotion") reviews; the sizes are chosen to be plain.
+The direction of each effect follows the review of Scherer (2003), "Vocal communication of emotion". The sizes are larger than in
+natural speech.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from coat_core.corpus.audio import SAMPLE_RATE_HZ
-from coat_core.corpus.generated.families.recipe import WORDS, YES_NO, Cast, Recipe, draw_without
-from coat_core.corpus.generated.scenes import Waveform, gain, normalise, sequence
+from coat_core.corpus.generated.families.recipe import WORDS, YES_NO, Performers, Recipe, draw_without
+from coat_core.corpus.generated.mixing import Waveform, gain, normalise, sequence
 from coat_core.corpus.generated.speech import Synthesiser
 from coat_core.corpus.questions import Facts, Task, fact
 
 
 @dataclass(frozen=True)
 class Style:
-    """A speaking style, relative to the voice's own rate (words/min) and pitch (espeak's steps); level in dB, tilt in dB/octave."""
+    """A speaking style. Rate (words/min) and pitch (espeak's steps) are relative to the voice; level in dB, tilt in dB/octave."""
 
     arousal: str
     rate: int
     pitch: tuple[int, int]
-    """At the first word and at the last; words between lie on the line."""
+    """At the first and at the last word; linear in between."""
     pitch_range: int
     pause_s: float
     level_db: float
@@ -44,21 +45,23 @@ STYLES = {
 }
 _NAMES = tuple(STYLES)
 _AROUSAL = ("calm", "excited")
-_COURSES = tuple((start, end) for start in _AROUSAL for end in _AROUSAL)
+_AROUSAL_PAIRS = tuple((start, end) for start in _AROUSAL for end in _AROUSAL)
 
 
-def speak_in_style(words: tuple[str, ...], style: Style, cast: Cast, rng: Generator, synthesiser: Synthesiser) -> Waveform:
-    """Return words `[N]` spoken in a style."""
+def speak_in_style(words: tuple[str, ...], style: Style, performers: Performers, rng: Generator, synthesiser: Synthesiser) -> Waveform:
+    """Return the waveform `[N]` of words spoken in a style."""
     pitches = np.linspace(*style.pitch, num=len(words))
     spoken = [
-        _coloured(synthesiser.speak(word, cast.voice, rate=style.rate, pitch=round(float(pitch)), pitch_range=style.pitch_range), style)
+        _apply_style(
+            synthesiser.speak(word, performers.voice, rate=style.rate, pitch=round(float(pitch)), pitch_range=style.pitch_range), style
+        )
         for word, pitch in zip(words, pitches, strict=True)
     ]
     return sequence(spoken, list(style.pause_s * rng.uniform(0.85, 1.15, size=len(words) - 1)))
 
 
-def _coloured(word: NDArray[np.float32], style: Style) -> Waveform:
-    """Apply drive, tilt (0 dB at 500 Hz), tremor (8 Hz) and level to a spoken word."""
+def _apply_style(word: NDArray[np.float32], style: Style) -> Waveform:
+    """Apply drive (saturation), tilt (0 dB at 500 Hz), tremor (8 Hz) and level to a spoken word."""
     values = np.asarray(word, np.float64)
     if style.drive:
         values = np.tanh(style.drive * values / np.abs(values).max())
@@ -79,8 +82,8 @@ def _single_facts(facts: Facts, rng: Generator) -> None:
     facts["target"] = facts["style"] if facts["is_target"] == "yes" else draw_without(_NAMES, [facts["style"]], rng)
 
 
-def _single(facts: Facts, cast: Cast, rng: Generator, synthesiser: Synthesiser) -> Waveform:
-    return speak_in_style(facts["words"], STYLES[facts["style"]], cast, rng, synthesiser)
+def _single(facts: Facts, performers: Performers, rng: Generator, synthesiser: Synthesiser) -> Waveform:
+    return speak_in_style(facts["words"], STYLES[facts["style"]], performers, rng, synthesiser)
 
 
 def _change_facts(facts: Facts, rng: Generator) -> None:
@@ -91,9 +94,9 @@ def _change_facts(facts: Facts, rng: Generator) -> None:
     facts["words"] = _words(4, rng)
 
 
-def _change(facts: Facts, cast: Cast, rng: Generator, synthesiser: Synthesiser) -> Waveform:
+def _change(facts: Facts, performers: Performers, rng: Generator, synthesiser: Synthesiser) -> Waveform:
     halves = zip((facts["words"][:2], facts["words"][2:]), facts["styles"], strict=True)
-    return sequence([speak_in_style(words, STYLES[name], cast, rng, synthesiser) for words, name in halves], [0.3])
+    return sequence([speak_in_style(words, STYLES[name], performers, rng, synthesiser) for words, name in halves], [0.3])
 
 
 _STYLE = Task("style", ("How does the speaker feel?", "What is the speaker's emotion?"), fact("style"), _NAMES)
@@ -103,9 +106,9 @@ _START = Task("start", ("At the start, is the speaker excited or calm?", "How do
 _END = Task("end", ("At the end, is the speaker excited or calm?", "How does the speaker finish?"), fact("end"), _AROUSAL)
 _CHANGES = Task("change", ("Does the speaker's mood change?", "Does the mood change?"), fact("changes"), YES_NO)
 
-# Loudness is a cue here, so the level of the whole clip varies less than elsewhere.
+# Loudness is a cue of emotion, so the level of the whole clip varies less than in other families.
 _LEVEL_DB, _SNR_DB = (-3.0, 1.0), (22.0, 35.0)
 RECIPES = (
     Recipe("single", "voice", {"style": _NAMES, "is_target": YES_NO}, (_STYLE, _EXCITED, _IS), _single_facts, _single, _LEVEL_DB, _SNR_DB),
-    Recipe("change", "voice", {"course": _COURSES}, (_START, _END, _CHANGES), _change_facts, _change, _LEVEL_DB, _SNR_DB),
+    Recipe("change", "voice", {"course": _AROUSAL_PAIRS}, (_START, _END, _CHANGES), _change_facts, _change, _LEVEL_DB, _SNR_DB),
 )

@@ -1,22 +1,22 @@
-"""Music: instrument, register, tempo, and the interval between two notes."""
+"""Music: instrument, register, tempo and interval."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.random import Generator
 
-from coat_core.corpus.generated.families.recipe import Cast, Recipe
-from coat_core.corpus.generated.scenes import Waveform, sequence
+from coat_core.corpus.generated.families.recipe import Performers, Recipe
+from coat_core.corpus.generated.mixing import Waveform, sequence
+from coat_core.corpus.generated.sounds import INSTRUMENTS, make_note
 from coat_core.corpus.generated.speech import Synthesiser
-from coat_core.corpus.generated.timbres import TIMBRES, make_note
 from coat_core.corpus.questions import Facts, Task, fact
 
-_INSTRUMENTS = tuple(TIMBRES)
+_INSTRUMENTS = tuple(INSTRUMENTS)
 _REGISTERS = {"low": (42, 48), "middle": (60, 66), "high": (78, 84)}
 _TEMPI = {"slow": (0.6, 0.72, 4), "medium": (0.33, 0.39, 7), "fast": (0.17, 0.2, 12)}
-"""Range of the time between notes in seconds, and how many notes are played."""
+"""Range of the time between notes in seconds, and the number of notes."""
 _SIZES = {"small": (2, 3), "large": (9, 12)}
-"""Semitones, both ends included."""
+"""Range of the interval in semitones, both ends included."""
 
 
 def _tune_facts(facts: Facts, rng: Generator) -> None:
@@ -33,11 +33,11 @@ def _interval_facts(facts: Facts, rng: Generator) -> None:
     facts["spacing_s"] = float(rng.uniform(0.5, 0.65))
 
 
-def _play(facts: Facts, cast: Cast, rng: Generator, synthesiser: Synthesiser) -> Waveform:
-    # Copies of an instrument are tuned apart by less than a semitone, so that intervals and registers stay what they are.
-    tuning = float(np.clip(2.0 * np.log2(cast.source.pitch), -0.5, 0.5))
+def _play(facts: Facts, performers: Performers, rng: Generator, synthesiser: Synthesiser) -> Waveform:
+    # Copies of an instrument differ in tuning by at most half a semitone, which does not change intervals and registers.
+    tuning = float(np.clip(2.0 * np.log2(performers.source.pitch), -0.5, 0.5))
     duration_s = 0.88 * facts["spacing_s"]
-    notes = [make_note(facts["instrument"], note + tuning, duration_s, cast.source, rng) for note in facts["notes"]]
+    notes = [make_note(facts["instrument"], note + tuning, duration_s, performers.source, rng) for note in facts["notes"]]
     return sequence(notes, [0.12 * facts["spacing_s"]] * (len(notes) - 1))
 
 

@@ -1,11 +1,11 @@
-"""Transcription: word sequences spoken by the synthesiser."""
+"""Transcription: synthesised sequences of words."""
 
 from __future__ import annotations
 
 from numpy.random import Generator
 
-from coat_core.corpus.generated.families.recipe import WORDS, Cast, Recipe
-from coat_core.corpus.generated.scenes import Waveform, sequence
+from coat_core.corpus.generated.families.recipe import WORDS, Performers, Recipe
+from coat_core.corpus.generated.mixing import Waveform, sequence
 from coat_core.corpus.generated.speech import Synthesiser
 from coat_core.corpus.questions import Facts, Task
 
@@ -14,9 +14,9 @@ def _complete(facts: Facts, rng: Generator) -> None:
     facts["words"] = (facts["first"], *(WORDS[int(i)] for i in rng.integers(len(WORDS), size=facts["count"] - 1)))
 
 
-def _render(facts: Facts, cast: Cast, rng: Generator, synthesiser: Synthesiser) -> Waveform:
+def _render(facts: Facts, performers: Performers, rng: Generator, synthesiser: Synthesiser) -> Waveform:
     rate, pitch = int(rng.choice([-15, 0, 15])), int(rng.choice([-6, 0, 6]))
-    words = [synthesiser.speak(word, cast.voice, rate=rate, pitch=pitch) for word in facts["words"]]
+    words = [synthesiser.speak(word, performers.voice, rate=rate, pitch=pitch) for word in facts["words"]]
     return sequence(words, list(rng.uniform(0.08, 0.2, size=len(words) - 1)))
 
 

@@ -1,0 +1,39 @@
+"""Selection of the examples to evaluate, and the hash that identifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coat_core.corpus.examples import Example
+from coat_core.errors import EvaluationError
+from coat_core.settings import EvaluationSettings
+from coat_core.storage import sha256_json
+
+
+def select(examples: Sequence[Example], settings: EvaluationSettings) -> list[Example]:
+    """Return the examples of the split, at most `limit_per_family` per family, in manifest order.
+
+    Raises:
+        EvaluationError: the split contains no examples.
+    """
+    counts: dict[str, int] = {}
+    chosen = []
+    for example in examples:
+        if example.split != settings.split:
+            continue
+        counts[example.family] = counts.get(example.family, 0) + 1
+        if settings.limit_per_family is None or counts[example.family] <= settings.limit_per_family:
+            chosen.append(example)
+    if not chosen:
+        raise EvaluationError(
+            "the split contains no examples",
+            field="evaluation.split",
+            value=settings.split,
+            next_step="choose a split that the accepted manifest contains",
+        )
+    return chosen
+
+
+def evaluation_set(examples: Sequence[Example]) -> str:
+    """Return the SHA-256 that identifies an evaluation set, over its example ids and answers in order."""
+    return sha256_json([[example.id, example.answer] for example in examples])

@@ -1,0 +1,89 @@
+"""Batches of a neural expert: clips of similar length from a group of consecutive shards.
+
+The audio's hash distributes clips over up to 256 shards, so that one shard of a small corpus has too few clips for a batch. Batches are
+therefore cut from groups of consecutive shards, by length.
+
+The other clips of a batch change the last bit of a clip's features (the order of a sum depends on the shapes). The batches must not
+depend on the progress of a killed run, so the clips to be computed are saved (`Plan`) before the first batch: a resumed run uses the same
+batches and drops the clips that it computes a second time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from coat_core.batching import padded_batches
+from coat_core.experts.store.shards import shard_name
+from coat_core.storage import sha256_json, write_json
+
+PLAN = "plan.json"
+"""File of a store; it exists during an extraction only."""
+GROUP_BATCHES = 8
+"""Approximate number of full batches in a group of shards: the clips held in memory, and the most work that a kill loses."""
+
+Batch = tuple[str, ...]
+"""Audio hashes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The clips that a run computes, and their batches.
+
+    Attributes:
+        durations_s: duration of every clip that was missing when the extraction began, by audio hash.
+        batch_seconds: most seconds of audio, padding included, in one batch; a longer clip is a batch of its own.
+    """
+
+    durations_s: Mapping[str, float]
+    batch_seconds: float
+
+    def groups(self) -> list[list[Batch]]:
+        """Return the batches in groups; the clips of a group are those of consecutive shards, and no shard is in two groups."""
+        found: list[list[Batch]] = []
+        group: dict[str, float] = {}
+        ordered = sorted(self.durations_s)
+        for sha256, following in pairwise([*ordered, ""]):
+            group[sha256] = self.durations_s[sha256]
+            ends_shard = not following or shard_name(following) != shard_name(sha256)
+            if not following or (ends_shard and sum(group.values()) >= GROUP_BATCHES * self.batch_seconds):
+                found.append(batches(group, self.batch_seconds))
+                group = {}
+        return found
+
+
+def batches(durations_s: Mapping[str, float], batch_seconds: float) -> list[Batch]:
+    """Cut clips, sorted by duration, into batches of at most `batch_seconds` seconds, padding included."""
+    ordered = sorted(durations_s, key=lambda sha256: (durations_s[sha256], sha256))
+    return padded_batches(ordered, durations_s.__getitem__, batch_seconds)
+
+
+def begin_plan(target: Path, fingerprint: str, durations_s: Mapping[str, float], missing: Sequence[str], batch_seconds: float) -> Plan:
+    """Return the plan that a killed run of the same extraction left; otherwise save and return a new one.
+
+    Args:
+        target: folder of the store.
+        fingerprint: fingerprint of the expert.
+        durations_s: duration of every clip of the corpus, by audio hash.
+        missing: clips that are in no shard of the store.
+        batch_seconds: most seconds of audio, padding included, in a batch.
+    """
+    work = {"fingerprint": fingerprint, "corpus": sha256_json(sorted(durations_s.items())), "batch_seconds": batch_seconds}
+    left = _read(target / PLAN)
+    if left is not None and left["work"] == work and set(missing) <= set(left["missing"]) <= set(durations_s):
+        missing = left["missing"]
+    elif missing:
+        write_json(target / PLAN, {"work": work, "missing": sorted(missing)})
+    return Plan({sha256: durations_s[sha256] for sha256 in missing}, batch_seconds)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+        return found if set(found) == {"work", "missing"} else None
+    except (OSError, ValueError, TypeError):
+        return None

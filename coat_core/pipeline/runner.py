@@ -1,0 +1,122 @@
+"""Runs one stage of `dvc.yaml`; knows neither Prefect nor DVC.
+
+A stage writes below `.scratch/<stage key>/`, so that a killed stage resumes. The finished outputs are published by copy and stay in
+the scratch folder until the next key of the same stage begins. `outcome.json` records how the stage ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from coat_core import storage, watchdog
+from coat_core.errors import CoatError, OutOfMemoryError
+from coat_core.pipeline.graph import Stage, find_stage, stage_key
+from coat_core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from coat_core.training.tracker import Tracker
+
+SCRATCH = Path(".scratch")
+OUTCOMES = SCRATCH / "outcomes"
+_DONE = "stage.done.json"
+
+_RETRYABLE = (OSError, MemoryError)
+"""A full disk, a lost mount, no memory: the same call may succeed later. Invalid data or params never do."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """The arguments of a stage function."""
+
+    stage: Stage
+    settings: Settings
+    workspace: Path
+    key: str
+    scratch: Path
+    """Survives a kill; private to this stage key."""
+
+    def out(self, path: str) -> Path:
+        """Return where to write a declared output; it is published when the stage has finished."""
+        assert path in self.stage.outs, f"{path} is not an out of {self.stage.name}"
+        return self.scratch / "out" / path
+
+    def path(self, path: str) -> Path:
+        """Return the path of an input in the workspace."""
+        return self.workspace / path
+
+    def open_tracker(self, run_name: str) -> AbstractContextManager[Tracker]:
+        """Open the tracker of a training run. MLflow records what a stage does and changes none of its outputs."""
+        from coat_core.registry.tracking import open_tracker
+
+        return open_tracker(self.workspace, experiment="coat", run_name=run_name, stage_key=self.key)
+
+    def explain_training_memory(self, *arguments: Any) -> OutOfMemoryError:
+        """Return the error of a training step that ran out of memory; advice changes none of the outputs."""
+        from coat_core.sizing.out_of_memory import explain_training_step
+
+        return explain_training_step(*arguments)
+
+    def explain_answering_memory(self, *arguments: Any) -> OutOfMemoryError:
+        """Return the error of a batch of answers that ran out of memory; advice changes none of the outputs."""
+        from coat_core.sizing.out_of_memory import explain_answering
+
+        return explain_answering(*arguments)
+
+
+def run_stage(name: str, workspace: Path = Path()) -> None:
+    """Run one stage, or publish what an earlier, killed run of the same key had finished.
+
+    Raises:
+        CoatError: params or inputs are invalid, or the stage failed; nothing is published then.
+    """
+    watchdog.watch_owner()
+    outcome = workspace / OUTCOMES / f"{name}.json"
+    outcome.unlink(missing_ok=True)
+    try:
+        _run(name, workspace)
+    except BaseException as error:
+        retryable = error.retryable if isinstance(error, CoatError) else isinstance(error, _RETRYABLE)
+        detail = "" if isinstance(error, CoatError) else traceback.format_exc()
+        storage.write_json(outcome, {"class": type(error).__name__, "message": str(error), "retryable": retryable, "detail": detail})
+        raise
+    storage.write_json(outcome, {"class": "ok", "message": "", "retryable": False, "detail": ""})
+
+
+def _run(name: str, workspace: Path) -> None:
+    settings = load_settings(workspace / "params.yaml")
+    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    stage = find_stage(name, workspace, values)
+    key = stage_key(stage, workspace, values)
+    scratch = workspace / SCRATCH / key
+    _drop_older(stage, workspace, keep=scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    storage.write_text(scratch / "stage.txt", stage.name)
+    if not (scratch / _DONE).exists():
+        _set_threads(settings)
+        import_module(stage.module).run(StageRun(stage, settings, workspace, key, scratch))
+        storage.write_json(scratch / _DONE, {"stage": stage.name, "outs": list(stage.outs)})
+    for out in stage.outs:
+        if (scratch / "out" / out).exists():
+            storage.copy_tree(scratch / "out" / out, workspace / out)
+
+
+def _drop_older(stage: Stage, workspace: Path, keep: Path) -> None:
+    """Remove the scratch folders of older keys of the same stage."""
+    for mark in (workspace / SCRATCH).glob("*/stage.txt"):
+        if mark.parent != keep and mark.read_text() == stage.name:
+            shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def _set_threads(settings: Settings) -> None:
+    """Fix the number of threads before any numerical library is loaded: one thread and two give different weights."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(settings.runtime.threads)

@@ -1,0 +1,1 @@
+"""One module per stage of `dvc.yaml`, each with `run(run: StageRun)`: parameters and paths in, files out."""

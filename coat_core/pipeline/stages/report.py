@@ -1,0 +1,16 @@
+"""Stage `report`: write the tables, the figures and the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from coat_core.corpus.examples import read_manifest
+from coat_core.report.report import write_report
+
+if TYPE_CHECKING:
+    from coat_core.pipeline.runner import StageRun
+
+
+def run(job: StageRun) -> None:
+    """Read the outputs of all stages that params name, and write the report."""
+    write_report(job.workspace, job.settings, read_manifest(job.path("data/accepted.jsonl")), job.scratch / "out/report")

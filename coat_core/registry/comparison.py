@@ -1,0 +1,143 @@
+"""Comparison of a version with the champion, on the same examples, from what the registry has recorded of both."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import RegistryError
+from coat_core.evaluation.metrics import METRICS, SCORES
+from coat_core.evaluation.statistics import Bootstrap
+from coat_core.registry import gate
+from coat_core.registry.champions import champion_version
+from coat_core.registry.database import connect, locked
+from coat_core.registry.gate import Decision, PairedDifference, VersionRecord
+from coat_core.registry.releases import evaluation_folder, log_evaluation
+from coat_core.registry.versions import unpack
+from coat_core.settings import RegistrySettings
+from coat_core.storage import read_json
+
+Evaluate = Callable[[Path, Path], object]
+"""`evaluate(release, target)` scores a release on the current evaluation set and writes `metrics.json` and `scores.jsonl`."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a decision is made from.
+
+    Attributes:
+        candidate: the record of the candidate.
+        champion: the record of the champion; None without a champion.
+        difference: candidate − champion; None where both are one version, or have no evaluation set in common.
+    """
+
+    candidate: VersionRecord
+    champion: VersionRecord | None
+    difference: PairedDifference | None
+
+    def decide(self, settings: RegistrySettings) -> Decision:
+        """Return the gate's decision."""
+        return gate.decide(self.candidate, self.champion, settings, self.difference)
+
+
+def compare(name: str, version: str, workspace: Path = Path(), *, bootstrap: Bootstrap, evaluate: Evaluate | None = None) -> Comparison:
+    """Read the records of a version and of the champion, and compare their answers example by example.
+
+    A champion that was never scored on the candidate's evaluation set is evaluated on it once. Its scores are stored by version and
+    set, so that later comparisons use them.
+
+    Args:
+        name: registered model.
+        version: the candidate.
+        workspace: where the records are.
+        bootstrap: how the paired interval is drawn.
+        evaluate: evaluates the champion again where that is necessary; without it the gate refuses the candidate in that case.
+
+    Raises:
+        RegistryError: the version does not exist, its scores are missing, or the champion was evaluated on another set.
+    """
+    client = connect(workspace)
+    candidate = read_record(client, name, version)
+    best = champion_version(client, name)
+    if best is None:
+        return Comparison(candidate, None, None)
+    if best == version:
+        return Comparison(candidate, candidate, None)
+    if not has_scores(client, name, best, candidate.evaluation_set):
+        if evaluate is None:
+            return Comparison(candidate, read_record(client, name, best), None)
+        _evaluate_again(client, name, best, candidate.evaluation_set, evaluate, workspace)
+    champion = read_record(client, name, best, candidate.evaluation_set)
+    return Comparison(candidate, champion, _difference(client, candidate, champion, bootstrap))
+
+
+def read_record(client: Any, name: str, version: str, evaluation_set: str | None = None) -> VersionRecord:
+    """Return the record of a version, by default on the evaluation set that it was registered with.
+
+    Raises:
+        RegistryError: its scores on that set are missing.
+    """
+    known = client.get_model_version(name, version)
+    tags = known.tags
+    metrics = read_json(_scores(client, name, version, evaluation_set or tags.get("evaluation_set", "")) / METRICS)
+    unsafe = tags.get("unsafe_files", "not checked")
+    return VersionRecord(
+        name=name,
+        version=str(version),
+        contract=tags.get("contract", ""),
+        evaluation_set=metrics["evaluation_set"],
+        families={family: entry.get("accuracy") for family, entry in metrics["families"].items()},
+        mean_accuracy=metrics.get("mean_accuracy"),
+        unscored_share=metrics["unscored_share"],
+        unsafe_files=() if unsafe == "none" else tuple(unsafe.splitlines()),
+        cold_load=tags.get("probe_answer") if tags.get("probe") == "passed" else None,
+        withdrawn=tags.get("withdrawn"),
+    )
+
+
+def has_scores(client: Any, name: str, version: str, evaluation_set: str) -> bool:
+    """Return whether a version was scored on an evaluation set."""
+    run_id = client.get_model_version(name, version).run_id
+    # The metrics are stored after the scores, so that both exist where the metrics do.
+    return any(file.path.endswith(f"/{METRICS}") for file in client.list_artifacts(run_id, evaluation_folder(evaluation_set)))
+
+
+def _scores(client: Any, name: str, version: str, evaluation_set: str) -> Path:
+    if not evaluation_set or not has_scores(client, name, version, evaluation_set):
+        raise RegistryError(
+            "the scores of a version are missing",
+            field="version",
+            value=f"{name} {version}",
+            next_step="evaluate the release and register it again",
+        )
+    return Path(client.download_artifacts(client.get_model_version(name, version).run_id, evaluation_folder(evaluation_set)))
+
+
+def _difference(client: Any, candidate: VersionRecord, champion: VersionRecord, bootstrap: Bootstrap) -> PairedDifference:
+    from coat_core.evaluation.arms import ArmScores, difference
+    from coat_core.evaluation.scores import read_scores
+
+    first, second = (
+        ArmScores.of({0: read_scores(_scores(client, side.name, side.version, candidate.evaluation_set) / SCORES)})
+        for side in (candidate, champion)
+    )
+    mean = difference(first, second, bootstrap)["mean"]
+    return PairedDifference(mean["difference"], mean["low"], mean["high"], mean["n"], bootstrap.confidence)
+
+
+def _evaluate_again(client: Any, name: str, version: str, evaluation_set: str, evaluate: Evaluate, workspace: Path) -> None:
+    with locked(workspace), tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "evaluation"
+        evaluate(unpack(f"models:/{name}/{version}", Path(temporary), workspace), target)
+        if read_json(target / METRICS)["evaluation_set"] != evaluation_set:
+            raise RegistryError(
+                "the champion was evaluated on another set than the candidate",
+                field="evaluation_set",
+                value=evaluation_set,
+                next_step="run the chain again: coat run",
+            )
+        log_evaluation(client, client.get_model_version(name, version).run_id, target)
+        client.set_model_version_tag(name, version, f"evaluated.{evaluation_set[:16]}", "yes")

@@ -1,0 +1,105 @@
+"""The promotion recipe: register the candidate, load it cold, compare it with the champion, decide, apply.
+
+The command `coat promote` and the flow both call it, so that they decide alike.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coat_core.corpus.examples import Example, read_manifest, select_split
+from coat_core.errors import RegistryError
+from coat_core.evaluation.metrics import bootstrap_of, score_trial
+from coat_core.registry.champions import apply
+from coat_core.registry.cold_load import QUESTION, load_cold
+from coat_core.registry.comparison import compare
+from coat_core.registry.packaging import read_info
+from coat_core.registry.releases import register_trial
+from coat_core.settings import Settings
+
+MANIFEST, CORPUS = Path("data/accepted.jsonl"), Path("data/corpus")
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What was decided about one version.
+
+    Attributes:
+        backbone: key of the LALM.
+        model: registered model.
+        version: the candidate.
+        created: whether this call registered it.
+        decision: `promoted`, `refused` or `unchanged`.
+        reasons: one sentence for each reason of the decision.
+    """
+
+    backbone: str
+    model: str
+    version: str
+    created: bool
+    decision: str
+    reasons: tuple[str, ...]
+
+
+def promote_candidate(workspace: Path, settings: Settings, backbone: str, version: str | None = None) -> Promotion:
+    """Put a version before the promotion gate, and apply the decision.
+
+    The cold load uses a clip of the validation split (without a manifest: a sine tone). A champion that was not scored on the
+    current evaluation set is evaluated on it (without a manifest the gate refuses the candidate).
+
+    Args:
+        workspace: where releases, evaluations, data and records are.
+        settings: of the workspace.
+        backbone: key of the LALM.
+        version: a registered version; None: the trial `registry.candidate`, which is registered first.
+
+    Raises:
+        RegistryError: params do not name the backbone, the version does not exist, or its evaluation is missing.
+        ReleaseError: the candidate's release does not exist.
+    """
+    known = sorted({*settings.backbones} & {*settings.registry.names})
+    if backbone not in known:
+        raise RegistryError("params do not name this backbone and its registered model", field="backbone", value=backbone, allowed=known)
+    name, created = settings.registry.names[backbone], False
+    if version is None:
+        registered = register_trial(workspace, name, f"{backbone}-{settings.registry.candidate}")
+        version, created = registered.version, registered.created
+    examples = read_manifest(workspace / MANIFEST) if (workspace / MANIFEST).is_file() else []
+    clip = next(iter(select_split(examples, "validation") or examples), None)
+    load_cold(
+        name,
+        version,
+        workspace,
+        audio=workspace / CORPUS / clip.audio if clip else None,
+        question=clip.prompt if clip else QUESTION,
+        device=settings.runtime.device,
+    )
+    compared = compare(
+        name,
+        version,
+        workspace,
+        bootstrap=bootstrap_of(settings.evaluation),
+        evaluate=(lambda release, target: _evaluate(release, target, examples, workspace, settings)) if examples else None,
+    )
+    decision = compared.decide(settings.registry)
+    apply(name, version, decision, workspace)
+    return Promotion(backbone, name, version, created, decision.word, decision.reasons)
+
+
+def _evaluate(release: Path, target: Path, examples: Sequence[Example], workspace: Path, settings: Settings) -> None:
+    """Answer the current evaluation set with a release and score its responses."""
+    from coat_core.evaluation.generate import answer_release
+    from coat_core.sizing.out_of_memory import explain_answering
+
+    info = read_info(release)
+    base = settings.backbones[info["backbone"]]
+    with tempfile.TemporaryDirectory() as temporary:
+        responses = Path(temporary) / "responses.jsonl"
+        answer_release(
+            release, examples, workspace / CORPUS, settings.evaluation, responses, device=settings.runtime.device, dtype=base.dtype,
+            attention=base.attention, explain_memory=explain_answering,
+        )  # fmt: skip
+        score_trial(responses, examples, settings.evaluation, target, {key: info[key] for key in ("backbone", "arm", "seed")})

@@ -1,0 +1,254 @@
+"""The sections of `params.yaml`, in its order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from coat_core.settings.base import (
+    BackboneKey,
+    Count,
+    Device,
+    Dtype,
+    Name,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+    as_tuple,
+    check_revision,
+)
+
+
+class CorpusSettings(Section):
+    """The corpus: generated, or imported from existing audio."""
+
+    kind: Literal["generated", "recordings", "manifest", "audiofolder"] = "generated"
+    path: str | None = None
+    """Folder of the recordings, the manifest file or the audio folder, relative to the workspace; null for `generated`."""
+    seed: int = 7
+    clips_per_family: dict[Literal["train", "validation", "test"], Count]
+    questions_per_clip: Count = 2
+    max_duration_s: Positive = 8.0
+
+    @model_validator(mode="after")
+    def _path_when_needed(self) -> CorpusSettings:
+        if self.kind != "generated" and not self.path:
+            raise ValueError("`path` must name a folder or file unless kind is `generated`")
+        return self
+
+
+class ContractSettings(Section):
+    """Limits of the data contract."""
+
+    max_bad_share: Share = 0.01
+    min_duration_s: Positive = 0.2
+    max_duration_s: Positive = 30.0
+    min_sample_rate_hz: Count = 8000
+    max_sample_rate_hz: Count = 48000
+    max_clipped_share: Share = 0.01
+    silence_dbfs: Annotated[float, Field(le=0.0)] = -60.0
+    family_imbalance: Annotated[float, Field(ge=1.0)] = 4.0
+    """Largest allowed ratio between the example counts of two families within a split."""
+
+
+class ExpertSettings(Section):
+    """One expert; its key in params is the name of its store and its head."""
+
+    implementation: Name
+    checkpoint: str | None = None
+    """A hub id, or a folder relative to the workspace, of a neural expert; null: the implementation's default."""
+    revision: str | None = None
+    """Commit of the hub repository; null with `checkpoint: null`: that of the default checkpoint."""
+    allow_moving_revision: bool = False
+    """Accept a branch or tag as `revision`, although its content may change under the same params."""
+    layers: tuple[Count, ...] | None = None
+    """Hidden layers to average (1 = first); null: the implementation's default."""
+    accept_licence: str | None = None
+    """The exact name of a licence that forbids commercial use; an expert with such a checkpoint does not start without it."""
+    device: Device = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_seconds: Positive | None = None
+    """Most seconds of audio, padding included, in one batch of a neural expert; null: 120 on an accelerator, and 30 on a processor (20 at
+    24 kHz), where `runtime.threads` batches are computed at once."""
+
+    def seconds_per_batch(self, sample_rate_hz: int) -> float:
+        """Return the most seconds of audio in one batch; on a CPU larger batches exceeded its cache and were slower (tiny encoders)."""
+        return self.batch_seconds or (480_000 / sample_rate_hz if self.device == "cpu" else 120.0)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return as_tuple(value)
+
+    @model_validator(mode="after")
+    def _pinned(self) -> ExpertSettings:
+        check_revision(self.revision, allow_moving=self.allow_moving_revision)
+        return self
+
+
+class BackboneSettings(Section):
+    """One LALM and its checkpoint."""
+
+    base: str
+    """A hub id, or a folder relative to the workspace."""
+    revision: str | None = None
+    """Commit of the hub repository; a hub id needs one."""
+    allow_moving_revision: bool = False
+    """Accept a branch or tag as `revision`, although its content may change under the same params."""
+    dtype: Dtype = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    long_audio: Literal["refuse", "windows"] = "refuse"
+    """A clip longer than the single window of the audio tower (Qwen2-Audio, 30 s) is refused, or encoded window by window."""
+    licence: str | None = None
+    """Licence of the base, as named by its model card; it is copied into the release, the model card and the registry."""
+
+    @model_validator(mode="after")
+    def _pinned(self) -> BackboneSettings:
+        check_revision(self.revision, allow_moving=self.allow_moving_revision)
+        return self
+
+
+class ThinkingSettings(Section):
+    """The thinking block (the paper does not publish its length, placement and layer)."""
+
+    tokens: Annotated[int, Field(ge=1, le=1500)] = 25
+    placement: Literal["before_answer", "after_audio"] = "after_audio"
+    rows: Literal["shared", "distinct"] = "shared"
+    read_layer: Count | None = None
+    """Index of the decoder layer whose output is read (1 = first); null: round(2/3 · layers). Always below the last."""
+    row_noise: NonNegative = 0.02
+    """Standard deviation of the seeded noise on new rows, relative to the mean row norm over √D."""
+    reserved_tokens: tuple[str, ...] = (
+        "<|object_ref_start|>",
+        "<|object_ref_end|>",
+        "<|box_start|>",
+        "<|box_end|>",
+        "<|quad_start|>",
+        "<|quad_end|>",
+    )
+    """Existing special tokens that audio prompts never use; used when there are too few spare embedding rows."""
+
+    @field_validator("reserved_tokens", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return as_tuple(value)
+
+
+class HeadSettings(Section):
+    """Projection heads, one per expert, dropped at inference."""
+
+    width: Count = 64
+    layers: Count = 1
+    attention_heads: Count = 4
+    dropout: Share = 0.0
+    target_rate_hz: Positive = 25.0
+    max_frames: Count = 1500
+
+
+class LoraSettings(Section):
+    """Low-rank adaptation of the language model's linear layers."""
+
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.0
+    modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    @field_validator("modules", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return as_tuple(value)
+
+
+class RuntimeSettings(Section):
+    """The compute device. `threads` is part of the key of every stage that declares it: one thread and two give different weights."""
+
+    device: Device = "cpu"
+    threads: Count = 1
+
+
+class LossSettings(Section):
+    """Weights of the losses."""
+
+    ground_distill: NonNegative = 1.0
+    ground_answer: NonNegative = 1.0
+    """Weight of the answer loss in the ground stage, for arms with heads."""
+    respond_distill: NonNegative = 0.3
+    """λ: weight of the distillation losses in the respond stage."""
+    expert_weights: dict[str, NonNegative] = Field(default={})
+    """Weight of each expert by key; default 1."""
+    smooth_l1_beta: Positive = 1.0
+    cosine: NonNegative = 1.0
+    voicing: NonNegative = 1.0
+
+
+class TrainingSettings(Section):
+    """The two stages and the optimizer."""
+
+    ground_steps: Annotated[int, Field(ge=0)] = 100
+    respond_steps: Count = 200
+    batch_size: Count = 16
+    """Examples per forward and process."""
+    batch_seconds: Positive | None = None
+    """Maximum seconds of audio, padding included, in one forward: a larger batch is split; null: never split. This bounds memory and
+    changes no gradient, because losses are divided by the counts of the whole step."""
+    accumulation: Count = 1
+    learning_rate: Positive = 1e-3
+    rows_learning_rate: Positive = 1e-3
+    heads_learning_rate: Positive = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    weight_decay: NonNegative = 0.0
+    max_gradient_norm: Positive = 1.0
+    checkpoint_every: Count = 100
+    length_groups: Count = 8
+    """Batches are cut from windows of this many batches, sorted by length; 1 disables grouping."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    tower_cache_mb: Annotated[int, Field(ge=0)] = 1024
+    """Memory (MB) for outputs of the frozen audio tower, so that each clip is encoded once; 0 disables the cache."""
+
+
+class EvaluationSettings(Section):
+    """Generation and scoring of responses."""
+
+    split: Literal["validation", "test"] = "test"
+    max_new_tokens: Count = 24
+    batch_size: Count = 32
+    limit_per_family: Count | None = None
+    bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    numeric_tolerance: NonNegative = 0.0
+    seed: int = 11
+
+
+class LatencySettings(Section):
+    """Latency measurement, on merged models."""
+
+    baseline: str = "sft-0"
+    candidate: str = "coat-0"
+    """The two trials that are measured alternately."""
+    clips: Count = 8
+    repeats: Count = 5
+    new_tokens: Count = 16
+
+
+class RegistrySettings(Section):
+    """Registered models and the promotion gate."""
+
+    candidate: str = "coat-0"
+    """The trial of each backbone that is registered and evaluated by the gate."""
+    names: dict[BackboneKey, str] = Field(
+        default={
+            "qwen2_audio": "coat-qwen2-audio",
+            "qwen2_5_omni": "coat-qwen2.5-omni",
+            "audio_flamingo_3": "coat-audio-flamingo-3",
+        }
+    )
+    min_accuracy: Share = 0.0
+    max_unscored_share: Share = 0.5
+    max_slice_drop: Share = 0.05
+    """A family may lose at most this much accuracy against the champion."""
+    min_improvement: float = 0.0
+    """The lower bound of the paired interval of candidate − champion must exceed this: 0 requires an improvement that the interval
+    supports; a negative value accepts a candidate that is worse by at most this margin (see registry/gate.py)."""

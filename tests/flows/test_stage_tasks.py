@@ -1,0 +1,159 @@
+"""The stages as Prefect tasks, with a few shell commands in place of DVC: failures, retries, skipped stages and arrows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.testing.utilities import prefect_test_harness
+
+from coat_core.errors import StageError
+from coat_core.pipeline.runner import OUTCOMES
+from coat_core.settings import Settings, parse_settings
+from flows import chain, dvc
+from tests.testing.chain_runs import HANG_S, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+GRAPH = {
+    "corpus": frozenset[str](),
+    "features@a": frozenset({"corpus"}),
+    "features@b": frozenset({"corpus"}),
+    "train@x": frozenset({"corpus", "features@a"}),
+    "train@y": frozenset({"features@b"}),
+    "report": frozenset({"train@x", "train@y"}),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=int(HANG_S)):
+        yield
+
+
+class Chain:
+    """Runs the graph above; a stage appends its name to `ran` and fails as often as `failures` states."""
+
+    def __init__(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workspace = workspace
+        self.failures: dict[str, tuple[int, bool]] = {}
+        """For each failing stage: how often it fails, and whether its outcome is retryable."""
+        self.settings: Settings = parse_settings(yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text()))
+        self.flow_run: Any = None
+        monkeypatch.setattr(dvc, "read_graph", lambda _: GRAPH)
+        monkeypatch.setattr(dvc, "read_stale", lambda _: frozenset({"corpus"}))
+        monkeypatch.setattr(dvc, "reproduce_command", self.command)
+        monkeypatch.setattr(chain, "run_stage", chain.run_stage.with_options(retry_delay_seconds=0))
+        chain._processes.open()
+
+    def command(self, stage: str) -> list[str]:
+        times, retryable = self.failures.get(stage, (0, False))
+        outcome = {"class": "OSError", "message": f"{stage} broke", "retryable": retryable, "detail": ""}
+        script = (
+            "import json, pathlib, sys\n"
+            "with open('ran', 'a') as ran: print(sys.argv[1], file=ran)\n"
+            "if pathlib.Path('ran').read_text().split().count(sys.argv[1]) <= int(sys.argv[2]):\n"
+            "    path = pathlib.Path(sys.argv[3]); path.parent.mkdir(parents=True, exist_ok=True); path.write_text(sys.argv[4])\n"
+            "    sys.exit(1)\n"
+        )
+        return [sys.executable, "-c", script, stage, str(times), str(OUTCOMES / f"{stage}.json"), json.dumps(outcome)]
+
+    def run(self, jobs: int = 2) -> dict[str, float]:
+        @flow(name="stages", validate_parameters=False, persist_result=False)
+        def stages() -> dict[str, float]:
+            from prefect.runtime import flow_run
+
+            self.flow_run = flow_run.id
+            return chain._run_stale(self.workspace, jobs, self.settings)[0]
+
+        return stages()
+
+    def ran(self) -> Counter[str]:
+        return Counter((self.workspace / "ran").read_text().split())
+
+    def states(self) -> dict[str, str]:
+        """Return the recorded state of every task run; they arrive as events."""
+        with get_client(sync_client=True) as client:
+            runs = FlowRunFilter(id=FlowRunFilterId(any_=[self.flow_run]))
+
+            def read() -> dict[str, str]:
+                return {run.name: run.state_name or "" for run in client.read_task_runs(flow_run_filter=runs)}
+
+            assert wait_for(lambda: set(read()) == set(GRAPH) and not {"Running", "Pending", "AwaitingRetry"} & set(read().values()))
+            return read()
+
+
+@pytest.fixture
+def stages(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
+    return Chain(tmp_path, monkeypatch)
+
+
+def test_every_stage_runs_once_after_its_upstream_stages(stages: Chain) -> None:
+    assert set(stages.run()) == set(GRAPH)
+    order = (stages.workspace / "ran").read_text().split()
+    assert sorted(order) == sorted(GRAPH)
+    assert all(order.index(other) < order.index(name) for name, upstream in GRAPH.items() for other in upstream)
+    assert set(stages.states().values()) == {"Completed"}
+
+
+def test_a_failure_skips_its_descendants_only_and_is_reported_once(stages: Chain, caplog: pytest.LogCaptureFixture) -> None:
+    stages.failures["features@a"] = (9, False)
+    with caplog.at_level(logging.ERROR, "prefect.flow_runs"), pytest.raises(StageError, match="1 of 6 stages failed, 2 were left out"):
+        stages.run()
+    assert stages.ran() == Counter(["corpus", "features@a", "features@b", "train@y"]), "once each: the outcome is not retryable"
+    states = stages.states()
+    assert states == {**dict.fromkeys(GRAPH, "Completed"), "features@a": "Failed", "train@x": "NotReady", "report": "NotReady"}
+    messages = [record.getMessage() for record in caplog.records if record.name == "prefect.flow_runs"]
+    (reported,) = [message for message in messages if message.startswith("features@a failed")]
+    assert reported.startswith("features@a failed; 2 stages depend on it and are left out: features@a: OSError: features@a broke; log:")
+
+
+def test_a_retryable_failure_is_repeated(stages: Chain) -> None:
+    stages.failures["features@b"] = (1, True)
+    assert set(stages.run()) == set(GRAPH)
+    assert stages.ran()["features@b"] == 2
+
+
+def test_retries_end(stages: Chain) -> None:
+    stages.failures["features@b"] = (9, True)
+    with pytest.raises(StageError, match="OSError: features@b broke"):
+        stages.run()
+    assert stages.ran()["features@b"] == 3
+
+
+def test_nothing_starts_once_the_run_is_stopped(stages: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flow's thread gets the interrupt while a stage runs: that stage is ended, and the waiting ones give up."""
+    monkeypatch.setattr(dvc, "reproduce_command", lambda name: ["sh", "-c", f"echo {name} >> ran; sleep 3600"])
+
+    def interrupt(futures: list[Any]) -> Iterator[Any]:
+        assert wait_for(lambda: (stages.workspace / "ran").exists())
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(chain, "as_completed", interrupt)
+
+    @flow(name="stopped", validate_parameters=False, persist_result=False)
+    def stopped() -> None:
+        from prefect.runtime import flow_run
+
+        stages.flow_run = flow_run.id
+        try:
+            chain._run_stale(stages.workspace, 2, stages.settings)
+        except BaseException:
+            chain._processes.end_all()
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert stages.ran() == Counter(["corpus"])
+    assert stages.states() == {**dict.fromkeys(GRAPH, "NotReady"), "corpus": "Cancelled"}
