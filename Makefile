@@ -5,14 +5,14 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
-# No tool of ours sends usage data or asks a hub.
+# Disable telemetry in all tools.
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := true
-# The lock is installed without compiling 25,000 files; what is imported is compiled once, and not by each of the chain's processes anew.
+# The lock is installed without compiling 25,000 files; imported files are compiled once, and not again by each process.
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## List the targets
@@ -28,14 +28,14 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --no-compile --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: $(READY)  ## The whole chain on the generated corpus: data to promoted models, report and registry
+run: $(READY)  ## The whole pipeline on the generated corpus: data to promoted models, report and registry
 	@$(BIN)/coat run
 
-recordings: $(READY)  ## The same chain on real recordings (../shared/recordings), in workspaces/recordings
+recordings: $(READY)  ## The same pipeline on real recordings (../shared/recordings), in workspaces/recordings
 	@$(BIN)/coat workspace workspaces/recordings --params params/recordings.yaml
 	@cd workspaces/recordings && ../../$(BIN)/coat run
 
-evidence: $(READY)  ## Three seeds, four arms, both corpora: what the README's tables are made from (resumable, up to 2 hours)
+evidence: $(READY)  ## Three seeds, four arms, both corpora: the README's table (resumable, up to 2 hours)
 	@$(BIN)/coat workspace workspaces/evidence-generated --params params/evidence-generated.yaml
 	@cd workspaces/evidence-generated && ../../$(BIN)/coat run
 	@$(BIN)/coat workspace workspaces/evidence-recordings --params params/evidence-recordings.yaml

@@ -2,7 +2,7 @@
 
     python -m benchmarks.evidence
 
-`make evidence` runs it last. It replaces the text between the markers in the README; do not edit that text by hand.
+`make evidence` runs this script last. It replaces the text between the markers in the README; do not edit that text by hand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """CPU time of each acoustic expert per second of audio on one core, compared with librosa's pyin at 100 Hz.
 
-python benchmarks/experts.py [--seconds 8] [--repeats 5] [--json FILE]
+python -m benchmarks.experts [--seconds 8] [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from coat_core.experts.catalogue import EXPERTS, load_expert
+from coat_core.experts.catalogue import ACOUSTIC, load_expert
 
 RATE = 16000
 BUDGET = 0.06
@@ -45,7 +45,7 @@ def measure(seconds: float, repeats: int, target: Path | None) -> None:
     lengths = np.array([len(sound)])
     rows: dict[str, float] = {}
     print("| expert | kind | d | frames/s | x real time |\n| --- | --- | ---: | ---: | ---: |")
-    for name in EXPERTS:
+    for name in ACOUSTIC:
         expert = load_expert(name)
         rows[name] = cost(lambda expert=expert: expert(sound[None], lengths), seconds, repeats)
         print(f"| `{name}` | {expert.spec.kind} | {expert.spec.dim} | {expert.spec.native_rate_hz:g} | {rows[name]:.4f} |")

@@ -1,6 +1,6 @@
 """Time of neural feature extraction on a corpus, against a loop over the stock classes, interleaved in one process.
 
-    python benchmarks/extract.py [--clips 600] [--rounds 3] [--threads 2] [--batch-seconds S] [--ast-frames 128]
+    python -m benchmarks.extract [--clips 600] [--rounds 3] [--threads 2] [--batch-seconds S] [--ast-frames 128]
                                 [--device cpu] [--synthesised] [--json FILE]
 
 Four experts of the real classes with random weights, of the published depth but with few channels (HuBERT, AST with an input of 1.28 s

@@ -1,9 +1,10 @@
 """Floating-point operations of a training step with LoRA on a frozen LALM, computed from shapes, line by line.
 
-A multiplication and an addition are two operations. Forward, a linear layer of N weights needs 2 N per token. Backward, a frozen one
-needs 2 N per token (the gradient of its input only), a trained one 4 N. Attention needs 4 L D per token forward (scores and values;
-under a causal mask half of it is useful, and half is counted) and twice that backward. The tower is frozen and has no trained
-parameter before it, so it runs forward only. Norms, activations and the softmax are omitted: together they are below 1 %.
+A multiplication and an addition are two operations. In the forward pass, a linear layer of N weights needs 2 N per token. In the backward
+pass, a frozen layer needs 2 N per token (the gradient of its input only), and a trained layer 4 N. Attention needs 4 L D per token in the
+forward pass (scores and values; under a causal mask half of it is useful, and half is counted) and twice that in the backward pass. The
+tower is frozen and has no trained parameter before it, so it runs the forward pass only. Norms, activations and the softmax are omitted:
+together they are below 1 %.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Mel features: this project's, for a clip's true length, against the stock feature extractor as each published processor calls it.
 
-    python benchmarks/frontend.py [--seconds 1 5 30 120] [--repeats 15] [--threads 1] [--json FILE]
+    python -m benchmarks.frontend [--seconds 1 5 30 120] [--repeats 15] [--threads 1] [--json FILE]
 
 Both sides process the same clip (noise: the time does not depend on it) with the published front ends: 128 mels; Qwen2.5-Omni padded
 to 300 s, Qwen2-Audio to 30 s, Audio Flamingo 3 split into windows of 30 s. Qwen2-Audio's processor is limited to 30 s. Both are timed

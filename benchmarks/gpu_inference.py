@@ -1,7 +1,7 @@
 """Time to the first token and decode rate with and without the thinking block, on merged models with the same random weights.
 
-    python benchmarks/gpu_inference.py --backbone qwen2_audio [--batch 1 8] [--seconds 30] [--new-tokens 64] [--json FILE]
-    python benchmarks/gpu_inference.py --backbone qwen2_audio --size tiny --device cpu     # the same code on a small model
+    python -m benchmarks.gpu_inference --backbone qwen2_audio [--batch 1 8] [--seconds 30] [--new-tokens 64] [--json FILE]
+    python -m benchmarks.gpu_inference --backbone qwen2_audio --size tiny --device cpu     # the same code on a small model
 
 **It has not been run on a GPU; there are no results.** `--size tiny --device cpu` only checks that the code runs.
 
@@ -106,7 +106,7 @@ def merged(backbone: Any, settings: Any) -> tuple[Any, list[int]]:
     from coat_core.thinking.block import ThinkingBlock
     from coat_core.thinking.model import ThinkingModel
 
-    block = ThinkingBlock.install(backbone, settings.thinking, 0)
+    block = ThinkingBlock.install(backbone, settings.thinking)
     model = ThinkingModel(backbone, block, nn.ModuleDict(), settings.lora, settings.losses, 0)
     backbone.model = model.merge().eval()
     return backbone, list(block.trainable_token_ids)

@@ -1,7 +1,7 @@
 """A training step with block and five heads against a stock `transformers.Trainer` + PEFT script, on the same batch, alternately.
 
-    python benchmarks/gpu_training.py --backbone qwen2_audio [--rows 4] [--seconds 30] [--steps 10] [--json FILE]
-    python benchmarks/gpu_training.py --backbone qwen2_audio --size tiny --device cpu      # the same code on a small model
+    python -m benchmarks.gpu_training --backbone qwen2_audio [--rows 4] [--seconds 30] [--steps 10] [--json FILE]
+    python -m benchmarks.gpu_training --backbone qwen2_audio --size tiny --device cpu      # the same code on a small model
 
 **It has not been run on a GPU; there are no results.** `--size tiny --device cpu` only checks that the code runs.
 
@@ -81,7 +81,7 @@ class Ours:
         from coat_core.training.train import fixed_compute
         from coat_core.training.trainer import Trainer, Trial
 
-        block = ThinkingBlock.install(backbone, settings.thinking, 0)
+        block = ThinkingBlock.install(backbone, settings.thinking)
         stores: Any = {key: RandomStore(key, options.seconds) for key in EXPERTS}
         blank = {key: (torch.zeros(store.spec.dim), torch.ones(store.spec.dim)) for key, store in stores.items()}
         specs = {key: store.spec for key, store in stores.items()}
@@ -189,7 +189,7 @@ def turns(device: str) -> Any:
 
 
 def write_corpus(folder: Path, options: argparse.Namespace) -> list[Any]:
-    """Write the clips; return their examples."""
+    """Write the clips and return their examples."""
     from coat_core.corpus.audio import write_flac
     from coat_core.corpus.examples import Example
     from coat_core.storage import sha256_file

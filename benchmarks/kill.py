@@ -1,6 +1,6 @@
 """Kill the process group of `coat run` with signal 9 at random moments, and run it again after each kill.
 
-    python benchmarks/kill.py [--kills 10] [--seed 0] [--params params/smoke.yaml] [--folder DIR] [--json FILE]
+    python -m benchmarks.kill [--kills 10] [--seed 0] [--params params/smoke.yaml] [--folder DIR] [--json FILE]
 
 An undisturbed workspace is run first; its bytes and its duration are the reference. A round starts with a new workspace, which is run
 and killed until a run completes. Rounds repeat until the number of kills is reached. After each round every deterministic file must be

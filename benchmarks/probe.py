@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example, read_manifest
-from coat_core.experts.catalogue import EXPERTS, load_expert
+from coat_core.experts.catalogue import ACOUSTIC, load_expert
 from coat_core.experts.store.store import ExpertStore
 
 KEPT = (30, 150, 1_000_000)
@@ -83,7 +83,7 @@ def pooled(examples: Sequence[Example], corpus: Path, features: Path | None) -> 
     if features is not None:
         stores = [ExpertStore.open(folder) for folder in sorted(features.iterdir()) if folder.is_dir()]
         return {sha256: np.concatenate([pool(*store.get(sha256)) for store in stores]) for sha256 in tqdm(audio, unit="clip")}
-    experts = [load_expert(name) for name in EXPERTS]
+    experts = [load_expert(name) for name in ACOUSTIC]
     result = {}
     for sha256, path in tqdm(audio.items(), unit="clip"):
         waveform = decode(path)

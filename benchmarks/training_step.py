@@ -1,6 +1,6 @@
 """Seconds per training step of a tiny base on one thread, for each arm, with cached audio embeddings.
 
-    python benchmarks/training_step.py [--batch 16] [--seconds 3] [--backbone qwen2_audio] [--base bases/qwen2_audio] [--profile]
+    python -m benchmarks.training_step [--batch 16] [--seconds 3] [--backbone qwen2_audio] [--base bases/qwen2_audio] [--profile]
 
 The clips are sweeps with noise, 0.7 to 1.3 times `--seconds` long, and the weights are random: the time depends on neither.
 """

@@ -51,7 +51,7 @@ def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max
 
     logging.disable_progress_bar()
     if show is not None and show.suffix.lower() != ".png":
-        raise CoatError("the figure is a PNG file", field="--show", value=str(show), allowed="a name that ends in .png")
+        raise CoatError("the figure must be a PNG file", field="--show", value=str(show), allowed="a name that ends in .png")
     waveform = decode(audio)
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(model, Path(temporary)) if model.startswith(MODEL_PREFIX) else Path(model)
@@ -68,13 +68,13 @@ def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> N
 
     from coat_core.corpus.audio import decode
     from coat_core.corpus.examples import Example
-    from coat_core.experts.catalogue import expert_of
+    from coat_core.experts.catalogue import build_expert
     from coat_core.report.figures import draw_read_out
     from coat_core.report.read_out import predict_clip
 
     stores = {}
     for key, spec in release.info.experts.items():
-        expert = expert_of(spec)
+        expert = build_expert(spec)
         waveform = decode(audio, sample_rate_hz=spec.sample_rate_hz)
         features, mask = expert(waveform[None], np.array([len(waveform)]))
         stores[key] = _Measured(expert.spec, features[0], mask[0])

@@ -21,12 +21,12 @@ app = typer.Typer(
     help="Train a thinking block into a large audio language model, and run every step as a production pipeline.",
 )
 Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
-Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; params name them")]
+Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
 
 
 @app.command(rich_help_panel="The chain")
 def run(
-    jobs: Annotated[int | None, typer.Option(min=1, help="stages side by side; default: the number of cores")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="number of stages that run in parallel; default: the number of cores")] = None,
 ) -> None:
     """Run all stale stages of the chain under Prefect, then register and promote. Resumes after Ctrl-C or a crash."""
     from flows.main import run_chain
@@ -147,8 +147,8 @@ def rollback(
     """Withdraw the champion and restore the previous one."""
     from coat_core.registry.champions import rollback as withdraw
 
-    bad, back = withdraw(_model_name(backbone), who=who, why=why)
-    typer.echo(f"{_model_name(backbone)}: version {bad} withdrawn, version {back} is champion again")
+    withdrawn, restored = withdraw(_model_name(backbone), who=who, why=why)
+    typer.echo(f"{_model_name(backbone)}: version {withdrawn} withdrawn, version {restored} is champion again")
 
 
 @app.command(rich_help_panel="Registry")
@@ -166,7 +166,7 @@ def ask(
     audio: Annotated[Path, typer.Argument(help="an audio file")],
     question: Annotated[str, typer.Argument(help="a question about it")],
     show: Annotated[Path | None, typer.Option(help="also write a figure of the predicted features, as PNG")] = None,
-    device: Annotated[str, typer.Option(help="where the model computes: cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help="device of the model: cpu or cuda")] = "cpu",
 ) -> None:
     """Ask a model a question about a clip and print the answer."""
     from coat_core.ask import ask as ask_model
@@ -179,8 +179,8 @@ def export(
     model: Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")],
     to: Annotated[Path, typer.Option(help="folder to create; an earlier export there is replaced once the new one has passed")],
     merge: Annotated[bool, typer.Option("--merge", help="a merged checkpoint of the stock class, not the PEFT adapter")] = False,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the format of the base's files")] = None,
-    device: Annotated[str, typer.Option(help="where the parity gate runs")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the dtype of the base's files")] = None,
+    device: Annotated[str, typer.Option(help="device of the parity gate: cpu or cuda")] = "cpu",
     max_shard_size: Annotated[str, typer.Option(help="largest weight file of a merged export")] = "5GB",
     speakers: Annotated[bool, typer.Option("--speakers", help="Qwen2.5-Omni: also copy its voices (spk_dict.pt, a pickle)")] = False,
 ) -> None:
@@ -231,7 +231,7 @@ def _model_name(backbone: str) -> str:
 
     names = load_settings().registry.names
     if backbone not in names:
-        raise CoatError("no such backbone", field="backbone", value=backbone, allowed=list(names), next_step="name one of these")
+        raise CoatError("no such backbone", field="backbone", value=backbone, allowed=list(names), next_step="use one of these")
     return names[backbone]
 
 

@@ -1,4 +1,4 @@
-"""`coat doctor`: compares this machine with what the chain needs, with advice for each difference."""
+"""`coat doctor`: checks whether this machine meets the requirements of the chain, with advice for each failed check."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _machine(workspace: Path) -> Iterator[Finding]:
         "disk",
         free >= MINIMUM_DISK_GB,
         f"{free:.1f} GB free",
-        f"free at least {MINIMUM_DISK_GB:.0f} GB; dvc gc --workspace drops old results",
+        f"free at least {MINIMUM_DISK_GB:.0f} GB; dvc gc --workspace removes old results",
     )
     yield Finding("cores", True, str(os.cpu_count()))
     for tool in ("git", "make"):

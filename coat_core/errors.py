@@ -109,7 +109,7 @@ class StageError(CoatError):
 
 
 class BusyError(CoatError):
-    """Another run holds the workspace."""
+    """Another run uses the workspace."""
 
 
 class Interrupted(CoatError):  # noqa: N818 - not an error of the user

@@ -36,9 +36,9 @@ def checkpoint_folder(
         source: a folder, or a hub id (`owner/name`).
         revision: the commit of the hub repository; ignored for a folder.
         field: the parameter with the source, for messages.
-        patterns: the files besides the weights.
+        patterns: glob patterns of the files to download in addition to the weights.
         allow_moving: whether the revision can be a branch or a tag.
-        prefix: only shards with tensors whose names start with it (one model of a checkpoint of several).
+        prefix: only shards with tensors whose names start with it are needed (one model of a checkpoint of several).
 
     Raises:
         HubUnreachableError: the hub cannot be reached, and the cache is incomplete.
@@ -69,7 +69,7 @@ def _checked_revision(source: str, revision: str | None, field: str, allow_movin
     parts = source.split("/")
     if len(parts) != 2 or not all(parts) or source[0] in ".~":
         raise CheckpointError(
-            "no such folder, and not a hub id either", field=field, value=source, allowed="a folder, or owner/name",
+            "no such folder, and not a valid hub id", field=field, value=source, allowed="a folder, or owner/name",
             next_step="correct the path; it is relative to the workspace",
         )  # fmt: skip
     if revision is None:
@@ -90,7 +90,7 @@ def weight_files(folder: Path, prefix: str = "", listed: Callable[[], list[str]]
 
     Args:
         folder: the folder with the index, if there is an index; the weight files can be missing.
-        prefix: only files with tensors whose names start with it.
+        prefix: only files with tensors whose names start with it are returned.
         listed: returns the names of further files that count as existing.
     """
     for index, single in ((INDEX, WHOLE), (_BIN_INDEX, _BIN)):
@@ -136,7 +136,7 @@ class _Repository:
             size = sum(file.file_size or 0 for file in plan if file.will_download)
             free = free_bytes(Path(constants.HF_HUB_CACHE))
             if size and size + HEADROOM_BYTES > free:
-                raise self._full(f"{size / 1e9:.1f} GB are to be fetched, {free / 1e9:.1f} GB are free")
+                raise self._full(f"{size / 1e9:.1f} GB must be downloaded, {free / 1e9:.1f} GB are free")
             return Path(snapshot_download(self.source, revision=self.revision, allow_patterns=list(patterns)))
 
     @contextmanager

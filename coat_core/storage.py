@@ -1,7 +1,7 @@
 """Hashing, atomic writes of files and folders, JSON and JSON Lines.
 
 Every file is written under a temporary name on the same file system, flushed to disk and renamed, so that it is either complete or
-absent. This is the only module that may import `boto3`, for remote storage (S3) to come.
+absent. Only this module may import `boto3` (support for S3 is planned).
 """
 
 from __future__ import annotations

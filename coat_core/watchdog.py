@@ -1,7 +1,7 @@
-"""Ends a stage when the flow that started it is gone.
+"""Watchdog thread of a stage: it kills the stage when the flow that started it has ended.
 
 A parent-death signal is not enough, since DVC and a shell run between the flow and the stage. The flow passes its process id and start
-time in the environment; a thread in the stage checks twice a second and kills the stage and its children once the flow is gone.
+time in the environment; a thread in the stage checks twice a second and kills the stage and its children when the flow has ended.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ MODULES = ("flops", "full_size", "machine", "gpu_training", "gpu_inference")
 
 @pytest.fixture
 def scripts() -> dict[str, ModuleType]:
-    """The scripts by name."""
+    """Return the scripts by name."""
     from importlib import import_module
 
     return {name: import_module(f"benchmarks.{name}") for name in MODULES}
@@ -32,7 +32,7 @@ def test_the_arithmetic_of_a_step_is_what_torch_counts(scripts: dict[str, Module
     options = argparse.Namespace(device="cpu", rows=2, seconds=5.0, cached=False, deterministic=False)
     settings = load_settings(BENCHMARKS.parent / "params.yaml")
     backbone = scripts["full_size"].build_lalm(key, "tiny", "cpu", torch.float32)
-    # Fused attention on a processor is not counted by torch.
+    # torch does not count fused attention on a CPU.
     backbone.model.set_attn_implementation("eager")
     ours = training.Ours(backbone, settings, options, tmp_path)
     ours.step(0)

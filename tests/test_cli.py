@@ -67,7 +67,7 @@ def test_the_help_describes_the_command_and_each_of_its_arguments(command: str) 
         (["ask", "models/nothing", "none.wav", "What?"], "none.wav"),
         (["ask", "models/nothing", "none.wav", "What?", "--show", "x.jpg"], "ends in .png"),
         (["export", "models/nothing", "--to", "out"], "not a release"),
-        (["export", "models/nothing", "--to", "out", "--dtype", "int4"], "unknown number format"),
+        (["export", "models/nothing", "--to", "out", "--dtype", "int4"], "unknown dtype"),
         (["workspace", ".", "--params", "params.yaml"], "itself a workspace"),
         (["workspace", "w", "--params", "nothing.yaml"], "cannot read params"),
     ],

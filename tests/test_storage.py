@@ -1,4 +1,4 @@
-"""Files and folders are written completely or not at all."""
+"""Atomic writes, hashes and JSON Lines."""
 
 from __future__ import annotations
 

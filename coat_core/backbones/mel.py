@@ -60,20 +60,20 @@ def log_mel(extractor: Any, waveforms: Sequence[NDArray[np.float32]], window: in
             (with windows: of any length); or the extractor does not compute Whisper's features.
     """
     _check_extractor(extractor)
-    edge = window or int(extractor.n_samples)
+    length = window or int(extractor.n_samples)
     for waveform in waveforms:
-        _check_clip(waveform, None if window else edge)
+        _check_clip(waveform, None if window else length)
     frames = torch.tensor([frame_count(len(waveform)) for waveform in waveforms])
-    span = edge // HOP
+    span = length // HOP
     width = max(count if window is None else -(-count // span) * span for count in frames.tolist())
     features = torch.zeros(len(waveforms), int(extractor.feature_size), width, device=device)
     filters = torch.from_numpy(extractor.mel_filters).to(device, torch.float32).T.contiguous()
     for row, waveform in zip(features, waveforms, strict=True):
         signal = torch.from_numpy(np.require(waveform, np.float32, ["C", "W"])).to(device)
-        for start in range(0, len(signal), edge):
-            piece, first = signal[start : start + edge], start // HOP
+        for start in range(0, len(signal), length):
+            piece, first = signal[start : start + length], start // HOP
             valid = frame_count(len(piece)) if window is None else span
-            _write_piece(row[:, first : first + valid], piece, edge, filters)
+            _write_piece(row[:, first : first + valid], piece, length, filters)
     return Mel(features, frames)
 
 
@@ -124,16 +124,16 @@ def _check_clip(waveform: NDArray[np.float32], limit: int | None) -> None:
         )
 
 
-def _write_piece(target: Tensor, piece: Tensor, edge: int, filters: Tensor) -> None:
-    """Write the features of a piece, followed by silence up to `edge` samples, into `target` `[n_mels, frames]`.
+def _write_piece(target: Tensor, piece: Tensor, length: int, filters: Tensor) -> None:
+    """Write the features of a piece, followed by silence up to `length` samples, into `target` `[n_mels, frames]`.
 
     Frames after the last valid one are computed too if their STFT window contains signal: the maximum, from which the floor is
     derived, can be in such a frame.
     """
-    computed = min(edge // HOP, -(-(len(piece) + REACH) // HOP))
+    computed = min(length // HOP, -(-(len(piece) + REACH) // HOP))
     kept = min(computed, target.shape[1])
     level = target[:, :computed] if kept == computed else torch.empty(len(filters), computed, device=target.device)
-    padded = _pad(piece, edge, computed)
+    padded = _pad(piece, length, computed)
     taper = torch.hann_window(2 * REACH, device=target.device)
     block = _BLOCK * torch.get_num_threads()
     for start in range(0, computed, block):
@@ -148,13 +148,13 @@ def _write_piece(target: Tensor, piece: Tensor, edge: int, filters: Tensor) -> N
     target.add_(4.0).div_(4.0)
 
 
-def _pad(piece: Tensor, edge: int, frames: int) -> Tensor:
-    """Return the input of the first `frames` STFT windows: the piece, silence up to `edge`, and the reflection at both ends."""
+def _pad(piece: Tensor, length: int, frames: int) -> Tensor:
+    """Return the input of the first `frames` STFT windows: the piece, silence up to `length`, and the reflection at both ends."""
     padded = piece.new_zeros((frames - 1) * HOP + 2 * REACH)
-    body = padded[REACH : REACH + edge]
+    body = padded[REACH : REACH + length]
     body[: len(piece)] = piece[: len(body)]
     padded[:REACH] = padded[REACH + 1 : 2 * REACH + 1].flip(0)
-    beyond = len(padded) - REACH - edge
+    beyond = len(padded) - REACH - length
     if beyond > 0:
         padded[-beyond:] = padded[-2 * beyond - 1 : -beyond - 1].flip(0)
     return padded

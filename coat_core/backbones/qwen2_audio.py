@@ -45,7 +45,7 @@ class Qwen2Audio:
         return int(config.audio_config.max_source_positions) * 2 * HOP
 
     def long_limit_samples(self, config: Any, extractor: Any) -> int:
-        """Return the windows whose tokens and `TEXT_POSITIONS` fit into the language model's positions (published: 10, 300 s)."""
+        """Return the samples of the windows that fit into the language model's positions, less `TEXT_POSITIONS` (published: 10, 300 s)."""
         window = self.limit_samples(config, extractor)
         windows = (int(config.text_config.max_position_embeddings) - TEXT_POSITIONS) // token_count(window // HOP)
         return max(1, windows) * window

@@ -26,8 +26,8 @@ MAX_CHANNELS = 8
 MIN_SAMPLE_RATE_HZ, MAX_SAMPLE_RATE_HZ = 1000, 192_000
 MAX_SAMPLES = 64_000_000
 """Largest number of samples, over all channels, that is decoded (10 minutes of 48 kHz stereo have 58 million)."""
-HEADER_SLACK_S = 0.5
-"""Largest excess of the header's duration over the decoded duration for lossy formats: MP3 headers count the encoder's padding."""
+HEADER_TOLERANCE_S = 0.5
+"""Largest difference between header duration and decoded duration of lossy formats: MP3 headers count the encoder's padding."""
 FLOOR_DBFS = -120.0
 """Level reported for digital silence instead of minus infinity."""
 
@@ -53,7 +53,7 @@ class AudioHeader:
 
     @property
     def lossless(self) -> bool:
-        """Whether the number of decoded samples must equal that of the header."""
+        """Whether the format is lossless: the number of decoded frames must equal `frames`."""
         return self.format in _LOSSLESS
 
 
@@ -148,9 +148,9 @@ def flac_bytes(waveform: NDArray[Any], sample_rate_hz: int) -> bytes:
         raise AudioError("a waveform to write is not [N] with N > 0", field="waveform", value=list(waveform.shape))
     if not np.isfinite(waveform).all():
         raise AudioError("a waveform to write contains NaN or infinity", field="waveform")
-    whole = np.rint(np.clip(waveform, -1.0, 32767.0 / 32768.0) * 32768.0).astype(np.int16)
+    integers = np.rint(np.clip(waveform, -1.0, 32767.0 / 32768.0) * 32768.0).astype(np.int16)
     stream = io.BytesIO()
-    soundfile.write(stream, whole, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    soundfile.write(stream, integers, sample_rate_hz, format="FLAC", subtype="PCM_16")
     return stream.getvalue()
 
 
@@ -176,7 +176,7 @@ def _read(path: Path, max_duration_s: float, max_channels: int) -> tuple[AudioHe
     blocks = list(_blocks(path, header, max_duration_s))
     samples = np.concatenate(blocks) if blocks else np.zeros((0, header.channels), np.float32)
     missing_s = header.duration_s - samples.shape[0] / header.sample_rate_hz
-    if samples.shape[0] == 0 or (header.lossless and samples.shape[0] != header.frames) or missing_s > HEADER_SLACK_S:
+    if samples.shape[0] == 0 or (header.lossless and samples.shape[0] != header.frames) or missing_s > HEADER_TOLERANCE_S:
         raise _unreadable(path, f"the file is truncated: {samples.shape[0]} of {header.frames} frames decode")
     if not np.isfinite(samples).all():
         raise _unreadable(path, f"{int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
@@ -201,7 +201,7 @@ def _blocks(path: Path, header: AudioHeader, max_duration_s: float) -> Iterator[
 
 
 def _check_limits(path: Path, header: AudioHeader, max_duration_s: float, max_channels: int) -> None:
-    """Check the header against every limit and their product, before decoding."""
+    """Check the header against all limits, before decoding."""
     found: list[tuple[str, object, str]] = []
     if header.duration_s > max_duration_s:
         found.append(("duration_s", round(header.duration_s, 3), f"at most {max_duration_s:g}"))

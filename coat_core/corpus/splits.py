@@ -62,12 +62,12 @@ def split_groups(strata: Mapping[str, str], seed: int) -> dict[str, Split]:
 def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], shares: Mapping[Split, float], seed: int) -> list[Split]:
     """Assign a split to every row. Rows that share a key (a group, an audio hash), directly or through other rows, get the same split.
 
-    A row with a given split keeps it, and so do the rows connected to it. The split of other rows depends on a hash of the smallest
-    key that they are connected to.
+    A row with a given split keeps it, and the rows connected to it get the same split. The split of other rows depends on a hash of the
+    smallest key that they are connected to.
 
     Args:
         keys: the keys of each row, at least one.
-        given: the split of each row as given by the data, or None.
+        given: the split of each row in the data, or None.
         shares: relative size of each split.
         seed: seed of the assignment.
     """
@@ -95,6 +95,7 @@ def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], sha
 
 
 def _split_by_hash(key: str, shares: Mapping[Split, float], seed: int) -> Split:
+    """Return the split at a position in the cumulative shares that a hash of `key` determines."""
     point = int(sha256_bytes(f"{seed}/{key}".encode())[:12], 16) / 16**12 * sum(shares.values())
     for split in SPLITS:
         point -= shares.get(split, 0.0)

@@ -63,9 +63,9 @@ class ArmScores:
     def table(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Return `families` (per family) and `mean` (over families): accuracy with interval, chance and unscored share.
 
-        `clear_of_chance` is true where the interval of accuracy - chance (paired by item) is above zero; null where chance is unknown.
+        `clear_of_chance` is true if the interval of accuracy - chance (paired by item) is above zero, and null if chance is unknown.
         """
-        families = {family: self._entry(rows, bootstrap) for family, rows in self._slices().items()}
+        families = {family: self._entry(rows, bootstrap) for family, rows in self._rows_by_family().items()}
         return {"families": families, "mean": self._entry(list(range(len(self.items))), bootstrap)}
 
     def seed_table(self) -> dict[str, dict[str, Any]]:
@@ -73,18 +73,18 @@ class ArmScores:
         result = {}
         for seed, own in self.seeds.items():
             values = np.asarray([row.value for row in own])
-            families = {family: _round(self._mean(rows, values)) for family, rows in self._slices().items()}
+            families = {family: _round(self._mean(rows, values)) for family, rows in self._rows_by_family().items()}
             result[str(seed)] = {"families": families, "mean": _round(self._mean(list(range(len(own))), values))}
         return result
 
-    def _slices(self) -> dict[str, list[int]]:
-        slices: dict[str, list[int]] = {}
+    def _rows_by_family(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
         for i, item in enumerate(self.items):
-            slices.setdefault(item.family, []).append(i)
-        return slices
+            rows.setdefault(item.family, []).append(i)
+        return rows
 
     def _mean(self, rows: list[int], values: Floats) -> float:
-        """Mean over families of the family means (one family: its mean)."""
+        """Return the mean over families of the family means."""
         by_family: dict[str, list[float]] = {}
         for i in rows:
             by_family.setdefault(self.items[i].family, []).append(float(values[i]))
@@ -129,7 +129,8 @@ def _chance(row: ScoreRow, others: Mapping[str, ScoreRow]) -> float:
 def difference(first: ArmScores, second: ArmScores, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return `first - second`, paired by item, for each of the `families` and their `mean`, each with its interval.
 
-    Only the seeds that both arms ran are averaged. If there are none (an untrained arm has one seed), all seeds of each arm are.
+    Scores are averaged over the seeds that both arms have. If there are none (an untrained arm has one seed), they are averaged over
+    all seeds of each arm.
 
     Raises:
         EvaluationError: the two arms have different items.
@@ -140,7 +141,7 @@ def difference(first: ArmScores, second: ArmScores, bootstrap: Bootstrap) -> dic
         )
     shared = sorted(set(first.seeds) & set(second.seeds))
     if shared:
-        first, second = _only(first, shared), _only(second, shared)
+        first, second = _select_seeds(first, shared), _select_seeds(second, shared)
     gap = first.values - second.values
     families = {family: _gap(interval) for family, interval in bootstrap.by_family(first.items, gap).items()}
     return {"families": families, "mean": _gap(bootstrap.macro(first.items, gap)), "seeds": shared}
@@ -151,7 +152,7 @@ def _gap(interval: Interval) -> dict[str, Any]:
     return {"difference": values.pop("value"), **values, "includes_zero": interval.includes_zero}
 
 
-def _only(arm: ArmScores, seeds: list[int]) -> ArmScores:
+def _select_seeds(arm: ArmScores, seeds: list[int]) -> ArmScores:
     return ArmScores(arm.items, {s: arm.seeds[s] for s in seeds}, {s: arm.others[s] for s in seeds})
 
 

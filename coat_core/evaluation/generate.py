@@ -28,6 +28,7 @@ ExplainMemory = Callable[[Backbone, Sequence[Query], int, int], OutOfMemoryError
 """Takes the backbone, the queries of a batch that ran out of memory, `max_new_tokens` and the bytes of the device; returns the error."""
 
 Clips = Callable[[str], NDArray[np.float32]]
+"""Returns the waveform `[N]` (mono float32 at 16 kHz) of a path relative to the corpus."""
 
 _KEPT_CLIPS = 2048
 
@@ -63,9 +64,9 @@ def other_clips(examples: Sequence[Example], seed: int) -> dict[str, Example]:
     Examples of a family with a single clip are left out.
     """
     result: dict[str, Example] = {}
-    opens = [example for example in examples if example.choices is None]
-    for family in dict.fromkeys(example.family for example in opens):
-        members = [example for example in opens if example.family == family]
+    open_ended = [example for example in examples if example.choices is None]
+    for family in dict.fromkeys(example.family for example in open_ended):
+        members = [example for example in open_ended if example.family == family]
         clips = list({example.sha256: example for example in members}.values())
         if len(clips) < 2:
             continue
@@ -87,7 +88,7 @@ def answer_release(
     attention: str = "sdpa",
     explain_memory: ExplainMemory | None = None,
 ) -> None:
-    """Answer the selected examples with a release and write its responses to the file `target`, whole or not at all.
+    """Answer the selected examples with a release and write its responses to the file `target` atomically.
 
     Args:
         release: folder of the release.
@@ -98,7 +99,7 @@ def answer_release(
         device: `cpu` or `cuda`.
         dtype: dtype of the base's weights; None: the dtype that the release was trained with.
         attention: attention implementation of the model.
-        explain_memory: returns the error of a batch that runs out of memory; None: an error without a recommended value.
+        explain_memory: returns the error of a batch that runs out of memory; None: the error recommends no value.
 
     Raises:
         EvaluationError: the split is empty.
@@ -121,7 +122,7 @@ def generate_responses(
     progress: bool = True,
     explain_memory: ExplainMemory | None = None,
 ) -> list[Response]:
-    """Answer every example with its own clip, and every open-ended one also with another clip (the score of guessing).
+    """Answer every example with its own clip, and every open-ended one also with another clip (to measure the score of guessing).
 
     Returns:
         Responses to the own clips, in the order of `examples`, then those to other clips, in the same order.
@@ -129,7 +130,7 @@ def generate_responses(
     Raises:
         AudioError: a clip cannot be decoded.
         BackboneError: an example does not fit the model; the message names it.
-        OutOfMemoryError: a batch does not fit the device's memory; `explain_memory` makes the error.
+        OutOfMemoryError: a batch does not fit the device's memory; `explain_memory` returns the error.
     """
     others = other_clips(examples, settings.seed)
     questions = [_Question(example, example, "own") for example in examples]

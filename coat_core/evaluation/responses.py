@@ -36,7 +36,7 @@ class Response(Row):
 
 
 def write_responses(path: Path, responses: Iterable[Response]) -> None:
-    """Write a file of responses, whole or not at all."""
+    """Write a file of responses atomically."""
     write_jsonl(path, (response.to_row() for response in responses))
 
 

@@ -43,9 +43,6 @@ class Unscored:
     kind: Kind
 
 
-Scorer = Callable[[Example, str], Score | Unscored]
-
-
 def kind_of(example: Example) -> Kind:
     """Return how responses to an example are scored: by its choices, as a number, or by words (1 - WER)."""
     if example.choices is not None:

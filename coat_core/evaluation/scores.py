@@ -75,7 +75,7 @@ def _score_row(example: Example, response: Response, tolerance: float) -> ScoreR
 
 
 def write_scores(path: Path, rows: Iterable[ScoreRow]) -> None:
-    """Write a file of scores, whole or not at all."""
+    """Write a file of scores atomically."""
     write_jsonl(path, (row.to_row() for row in rows))
 
 

@@ -2,7 +2,7 @@
 
 Items of one group (a speaker, a source recording) are not independent, so groups are resampled, not items (the cluster bootstrap,
 Davison & Hinkley 1997, § 3.8; percentile intervals). A family with fewer than five groups is resampled by item; the result states
-which was done. Several seeds are averaged within each item first: the interval covers the choice of items, not of seeds.
+which unit was resampled. Several seeds are averaged within each item first: the interval covers the choice of items, not of seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coat_core.errors import EvaluationError
 
 MIN_GROUPS = 5
-"""With fewer groups, items are resampled instead: so few groups are no sample of new groups."""
+"""With fewer groups, items are resampled instead: so few groups do not represent other groups."""
 
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22

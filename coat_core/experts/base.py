@@ -44,7 +44,7 @@ class ExpertSpec:
     layers: tuple[int, ...] = ()
     """Hidden layers whose mean is the feature (1 = first); empty if the implementation defines its own output."""
     fitted_on: str = ""
-    """Training data of the checkpoint, labels included: no expert may be fitted on labels of the corpus it is distilled on."""
+    """Training data of the checkpoint, labels included: an expert must not be fitted on labels of the corpus that it is distilled on."""
     precision: str = "float32"
     """Data type of weights and computation."""
 
@@ -54,7 +54,7 @@ class ExpertSpec:
         object.__setattr__(self, "layers", tuple(self.layers))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the spec as JSON values; fields of neural experts are left out where they have their default."""
+        """Return the spec as JSON values, without the fields of neural experts that have their default value."""
         values = asdict(self)
         unset = {field.name for field in fields(self)[-5:] if values[field.name] == field.default}
         return {name: value for name, value in values.items() if name not in unset}

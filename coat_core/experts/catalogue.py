@@ -11,7 +11,7 @@ from coat_core.experts.base import Expert, ExpertSpec
 if TYPE_CHECKING:
     from coat_core.settings import ExpertSettings
 
-EXPERTS: dict[str, str] = {
+ACOUSTIC: dict[str, str] = {
     "log_mel": "coat_core.experts.acoustic.log_mel",
     "mfcc": "coat_core.experts.acoustic.mfcc",
     "spectral_events": "coat_core.experts.acoustic.spectral_events",
@@ -37,7 +37,7 @@ def load_expert(implementation: str, settings: ExpertSettings | None = None) -> 
     """Build an expert by its implementation name.
 
     Args:
-        implementation: a name of `EXPERTS` or `NEURAL`.
+        implementation: a name of `ACOUSTIC` or `NEURAL`.
         settings: the expert's section of params, unused by acoustic experts; None: the implementation's defaults.
 
     Raises:
@@ -45,8 +45,8 @@ def load_expert(implementation: str, settings: ExpertSettings | None = None) -> 
         CheckpointError: the checkpoint is not on this disk and cannot be fetched.
     """
     expert: Expert
-    if implementation in EXPERTS:
-        expert = import_module(EXPERTS[implementation]).build()
+    if implementation in ACOUSTIC:
+        expert = import_module(ACOUSTIC[implementation]).build()
     elif implementation in NEURAL:
         from coat_core.settings import ExpertSettings
 
@@ -56,13 +56,13 @@ def load_expert(implementation: str, settings: ExpertSettings | None = None) -> 
             "no expert has this name",
             field="experts.*.implementation",
             value=implementation,
-            allowed=[*sorted(EXPERTS), *sorted(NEURAL)],
+            allowed=[*sorted(ACOUSTIC), *sorted(NEURAL)],
             next_step="fix params.yaml, or add the expert to coat_core/experts/catalogue.py",
         )
     return expert
 
 
-def expert_of(spec: ExpertSpec) -> Expert:
+def build_expert(spec: ExpertSpec) -> Expert:
     """Build the expert of a store's or a release's spec, on the CPU.
 
     Its licence counts as accepted, because it was accepted when the features were extracted.

@@ -14,7 +14,7 @@ _THREAD = threading.local()
 
 
 class PrefetchCancelledError(Exception):
-    """The generator that this thread works for is closed."""
+    """The generator that this thread computes items for was closed."""
 
 
 def prefetch(
@@ -22,8 +22,8 @@ def prefetch(
 ) -> Generator[Result]:
     """Yield `function(item)` of every item in order, computed up to two items per thread before they are requested.
 
-    An error in `function` is raised at its item. Close the generator (`contextlib.closing`) if the loop around it may end early: its
-    threads then end after their current item, or earlier where that calls `check_cancelled`.
+    An error in `function` is raised when its item is requested. If the loop over the generator may end early, close the generator
+    (`contextlib.closing`): its threads then end after their current item, or earlier if `function` calls `check_cancelled`.
 
     Args:
         function: called in a thread.
@@ -54,10 +54,10 @@ def prefetch(
 
 
 def check_cancelled() -> None:
-    """Return if this thread's result is still needed; in a thread of no `prefetch` it always is.
+    """Raise an error if the result of this thread is no longer needed. Outside the threads of `prefetch` this does nothing.
 
     Raises:
-        PrefetchCancelledError: the generator that this thread works for is closed.
+        PrefetchCancelledError: the generator that this thread computes items for was closed.
     """
     cancelled: threading.Event | None = getattr(_THREAD, "cancelled", None)
     if cancelled is not None and cancelled.is_set():

@@ -32,8 +32,8 @@ class Export:
     """A finished export.
 
     Attributes:
-        folder: of the export.
-        size_bytes: of all its files.
+        folder: folder of the export.
+        size_bytes: size of all files of the export.
         record: content of `export.json`.
         usage: stock code that loads it.
     """
@@ -61,10 +61,10 @@ def export(
         model: `models:/name@alias`, `models:/name/version`, or a release folder.
         target: folder to create; an earlier export there is replaced, any other content is an error.
         merge: write a merged checkpoint of the stock class instead of the adapter.
-        dtype: number format of a merged checkpoint and of the gate. None: the checkpoint has the format of the base's files, and the
-            gate uses that format or the one of training, whichever is coarser.
-        device: where the gate runs.
-        max_shard_size: of a merged checkpoint's files, e.g. `5GB`; the base's division into files is kept if no file is larger.
+        dtype: dtype of a merged checkpoint and of the gate. None: the checkpoint has the dtype of the base's files, and the gate uses
+            that dtype, or the dtype of training if that has 16 bits.
+        device: device on which the gate runs.
+        max_shard_size: largest file of a merged checkpoint, e.g. `5GB`; the base's division into files is kept if no file is larger.
         speakers: Qwen2.5-Omni: also copy `spk_dict.pt`, a pickle.
         progress: called with one line of text at each step.
 
@@ -76,17 +76,17 @@ def export(
     from coat_core.export import parity
 
     if dtype is not None and dtype not in DTYPES:
-        raise CoatError("unknown number format", field="--dtype", value=dtype, allowed=DTYPES)
+        raise CoatError("unknown dtype", field="--dtype", value=dtype, allowed=DTYPES)
     check_device(device, "--device")
     shard_bytes = _shard_bytes(max_shard_size)
     target = target.absolute()
     _check_target(target)
     source = find_source(model, merge=merge, speakers=speakers)
     if any(target in (folder, *folder.parents) for folder in (source.release.resolve(), source.base.resolve())):
-        raise CoatError("the folder contains the model to export", field="--to", value=str(target), next_step="name a new folder")
+        raise CoatError("the folder contains the model to export", field="--to", value=str(target), next_step="choose a new folder")
     progress(f"{model}: {source.info.backbone}, arm {source.info.arm}, on {source.info.base.id}")
     weights = source.plan(dtype, shard_bytes) if merge else None
-    computed = dtype or _coarser(source.base_dtype(), source.info.base.dtype)
+    gate_dtype = dtype or _gate_dtype(source.base_dtype(), source.info.base.dtype)
     packed_bytes = _size(source.base) if source.packed else 0
     _check_disk(target, weights.total_bytes if weights is not None else _size(source.release) + packed_bytes)
     with new_folder(target) as folder:
@@ -96,13 +96,13 @@ def export(
         else:
             progress("writing the adapter")
             _write_adapter(folder, source, target)
-        with _memory_advice(computed, device):
-            results = _run_models(folder, source, merge, computed, device, progress)
-        pairs = parity.compare(results, computed)
+        with _memory_advice(gate_dtype, device):
+            results = _run_models(folder, source, merge, gate_dtype, device, progress)
+        pairs = parity.compare(results, gate_dtype)
         for pair in pairs:
             progress(f"  {parity.describe(pair)}")
-        parity.check(pairs, computed)
-        record = _record(source, merge, computed, device, [asdict(pair) for pair in pairs])
+        parity.check(pairs, gate_dtype)
+        record = _record(source, merge, gate_dtype, device, [asdict(pair) for pair in pairs])
         code = usage(source.model_class, target, merge=merge)
         write_json(folder / RECORD, record)
         write_text(folder / CARD, card(record, code))
@@ -110,8 +110,8 @@ def export(
     return Export(target, size, record, code)
 
 
-def _coarser(stored: str, trained: str) -> str:
-    """Return the number format of the comparison: 16 bits if the base's files or the training have 16 bits."""
+def _gate_dtype(stored: str, trained: str) -> str:
+    """Return the dtype of the gate: 16 bits if the base's files or the training have 16 bits."""
     return stored if trained == "float32" else trained
 
 
@@ -146,7 +146,7 @@ def _check_target(target: Path) -> None:
         return
     raise CoatError(
         "the folder contains something that is not an export", field="--to", value=str(target),
-        allowed="a new or empty folder, or an earlier export", next_step="name another folder",
+        allowed="a new or empty folder, or an earlier export", next_step="choose another folder",
     )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def _check_disk(target: Path, required: int) -> None:
     if required + _HEADROOM_BYTES > free:
         raise CoatError(
             f"the disk is too small for the export: it needs {required / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
-            field="--to", value=str(target), next_step="free space, or name a folder on a larger disk",
+            field="--to", value=str(target), next_step="free space, or choose a folder on a larger disk",
         )  # fmt: skip
 
 

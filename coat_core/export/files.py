@@ -32,7 +32,7 @@ def write_merged_files(folder: Path, base: Path, release: Path, *, dtype: str | 
         folder: target of the files.
         base: source of configuration, processor files (including image and video settings) and licence.
         release: source of tokenizer, template and generation config.
-        dtype: number format to write into the configuration; None: unchanged.
+        dtype: dtype to write into the configuration; None: unchanged.
         part: key of the configuration of the merged part, if the checkpoint has several parts (`thinker_config`).
         speakers: also copy `spk_dict.pt`.
 
@@ -83,7 +83,7 @@ def _copy_without_template(source: Path, target: Path) -> None:
 
 
 def _with_dtype(config: dict[str, Any], dtype: str, part: str | None) -> dict[str, Any]:
-    """Return the configuration with another number format, in every section of the part whose weights were cast."""
+    """Return the configuration with another dtype, in every section of the part whose weights were cast."""
     changed: dict[str, Any] = json.loads(json.dumps(config))
     sections = [changed]
     if part is not None:

@@ -1,6 +1,6 @@
 """The weights of a merged checkpoint: the base's files with LoRA added and the trainable tokens written, shard by shard.
 
-No model is loaded. Every tensor keeps its name, its shape and (by default) its number format. Tensors of other parts (the talker of
+No model is loaded. Every tensor keeps its name, its shape and (by default) its dtype. Tensors of other parts (the talker of
 Qwen2.5-Omni) are copied byte for byte. LoRA is added in float32, and the sum is cast once. At most one shard is in memory.
 """
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from coat_core.errors import ReleaseError
-from coat_core.export.weights import FORMATS, Parameters, WeightFiles
+from coat_core.export.weights import SAFETENSORS_DTYPES, Parameters, WeightFiles
 from coat_core.hub import INDEX, WHOLE
 from coat_core.storage import read_json, write_json
 from coat_core.thinking.release import ADAPTER, ADAPTER_CONFIG
@@ -92,12 +92,12 @@ def read_changes(release: Path) -> dict[str, Change]:
 
 
 class MergedWeights:
-    """The plan of a merged checkpoint's weights: which tensors change, and in which format and file each one is written.
+    """The plan of a merged checkpoint's weights: which tensors change, and the dtype and file of each one.
 
     Args:
         base: the base's weight files.
         parameters: the parameter of each tensor.
-        changes: of the adapter; see `read_changes`.
+        changes: changes by the adapter, from `read_changes`.
         dtype: `float32`, `bfloat16` or `float16` for the model's own tensors; None: as in the base.
         max_shard_bytes: the base's division into files is kept if no file would be larger; otherwise the tensors are split again.
 
@@ -121,9 +121,9 @@ class MergedWeights:
                 next_step="use the base that it was trained on",
             )
         own = set(parameters.stored.values())
-        self._forms = {name: _form(tensor.form, dtype if name in own else None) for name, tensor in base.tensors.items()}
+        self._dtypes = {name: _target_dtype(tensor.dtype, dtype if name in own else None) for name, tensor in base.tensors.items()}
         self.files = self._split(max_shard_bytes)
-        self.total_bytes = sum(tensor.size(self._forms[name]) for name, tensor in base.tensors.items())
+        self.total_bytes = sum(tensor.size(self._dtypes[name]) for name, tensor in base.tensors.items())
 
     def write(self, folder: Path, progress: Callable[[str], None]) -> None:
         """Write the files, and the index if there are several.
@@ -145,18 +145,18 @@ class MergedWeights:
 
     def _tensor(self, name: str) -> Tensor:
         tensor, change = self.base.read(name), self._changes.get(name)
-        form = FORMATS[self._forms[name]][0]
+        torch_dtype = SAFETENSORS_DTYPES[self._dtypes[name]][0]
         if change is not None:
-            # Embeddings are cast to the target format directly, not to the base's first.
-            tensor = change.apply(tensor.to(getattr(torch, form)) if change.tokens is not None and form else tensor)
-        return (tensor if form is None else tensor.to(getattr(torch, form))).contiguous()
+            # Embeddings are cast to the target dtype directly, not to that of the base first.
+            tensor = change.apply(tensor.to(getattr(torch, torch_dtype)) if change.tokens is not None and torch_dtype else tensor)
+        return (tensor if torch_dtype is None else tensor.to(getattr(torch, torch_dtype))).contiguous()
 
     def _unchanged(self, file: str, names: list[str]) -> bool:
-        same = all(self._forms[name] == self.base.tensors[name].form and name not in self._changes for name in names)
+        same = all(self._dtypes[name] == self.base.tensors[name].dtype and name not in self._changes for name in names)
         return same and self.base.files.get(file) == names
 
     def _split(self, max_shard_bytes: int) -> dict[str, list[str]]:
-        sizes = {name: tensor.size(self._forms[name]) for name, tensor in self.base.tensors.items()}
+        sizes = {name: tensor.size(self._dtypes[name]) for name, tensor in self.base.tensors.items()}
         if all(sum(sizes[name] for name in names) <= max_shard_bytes for names in self.base.files.values()):
             return self.base.files
         from huggingface_hub.serialization._base import split_state_dict_into_shards_factory
@@ -173,19 +173,20 @@ def _fits(shape: tuple[int, ...], change: Change) -> bool:
     return change.a is not None and change.b is not None and shape == (change.b.shape[0], change.a.shape[1])
 
 
-def _form(form: str, dtype: str | None) -> str:
-    if dtype is None or FORMATS[form][0] is None:
-        return form
-    return next(name for name, (torch_name, _) in FORMATS.items() if torch_name == dtype)
+def _target_dtype(stored: str, requested: str | None) -> str:
+    """Return the dtype, by its name in safetensors, in which a tensor is written."""
+    if requested is None or SAFETENSORS_DTYPES[stored][0] is None:
+        return stored
+    return next(name for name, (torch_name, _) in SAFETENSORS_DTYPES.items() if torch_name == requested)
 
 
 def stored_dtype(base: WeightFiles, parameters: Parameters) -> str:
-    """Return the number format of a base on disk, that of its embedding.
+    """Return the dtype of a base on disk: that of its embedding.
 
     Raises:
-        ReleaseError: the embedding is not stored in a float format that a model can be loaded in.
+        ReleaseError: the embedding is stored in a dtype in which a model cannot be loaded.
     """
-    form: Any = base.tensors[parameters.stored[parameters.embedding]].form
-    if FORMATS[form][0] is None:
-        raise ReleaseError("a model cannot be loaded in the base's number format", field="base", value=form, next_step="give --dtype")
-    return str(FORMATS[form][0])
+    stored: Any = base.tensors[parameters.stored[parameters.embedding]].dtype
+    if SAFETENSORS_DTYPES[stored][0] is None:
+        raise ReleaseError("a model cannot be loaded in the base's dtype", field="base", value=stored, next_step="set --dtype")
+    return str(SAFETENSORS_DTYPES[stored][0])

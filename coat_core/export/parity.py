@@ -26,7 +26,7 @@ LARGEST_FLOAT32 = 1e-4
 LARGEST_SHARE = 0.1
 """Largest root mean square difference in 16 bits, relative to the spread (standard deviation) of the logits."""
 TIE_STEPS = 2
-"""In 16 bits, two tokens tie if their logits differ by at most this many steps of the format; rounding then decides."""
+"""In 16 bits, two tokens tie if their logits differ by at most this many steps of the dtype; rounding then decides."""
 ANSWER_TOKENS = 12
 
 Inputs = Callable[[Query], Mapping[str, Any]]
@@ -101,16 +101,16 @@ def run_queries(
 
     Args:
         model: a stock model, or one with an adapter.
-        generation: its generation config.
+        generation: generation config of the model.
         inputs: converts a query into the arguments of `generate`.
         queries: the reference queries.
-        dtype: of the model, for the mel features.
+        dtype: dtype of the model, to which the mel features are cast.
         live: the results of the live model, whose answers are the input after the prompt; None for the live model itself.
     """
     results = []
     greedy = copy.deepcopy(generation)
     greedy.max_new_tokens = ANSWER_TOKENS
-    with _exact_convolutions():
+    with _disable_tf32():
         for number, query in enumerate(queries):
             arguments = {name: _move(value, model.device, dtype) for name, value in inputs(query).items()}
             ids = arguments["input_ids"]
@@ -128,7 +128,7 @@ def compare(results: Mapping[str, Sequence[QueryResult]], dtype: str) -> list[Pa
 
     Args:
         results: name of a model → its results.
-        dtype: that the models computed in.
+        dtype: dtype in which the models computed.
 
     Raises:
         ReleaseError: a prompt differs from that of the first model, or a logit is not finite.
@@ -205,7 +205,7 @@ def _move(value: Tensor, device: Any, dtype: str) -> Tensor:
 
 
 @contextmanager
-def _exact_convolutions() -> Iterator[None]:
+def _disable_tf32() -> Iterator[None]:
     """Disable TF32 in convolutions: on a GPU, TF32 alone causes differences above the limit for float32."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False

@@ -17,9 +17,9 @@ class ExportSource:
 
     Attributes:
         release: folder of the release.
-        info: content of its `coat.json`.
-        architecture: of its LALM.
-        base: folder of its base.
+        info: content of the release's `coat.json`.
+        architecture: architecture of the LALM.
+        base: folder of the base.
         packed: whether that folder is the registry's copy of the base.
         config: configuration of the stock class.
         part: key of that configuration in a checkpoint of several models (`thinker_config`); None for a checkpoint of one model.
@@ -52,7 +52,7 @@ class ExportSource:
         return MergedWeights(files, parameters, read_changes(self.release), dtype=dtype, max_shard_bytes=max_shard_bytes)
 
     def base_dtype(self) -> str:
-        """Return the number format of the base on disk.
+        """Return the dtype of the base on disk.
 
         Raises:
             ReleaseError: the base's files are incomplete.

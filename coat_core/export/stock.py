@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.backbones.base import SAMPLE_RATE_HZ, Query
+from coat_core.backbones.catalogue import suppress_config_warnings
 from coat_core.backbones.mel import token_count
 from coat_core.backbones.prompts import user_messages
 from coat_core.errors import ReleaseError
@@ -90,12 +90,12 @@ def load_stock(model_class: Any, folder: Path, *, dtype: str, device: str, adapt
     Args:
         model_class: stock transformers class.
         folder: the checkpoint.
-        dtype: of the weights.
-        device: of the weights.
-        adapter: folder of the adapter.
+        dtype: dtype of the weights.
+        device: device of the weights.
+        adapter: folder of the adapter, or None.
 
     Raises:
-        ReleaseError: weights of the class are missing in the folder, or it contains others.
+        ReleaseError: the folder lacks weights of the class, or contains other weights.
     """
     import torch
 
@@ -118,15 +118,13 @@ def load_stock(model_class: Any, folder: Path, *, dtype: str, device: str, adapt
 @contextmanager
 def suppress_loading_messages() -> Iterator[None]:
     """Suppress progress bars, and warnings about the vocabulary of Qwen2.5-Omni's default talker."""
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils import logging
 
-    logger = logging.getLogger("transformers.configuration_utils")
-    level, enabled = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        yield
+        with suppress_config_warnings():
+            yield
     finally:
-        logger.setLevel(level)
         if enabled:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()

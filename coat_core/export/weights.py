@@ -16,11 +16,11 @@ from torch import Tensor
 from coat_core.errors import ReleaseError
 from coat_core.hub import INDEX, WHOLE
 
-FORMATS: Mapping[str, tuple[str | None, int]] = {
+SAFETENSORS_DTYPES: Mapping[str, tuple[str | None, int]] = {
     "F64": (None, 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "I64": (None, 8), "I32": (None, 4),
     "I16": (None, 2), "I8": (None, 1), "U8": (None, 1), "BOOL": (None, 1),
 }  # fmt: skip
-"""Number formats by their names in safetensors: the name in `--dtype` (None: never cast), and bytes per number."""
+"""Dtypes by their names in safetensors: the name in torch (None: never cast), and bytes per number."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,25 @@ class StoredTensor:
     """One tensor of a checkpoint.
 
     Attributes:
-        file: name of its file.
-        form: number format by its name in safetensors (`BF16`).
-        shape: as stored.
+        file: name of the file that contains the tensor.
+        dtype: dtype, by its name in safetensors (`BF16`).
+        shape: shape of the stored tensor.
     """
 
     file: str
-    form: str
+    dtype: str
     shape: tuple[int, ...]
 
-    def size(self, form: str | None = None) -> int:
-        """Return its size in bytes, in its own format or in another one."""
-        return math.prod(self.shape) * FORMATS[form or self.form][1]
+    def size(self, dtype: str | None = None) -> int:
+        """Return its size in bytes, in its dtype or in another one."""
+        return math.prod(self.shape) * SAFETENSORS_DTYPES[dtype or self.dtype][1]
 
 
 class WeightFiles:
     """The safetensors files of a folder, one file or several with an index. Tensors are read on demand.
 
     Raises:
-        ReleaseError: a file is missing or cannot be read, or a format is unknown.
+        ReleaseError: a file is missing or cannot be read, or a dtype is unknown.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,11 +68,11 @@ class WeightFiles:
                         self.tensors[name] = StoredTensor(file, part.get_dtype(), tuple(part.get_shape()))
             except SafetensorError as error:
                 raise ReleaseError(f"a weight file cannot be read: {error}", field=file, value=str(folder)) from error
-        unknown = {tensor.form for tensor in self.tensors.values()} - {*FORMATS}
+        unknown = {tensor.dtype for tensor in self.tensors.values()} - {*SAFETENSORS_DTYPES}
         if unknown:
             raise ReleaseError(
-                "an adapter cannot be merged into the base's number format", field="base", value=sorted(unknown), allowed=sorted(FORMATS),
-                next_step="use a base that is not quantised",
+                "an adapter cannot be merged into the base's dtype", field="base", value=sorted(unknown),
+                allowed=sorted(SAFETENSORS_DTYPES), next_step="use a base that is not quantised",
             )  # fmt: skip
 
     @property

@@ -20,9 +20,9 @@ class CardFacts:
     Attributes:
         name: registered model.
         info: content of `coat.json`.
-        lineage: of the release.
-        metrics: content of its `metrics.json`.
-        workspace: `data/accepted.jsonl` of it describes the data.
+        lineage: lineage of the release.
+        metrics: content of the release's `metrics.json`.
+        workspace: folder whose `data/accepted.jsonl` the card describes.
         controls: `metrics.json` of other arms of the same backbone, by arm.
     """
 

@@ -69,7 +69,7 @@ def promote(name: str, version: str, workspace: Path = Path()) -> None:
 def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tuple[str, str]:
     """Withdraw the champion and restore the previous one; return (withdrawn version, new champion).
 
-    The version is marked first, so that the same call completes a rollback that a kill interrupted.
+    The version is tagged as withdrawn first, so that the same call completes a rollback that a kill interrupted.
 
     Raises:
         RegistryError: there is no champion or no previous champion, or `who` or `why` is empty.
@@ -79,22 +79,22 @@ def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tupl
             raise RegistryError("a rollback needs who and why", field=field, value=value, allowed="a text that is not empty")
     client = connect(workspace)
     with locked(workspace):
-        bad, back = champion_version(client, name), champion_version(client, name, PREVIOUS)
-        if bad is None:
+        withdrawing, previous = champion_version(client, name), champion_version(client, name, PREVIOUS)
+        if withdrawing is None:
             raise RegistryError("there is no champion to roll back", field="name", value=name, next_step="promote one: coat promote")
-        withdrawn = back is not None and "withdrawn" in client.get_model_version(name, back).tags
-        if back is None or back == bad or withdrawn:
+        withdrawn = previous is not None and "withdrawn" in client.get_model_version(name, previous).tags
+        if previous is None or previous == withdrawing or withdrawn:
             raise RegistryError(
-                "there is no previous champion to go back to" + (f" (version {back} was withdrawn itself)" if withdrawn else ""),
+                "there is no previous champion to go back to" + (f" (version {previous} was withdrawn itself)" if withdrawn else ""),
                 field="name",
-                value=f"{name} (champion: version {bad})",
+                value=f"{name} (champion: version {withdrawing})",
                 next_step="promote another version: coat promote",
             )
-        client.set_model_version_tag(name, bad, "withdrawn", f"{who.strip()}: {why.strip()}")
-        client.set_model_version_tag(name, bad, "withdrawn_at", _now())
-        client.set_registered_model_alias(name, CHAMPION, back)
+        client.set_model_version_tag(name, withdrawing, "withdrawn", f"{who.strip()}: {why.strip()}")
+        client.set_model_version_tag(name, withdrawing, "withdrawn_at", _now())
+        client.set_registered_model_alias(name, CHAMPION, previous)
         client.delete_registered_model_alias(name, PREVIOUS)
-    return bad, back
+    return withdrawing, previous
 
 
 def _record(client: Any, name: str, version: str, decision: Decision) -> None:

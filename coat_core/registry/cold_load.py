@@ -49,11 +49,11 @@ def load_cold(
 
     Args:
         name: registered model.
-        version: its version.
-        workspace: where the records are.
+        version: version of the model.
+        workspace: folder of MLflow's records.
         audio: the clip; None: a sine tone.
         question: the question about the clip.
-        timeout_s: a load that takes longer has failed.
+        timeout_s: limit in seconds; a load that takes longer fails.
         device: `cpu` or `cuda`; None: the default of the served model.
 
     Raises:
@@ -71,7 +71,7 @@ def load_cold(
 
 
 def load_served(folder: Path) -> Any:
-    """Load a saved MLflow model from its folder, without writing bytecode beside the model's code."""
+    """Load a saved MLflow model from its folder, without writing bytecode next to the model's code."""
     pyfunc = import_pyfunc()
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:

@@ -1,4 +1,4 @@
-"""Comparison of a version with the champion, on the same examples, from what the registry has recorded of both."""
+"""Comparison of a version with the champion on the same examples, from their records in the registry."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Evaluate = Callable[[Path, Path], object]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a decision is made from.
+    """The input of a decision.
 
     Attributes:
         candidate: the record of the candidate.
         champion: the record of the champion; None without a champion.
-        difference: candidate − champion; None where both are one version, or have no evaluation set in common.
+        difference: candidate − champion; None if both are the same version, or if they have no common evaluation set.
     """
 
     candidate: VersionRecord
@@ -52,25 +52,25 @@ def compare(name: str, version: str, workspace: Path = Path(), *, bootstrap: Boo
     Args:
         name: registered model.
         version: the candidate.
-        workspace: where the records are.
-        bootstrap: how the paired interval is drawn.
-        evaluate: evaluates the champion again where that is necessary; without it the gate refuses the candidate in that case.
+        workspace: folder of MLflow's records.
+        bootstrap: bootstrap of the paired interval.
+        evaluate: evaluates the champion if it has no scores on the candidate's set; None: the gate refuses the candidate in that case.
 
     Raises:
         RegistryError: the version does not exist, its scores are missing, or the champion was evaluated on another set.
     """
     client = connect(workspace)
     candidate = read_record(client, name, version)
-    best = champion_version(client, name)
-    if best is None:
+    current = champion_version(client, name)
+    if current is None:
         return Comparison(candidate, None, None)
-    if best == version:
+    if current == version:
         return Comparison(candidate, candidate, None)
-    if not has_scores(client, name, best, candidate.evaluation_set):
+    if not has_scores(client, name, current, candidate.evaluation_set):
         if evaluate is None:
-            return Comparison(candidate, read_record(client, name, best), None)
-        _evaluate_again(client, name, best, candidate.evaluation_set, evaluate, workspace)
-    champion = read_record(client, name, best, candidate.evaluation_set)
+            return Comparison(candidate, read_record(client, name, current), None)
+        _evaluate_again(client, name, current, candidate.evaluation_set, evaluate, workspace)
+    champion = read_record(client, name, current, candidate.evaluation_set)
     return Comparison(candidate, champion, _difference(client, candidate, champion, bootstrap))
 
 

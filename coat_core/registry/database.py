@@ -108,7 +108,7 @@ def is_served(uri: str) -> bool:
 
 @contextmanager
 def default_database(uri: str) -> Iterator[None]:
-    """Set the default database of MLflow's module-level functions, for client calls that do not pass their own URI on."""
+    """Set the default database of MLflow's module-level functions, which some client calls use instead of the client's URI."""
     import mlflow
 
     # MLflow also sets the environment variable. If it stayed set, it would override the database of the next workspace.
@@ -121,7 +121,7 @@ def default_database(uri: str) -> Iterator[None]:
 
 
 def portable(uri: str) -> str:
-    """Return a tracking URI for records: without user and password, and the workspace's own database by its relative name."""
+    """Return a tracking URI for records: without user and password; the database of a workspace by its relative name."""
     if uri.startswith("sqlite:") and uri.endswith(f"/{DATABASE}"):
         return f"sqlite:///{DATABASE}"
     parts = urlsplit(uri)
@@ -156,7 +156,7 @@ def _relocate(path: Path, inode: int) -> None:
 
     Args:
         path: the database.
-        inode: of the file, for the cache only.
+        inode: inode of the file; part of the cache key only.
 
     Raises:
         RegistryError: the file is not an MLflow database.

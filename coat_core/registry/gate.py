@@ -18,16 +18,16 @@ from coat_core.settings import RegistrySettings
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """What is recorded of one registered version.
+    """The record of one registered version.
 
     Attributes:
         name: registered model.
-        version: its version there.
+        version: version of the model.
         contract: result of the data contract, `passed` or another word.
         evaluation_set: SHA-256 of the examples that it was scored on.
         families: accuracy by task family (1 − WER for transcription); None for a family without scored answers.
         mean_accuracy: mean over families; None without any.
-        unscored_share: share of responses from which no answer could be read.
+        unscored_share: share of responses without a readable answer.
         unsafe_files: artifacts that can run code when they are loaded.
         cold_load: answer of a cold load; None if it failed or was not tried.
         withdrawn: who withdrew the version, and why; None if it was not withdrawn.
@@ -59,7 +59,7 @@ class PairedDifference:
         low: lower bound of the interval.
         high: upper bound.
         n: number of examples that both answered.
-        confidence: of the interval, e.g. 0.95.
+        confidence: confidence of the interval, e.g. 0.95.
     """
 
     difference: float
@@ -105,16 +105,16 @@ def decide(
     """
     if champion is not None and (champion.name, champion.version) == (candidate.name, candidate.version) and candidate.withdrawn is None:
         return Decision(promote=False, reasons=(f"{candidate.label} is the champion already; nothing changes",), unchanged=True)
-    checks = _own_checks(candidate, settings)
+    checks = _check_candidate(candidate, settings)
     if champion is None:
         checks.append(_Check(True, "there is no champion to compare with"))
     else:
-        checks += _against(candidate, champion, settings, difference)
+        checks += _check_against_champion(candidate, champion, settings, difference)
     failed = tuple(check.sentence for check in checks if not check.passed)
     return Decision(promote=not failed, reasons=failed or tuple(check.sentence for check in checks))
 
 
-def _own_checks(candidate: VersionRecord, settings: RegistrySettings) -> list[_Check]:
+def _check_candidate(candidate: VersionRecord, settings: RegistrySettings) -> list[_Check]:
     checks = []
     if candidate.withdrawn is not None:
         checks.append(_Check(False, f"{candidate.label} was withdrawn: {candidate.withdrawn}"))
@@ -148,7 +148,7 @@ def _own_checks(candidate: VersionRecord, settings: RegistrySettings) -> list[_C
     return checks
 
 
-def _against(
+def _check_against_champion(
     candidate: VersionRecord, champion: VersionRecord, settings: RegistrySettings, difference: PairedDifference | None
 ) -> list[_Check]:
     if candidate.evaluation_set != champion.evaluation_set:

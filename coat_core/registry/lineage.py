@@ -31,13 +31,14 @@ class Lineage:
         seed: seed of the trial.
         base_id: hub id or workspace path of the base.
         base_revision: revision of the base, or `none`.
-        base_licence: licence of its weights, or `unknown`.
-        adapter_sha256: of the adapter's weights; `none` without an adapter.
-        data_sha256: of the accepted manifest (which contains the hash of every clip).
-        features_sha256: by expert.
+        base_licence: licence of the base's weights, or `unknown`.
+        adapter_sha256: SHA-256 of the adapter's weights; `none` without an adapter.
+        data_sha256: SHA-256 of the accepted manifest, which contains the hash of every clip.
+        features_sha256: expert key → SHA-256 of its feature store.
         contract: `passed`, `failed` or `unknown`.
-        git_commit: of the code, or `unknown`.
-        git_dirty: `true`, `false` or `unknown`; changes of `dvc.lock` are ignored, because a run writes it.
+        git_commit: commit of the code, or `unknown`.
+        git_dirty: whether the code has uncommitted changes: `true`, `false` or `unknown`; changes of `dvc.lock` are ignored, because a
+            run writes it.
     """
 
     stage_key: str
@@ -101,7 +102,7 @@ def lineage(uri: str, workspace: Path = Path()) -> dict[str, Any]:
 
     Args:
         uri: `models:/name/version` or `models:/name@alias`.
-        workspace: where the records are.
+        workspace: folder of MLflow's records.
 
     Raises:
         RegistryError: the version does not exist.
@@ -168,7 +169,7 @@ def resolve(client: Any, uri: str) -> Any:
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     except MlflowException as error:
-        known = [f"models:/{model.name}@{known}" for model in client.search_registered_models() for known in sorted(model.aliases)]
+        known = [f"models:/{model.name}@{label}" for model in client.search_registered_models() for label in sorted(model.aliases)]
         raise RegistryError(
             "this version does not exist",
             field="uri",

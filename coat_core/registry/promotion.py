@@ -1,6 +1,6 @@
 """The promotion recipe: register the candidate, load it cold, compare it with the champion, decide, apply.
 
-The command `coat promote` and the flow both call it, so that they decide alike.
+The command `coat promote` and the flow both call it, so both make the same decision.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MANIFEST, CORPUS = Path("data/accepted.jsonl"), Path("data/corpus")
 
 @dataclass(frozen=True)
 class Promotion:
-    """What was decided about one version.
+    """The decision about one version.
 
     Attributes:
         backbone: key of the LALM.
@@ -45,14 +45,14 @@ class Promotion:
 
 
 def promote_candidate(workspace: Path, settings: Settings, backbone: str, version: str | None = None) -> Promotion:
-    """Put a version before the promotion gate, and apply the decision.
+    """Run the promotion gate on a version and apply its decision.
 
     The cold load uses a clip of the validation split (without a manifest: a sine tone). A champion that was not scored on the
     current evaluation set is evaluated on it (without a manifest the gate refuses the candidate).
 
     Args:
-        workspace: where releases, evaluations, data and records are.
-        settings: of the workspace.
+        workspace: folder of releases, evaluations, data and MLflow's records.
+        settings: all of params.
         backbone: key of the LALM.
         version: a registered version; None: the trial `registry.candidate`, which is registered first.
 

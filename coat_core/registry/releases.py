@@ -14,7 +14,7 @@ from coat_core.registry.card import CardFacts, accuracy_text, model_card
 from coat_core.registry.database import connect, default_database, locked
 from coat_core.registry.lineage import Lineage, gather
 from coat_core.registry.packaging import log_release, read_info, unsafe_files
-from coat_core.registry.replay import own_run
+from coat_core.registry.replay import find_or_replay_run
 from coat_core.registry.tracking import EVALUATION, log_metrics
 from coat_core.settings import ARMS
 from coat_core.storage import read_json, sha256_file
@@ -95,12 +95,12 @@ def register(
         evaluation: folder with `metrics.json` and `scores.jsonl`.
         records: folder with `run.json` and `history.jsonl` of the training; a run that is not in MLflow is replayed from them.
         card: Markdown, the version's description.
-        workspace: where MLflow's records, `dvc.lock` and `params.yaml` are.
+        workspace: folder of MLflow's records, `dvc.lock` and `params.yaml`.
     """
     client = connect(workspace)
     with locked(workspace):
         known = find_version(client, name, lineage.stage_key)
-        run_id = known.run_id if known is not None else own_run(client, workspace, release, name, records)
+        run_id = known.run_id if known is not None else find_or_replay_run(client, workspace, release, name, records)
         model_id = log_release(client, workspace, release, run_id=run_id)
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation)
         for file in _LINEAGE_FILES:
@@ -179,7 +179,7 @@ def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Ma
         version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), description=card, model_id=model_id)
     # As `mlflow.register_model` does: the model's page then links to its version.
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(version.version)}])})
-    # The file lock does not include other hosts. If another one created a version in the meantime, the lower version is canonical.
+    # The file lock does not apply to other hosts. If another one created a version in the meantime, the lower version is canonical.
     canonical = find_version(client, name, tags["stage_key"])
     return str(version.version if canonical is None else canonical.version)
 

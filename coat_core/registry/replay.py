@@ -14,11 +14,11 @@ from coat_core.storage import read_json, read_jsonl
 _SECTIONS = ("lora", "losses", "heads")
 
 
-def own_run(client: Any, workspace: Path, release: Path, experiment: str, records: Path) -> str:
+def find_or_replay_run(client: Any, workspace: Path, release: Path, experiment: str, records: Path) -> str:
     """Return the id of the run that trained a release, closed as finished; replay it if it is not in MLflow.
 
     Args:
-        client: of the records.
+        client: `MlflowClient` of the records.
         workspace: the workspace.
         release: folder of the release.
         experiment: experiment for a replayed run.
@@ -29,7 +29,7 @@ def own_run(client: Any, workspace: Path, release: Path, experiment: str, record
     if run is None:
         return _replay(client, workspace, release, experiment, records, original)
     if run.info.status != "FINISHED":
-        # Its release is published, so the training had finished; a kill came before the run was closed.
+        # The release is published, so the training was finished; a kill came before the run was closed.
         client.set_terminated(run.info.run_id, status="FINISHED")
     return str(run.info.run_id)
 

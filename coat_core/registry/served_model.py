@@ -1,6 +1,6 @@
 """The served model (MLflow: models from code). Its input is a table of `audio` and `question`, its output a table of `answer`.
 
-MLflow copies this file beside the release and executes it. No other module imports it, so it can import MLflow at its top. The release
+MLflow copies this file next to the release and executes it. No other module imports it, so it imports MLflow at module level. The release
 is merged once, at load.
 """
 
@@ -32,7 +32,7 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
         """Load the release and merge its adapter, on `COAT_DEVICE` (default: cpu) in `COAT_DTYPE` (default: as in training).
 
         Raises:
-            RegistryError: `COAT_DTYPE` is not a number format.
+            RegistryError: `COAT_DTYPE` is not a supported dtype.
         """
         import os
 
@@ -40,7 +40,7 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
 
         artifacts, dtype = context.artifacts, os.environ.get("COAT_DTYPE")
         if dtype is not None and dtype not in _DTYPES:
-            raise RegistryError("unknown number format", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
+            raise RegistryError("unknown dtype", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
         self._release = load_release(
             Path(artifacts["release"]), merge=True, device=os.environ.get("COAT_DEVICE", "cpu"), dtype=dtype, base=artifacts.get("base")
         )

@@ -47,14 +47,14 @@ _MAX_BATCH = 1000
 class MlflowTracker:
     """One MLflow run (see `training.tracker.Tracker`).
 
-    Each step is written at once in one transaction, about 5 ms with SQLite. A kill therefore loses nothing, and a resumed run that
-    repeats recorded steps does not record them twice.
+    Each step is written at once in one transaction, about 5 ms with SQLite. A kill therefore loses no recorded step, and a
+    resumed run that repeats recorded steps does not record them twice.
 
     Args:
         workspace: folder of `mlflow.db` (unless `MLFLOW_TRACKING_URI` is set).
         experiment: MLflow experiment.
         run_name: default name of the run.
-        stage_key: recorded as a tag; a release is matched with its run by it.
+        stage_key: recorded as a tag, which matches a release with its run.
         sampling_s: seconds between samples of CPU, memory, disk and network; None: no samples.
     """
 
@@ -92,16 +92,16 @@ class MlflowTracker:
     def start(self, name: str = "", *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
         """Create a run, or reopen `run_id` if it exists in MLflow."""
         self._client = connect(self._workspace)
-        owner = {**(tags or {}), **owner_tags()}
+        all_tags = {**(tags or {}), **owner_tags()}
         if self._stage_key:
-            owner["stage_key"] = self._stage_key
+            all_tags["stage_key"] = self._stage_key
         run = find_run(self._client, run_id) if run_id else None
         if run is None:
             experiment = experiment_id(self._client, self._experiment, self._workspace)
-            run = self._client.create_run(experiment, tags=owner, run_name=name or self._run_name or None)
+            run = self._client.create_run(experiment, tags=all_tags, run_name=name or self._run_name or None)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
-            for key, value in owner.items():
+            for key, value in all_tags.items():
                 self._client.set_tag(run.info.run_id, key, value)
         self._run_id = run.info.run_id
         self._last_step = last_step(self._client, run)
@@ -228,7 +228,7 @@ def close_dead_runs(workspace: Path = Path()) -> list[str]:
     """Close as KILLED every run with status RUNNING whose process has ended; return their ids.
 
     Only runs of this host with an owner (pid and start time, as the tracker records them) are checked. A pid alone is not enough,
-    because the system may have given it to another process since.
+    because the system may have assigned it to another process since.
     """
     client = connect(workspace)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

@@ -31,8 +31,9 @@ CURVES = {
     "affect": ("loudness re clip", "F0 (semitones)", "voicing", "modulation rate"),
 }
 """The dims to draw, by the start of their names; if none matches, the dims that vary the most."""
-CURVES_EACH = 4
+MAX_CURVES = 4
 VOICED = 0.5
+"""Frames with at least this voicing are voiced."""
 
 
 def draw_read_out(read_out: ReadOut, path: Path) -> None:
@@ -45,8 +46,8 @@ def draw_read_out(read_out: ReadOut, path: Path) -> None:
         _waveform(figure.add_subplot(left[0]), read_out)
         _spectrograms(figure.add_subplot(left[1]), figure.add_subplot(left[2]), read_out)
         _pitch(figure.add_subplot(right[0]), read_out)
-        _kind(figure, right[1], read_out, "events", "Events")
-        _kind(figure, right[2], read_out, "affect", "Affect")
+        _curves(figure, right[1], read_out, "events", "Events")
+        _curves(figure, right[2], read_out, "affect", "Affect")
         for axes in figure.axes:
             axes.set_xlim(0.0, read_out.duration_s)
             last = axes in (figure.axes[2], figure.axes[-1])
@@ -127,7 +128,7 @@ def _spectrograms(above: Any, below: Any, read_out: ReadOut) -> None:
         axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
     each = [r for dim in range(dims) if (r := track.correlation(dim)) is not None]
     _label(above, "Spectrogram", MEASURED)
-    _label(below, "Spectrogram, read-out", PREDICTED, f"median r over bands {_r(float(np.median(each)))}" if each else "")
+    _label(below, "Spectrogram, read-out", PREDICTED, f"median r over bands {_two_digits(float(np.median(each)))}" if each else "")
 
 
 def _mel_ticks(names: Sequence[str]) -> list[tuple[float, str]]:
@@ -189,7 +190,7 @@ def pitch_note(track: Track) -> str:
     return f"both voiced on {both.sum() / voiced.sum():.0%} of voiced frames, {near:.0%} of those within a semitone"
 
 
-def _kind(figure: Any, place: Any, read_out: ReadOut, kind: str, title: str) -> None:
+def _curves(figure: Any, place: Any, read_out: ReadOut, kind: str, title: str) -> None:
     track = read_out.tracks.get(kind)
     if track is None:
         _empty(figure.add_subplot(place), title, MEASURED, f"no {kind} head")
@@ -210,9 +211,9 @@ def choose_dims(track: Track, starts: Sequence[str]) -> list[int]:
     found = [next((i for i, name in enumerate(names) if name.startswith(start)), None) for start in starts]
     kept = [dim for dim in found if dim is not None]
     if kept:
-        return kept[:CURVES_EACH]
+        return kept[:MAX_CURVES]
     spread = np.nan_to_num(np.nanstd(track.measured, axis=0))
-    return sorted(np.argsort(-spread, kind="stable")[:CURVES_EACH].tolist())
+    return sorted(np.argsort(-spread, kind="stable")[:MAX_CURVES].tolist())
 
 
 def _curve(axes: Any, track: Track, dim: int) -> None:
@@ -229,11 +230,11 @@ def _curve(axes: Any, track: Track, dim: int) -> None:
     name = track.spec.dim_names[dim].split(" (")[0]
     axes.text(-0.012, 0.5, name.replace(" re clip", ""), transform=axes.transAxes, ha="right", va="center", fontsize=8, color=INK)
     correlation = track.correlation(dim)
-    note = "" if correlation is None else _r(correlation)
+    note = "" if correlation is None else _two_digits(correlation)
     axes.text(1.012, 0.5, note, transform=axes.transAxes, ha="left", va="center", fontsize=8, color=MUTED)
 
 
-def _r(value: float) -> str:
+def _two_digits(value: float) -> str:
     return f"{value:.2f}".replace("0.", ".").replace("-", "−")
 
 

@@ -21,7 +21,7 @@ class Track:
     """Predicted and measured features of one expert on one clip.
 
     Attributes:
-        spec: the expert's.
+        spec: spec of the expert.
         predicted: `[T, d]` from the head; the centre of frame t is at (t + ½) · predicted_s.
         predicted_s: duration of a frame of `predicted`, in seconds.
         measured: `[N, d]` from the expert, at its native rate; NaN in invalid frames.

@@ -120,9 +120,9 @@ def render_page(results: Mapping[str, Any], figures: Path) -> str:
     columns = [*results["families"], "mean"]
     charts = {name: _picture(figures / f"{name}.png") for name in ("accuracy", "differences", "training")}
     first = next(iter(results["backbones"].values()))
-    arms = next(iter(first["arms"].values()))
+    arm = next(iter(first["arms"].values()))
     return environment.get_template("report.html.j2").render(
-        results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arms["mean"]["n"],
+        results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arm["mean"]["n"],
         confidence=f"{measured['confidence']:.0%}", cards=[_card(results, key) for key in results["backbones"]],
         read_outs=[group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]], brief_note=BRIEF_NOTE,
         tables=[_table(results, key) for key in results["backbones"]], latency=_latency(results),

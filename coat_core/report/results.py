@@ -17,7 +17,7 @@ from coat_core.storage import read_json, read_jsonl
 
 FORMAT = 1
 HEADLINE = "-".join(CLAIM)
-"""Key of the difference that the product claims, among `differences`."""
+"""Key, in `differences`, of the difference that the project claims."""
 ENOUGH_SEEDS = 3
 """With fewer seeds, a run is marked `brief`: it is not evidence for or against the method."""
 
@@ -95,7 +95,7 @@ def _backbone(workspace: Path, backbone: str, trials: Sequence[str], bootstrap: 
     return {
         "arms": {arm: {**scores.table(bootstrap), "seeds": scores.seed_table()} for arm, scores in arms.items()},
         "differences": {f"{a}-{b}": difference(arms[a], arms[b], bootstrap) for a, b in COMPARISONS if {a, b} <= set(arms)},
-        "latency": _optional(workspace / "latency" / f"{backbone}.json"),
+        "latency": _read_if_present(workspace / "latency" / f"{backbone}.json"),
         "training": {t: summary for t in trials if (summary := summarise_run(workspace / "runs" / f"{backbone}-{t}")) is not None},
     }
 
@@ -117,7 +117,7 @@ def summarise_run(folder: Path) -> dict[str, Any] | None:
         "steps": len(rows),
         "seconds": round(sum(float(row.get("seconds") or 0.0) for row in rows), 1),
         "losses": {name.removeprefix("loss/"): {"first": mean(name, rows[:tenth]), "last": mean(name, rows[-tenth:])} for name in names},
-        "run_id": (_optional(folder / "run.json") or {}).get("run_id"),
+        "run_id": (_read_if_present(folder / "run.json") or {}).get("run_id"),
     }
 
 
@@ -153,7 +153,7 @@ def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
 
 def read_contract(path: Path) -> dict[str, Any] | None:
     """Return the results of the data contract without rows and timings; None if it did not run."""
-    value = _optional(path)
+    value = _read_if_present(path)
     if value is None:
         return None
     found = {key: value[key] for key in ("passed", "rows", "accepted", "quarantined", "bad_share", "max_bad_share", "table_failures")}
@@ -187,5 +187,5 @@ def metrics_for_dvc(results: Mapping[str, Any]) -> dict[str, Any]:
     return metrics
 
 
-def _optional(path: Path) -> Any:
+def _read_if_present(path: Path) -> Any:
     return read_json(path) if path.is_file() else None

@@ -3,7 +3,7 @@
 An estimate is for one GPU, one process, SDPA attention and LoRA on a frozen base, as this project trains (`training/`,
 `thinking/`). The tensors that autograd saves are counted one by one for the stock decoder layer (RMSNorm, rotary attention, gated
 MLP) with PEFT's LoRA around its linear layers; a test compares the count with `torch.autograd.graph.saved_tensors_hooks` on a
-small layer. `OVERHEAD_BYTES` and `SLACK` are assumptions that no test checks (no GPU was available). A batch without padding needs
+small layer. `OVERHEAD_BYTES` and `SLACK` are assumptions that no test checks. A batch without padding needs
 no mask and no repeated keys, and therefore less memory.
 Lengths are in tokens, audio in seconds (25 audio tokens per second), sizes in bytes, 1 GB = 1e9 bytes.
 """

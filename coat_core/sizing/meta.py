@@ -28,7 +28,7 @@ PARTS: tuple[tuple[str, str], ...] = (
 
 
 def find_base(checkpoint: PublishedBase, base: str | None) -> tuple[Path | None, str]:
-    """Return the folder of the configuration, and a description of its source; None: the built-in configuration.
+    """Return the folder of the configuration (None: the built-in configuration), and a description of its source.
 
     Without `base`, the published commit is used if it is in the hub's cache. Nothing is downloaded.
 
@@ -37,7 +37,7 @@ def find_base(checkpoint: PublishedBase, base: str | None) -> tuple[Path | None,
         base: a folder, or a hub id in the cache.
 
     Raises:
-        CheckpointError: `base` is neither.
+        CheckpointError: `base` is neither a folder nor a cached hub id.
     """
     if base is None:
         cached = _cached(checkpoint.id, checkpoint.commit)

@@ -22,13 +22,13 @@ from coat_core.thinking.model import ThinkingModel
 def explain_training_step(
     model: ThinkingModel, batch: Batch, audio: Sequence[Tensor], training: TrainingSettings, budget: int
 ) -> OutOfMemoryError:
-    """Return the error of a training forward that does not fit into `budget` bytes; it names settings that do."""
+    """Return the error of a training forward that does not fit into `budget` bytes; it names settings that fit."""
     backbone: Any = model.backbone
     return training_error(shape_of(backbone), forward_workload(model, batch, audio, training), budget, key=backbone.key)
 
 
 def explain_answering(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, budget: int) -> OutOfMemoryError:
-    """Return the error of a `generate` call that does not fit into `budget` bytes; it names a batch size that does."""
+    """Return the error of a `generate` call that does not fit into `budget` bytes; it names a batch size that fits."""
     lalm: Any = backbone
     prompts = backbone.encode(queries, generation=True).input_ids.shape[1]
     audio_s = max(len(query.waveform) for query in queries) / SAMPLE_RATE_HZ
@@ -97,5 +97,5 @@ def inference_error(shape: ModelShape, workload: InferenceWorkload, budget: int,
 
 
 def _corrected_budget(estimate: int, half: int) -> int:
-    """Return a budget that half the examples fit into but the workload does not, for a workload that ran out of memory in fact."""
+    """Return an upper limit of the budget for a workload that ran out of memory: half its examples fit, all of them do not."""
     return min((estimate + half) // 2, estimate - 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coat_core.errors import CoatError
 from coat_core.experts.base import ExpertSpec
-from coat_core.experts.catalogue import EXPERTS, load_expert
+from coat_core.experts.catalogue import ACOUSTIC, load_expert
 from coat_core.settings import (
     BackboneSettings,
     ExpertSettings,
@@ -21,7 +21,7 @@ from coat_core.sizing.workload import Precision
 
 ASSUMED = "assumed"
 """Version of a spec with an assumed width."""
-_FIVE = {
+_DEFAULT_EXPERTS = {
     "reconstruction": ExpertSettings(implementation="log_mel"),
     "speech": ExpertSettings(implementation="mfcc"),
     "events": ExpertSettings(implementation="spectral_events"),
@@ -40,7 +40,7 @@ class Params:
     thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
     heads: HeadSettings = field(default_factory=HeadSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    experts: dict[str, ExpertSettings] = field(default_factory=lambda: dict(_FIVE))
+    experts: dict[str, ExpertSettings] = field(default_factory=lambda: dict(_DEFAULT_EXPERTS))
     backbones: dict[str, BackboneSettings] = field(default_factory=dict)
     max_duration_s: float = 30.0
     answers: int = 32
@@ -56,8 +56,8 @@ class Params:
         """
         if path is None and not Path("params.yaml").exists():
             return cls()
-        place = path or Path("params.yaml")
-        settings = load_settings(place)
+        file = path or Path("params.yaml")
+        settings = load_settings(file)
         return cls(
             settings.lora,
             settings.thinking,
@@ -68,7 +68,7 @@ class Params:
             settings.contract.max_duration_s,
             settings.evaluation.batch_size,
             settings.evaluation.max_new_tokens,
-            place.parent,
+            file.parent,
         )
 
     def batch(self, audio_s: float) -> int:
@@ -82,10 +82,10 @@ class Params:
         If the base in params is a local folder, most often a tiny base, its dtype does not apply to the full-size model: bfloat16 is
         assumed.
         """
-        own = self.backbones.get(key)
-        if own is None or (self.workspace / own.base).is_dir():
+        backbone = self.backbones.get(key)
+        if backbone is None or (self.workspace / backbone.base).is_dir():
             return "bfloat16", "bf16", "params contain no hub id for this backbone: bfloat16 weights and bf16 precision are assumed"
-        return own.dtype, self.training.precision, f"dtype and precision are those of params, with the base {own.base}"
+        return backbone.dtype, self.training.precision, f"dtype and precision are those of params, with the base {backbone.base}"
 
     def specs(self) -> tuple[dict[str, ExpertSpec], dict[str, str]]:
         """Return the specs that are known without a download, and for each other expert the reason why its spec is not known.
@@ -99,7 +99,7 @@ class Params:
         unknown: dict[str, str] = {}
         for key, expert in self.experts.items():
             try:
-                if expert.implementation in EXPERTS:
+                if expert.implementation in ACOUSTIC:
                     known[key] = load_expert(expert.implementation).spec
                 else:
                     known[key] = ExpertStore.open(self.workspace / "features" / key).spec

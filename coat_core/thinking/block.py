@@ -47,7 +47,7 @@ class ThinkingBlock:
     row_noise: float = 0.0
 
     @classmethod
-    def install(cls, backbone: Backbone, settings: ThinkingSettings, seed: int = 0) -> ThinkingBlock:
+    def install(cls, backbone: Backbone, settings: ThinkingSettings) -> ThinkingBlock:
         """Choose the block's ids and add the block to the backbone's tokenizer and chat template.
 
         The ids are those of spare embedding rows (beyond the tokenizer's length). If there are too few, they are those of the
@@ -56,10 +56,9 @@ class ThinkingBlock:
         Args:
             backbone: its tokenizer and chat template are changed in place.
             settings: the thinking section.
-            seed: not used for ids; a model draws the initial embeddings from a generator of its own.
 
         Raises:
-            BackboneError: there are no ids for the block, the read layer cannot reach the answer, or the template cannot be rewritten.
+            BackboneError: there are too few ids for the block, the read layer cannot reach the answer, or the template cannot be rewritten.
         """
         read_layer = choose_read_layer(settings.read_layer, backbone.layer_count)
         tokenizer = backbone.tokenizer
@@ -74,11 +73,11 @@ class ThinkingBlock:
                 next_step="load the untouched base and try again",
             )
         spare = backbone.embedding.num_embeddings - _next_id(vocabulary)
-        adds = spare >= len(texts)
-        if not adds:
+        uses_spare_rows = spare >= len(texts)
+        if not uses_spare_rows:
             texts = _reserved_texts(settings, tokenizer, len(texts), spare)
         first = _next_id(vocabulary)
-        ids = list(range(first, first + len(texts))) if adds else [vocabulary[text] for text in texts]
+        ids = list(range(first, first + len(texts))) if uses_spare_rows else [vocabulary[text] for text in texts]
         block = cls(
             tokens=settings.tokens,
             placement=settings.placement,
@@ -92,7 +91,7 @@ class ThinkingBlock:
             row_noise=settings.row_noise,
         )
         template = rewrite_template(backbone, block.text, settings.placement)
-        if adds:
+        if uses_spare_rows:
             _add_tokens(copy.deepcopy(tokenizer), texts, ids)
             _add_tokens(tokenizer, texts, ids)
         tokenizer.chat_template = template
@@ -194,7 +193,7 @@ def _reserved_texts(settings: ThinkingSettings, tokenizer: Any, needed: int, spa
             field=field,
             value=reserved,
             allowed=f"at least {needed} tokens",
-            next_step="use thinking.rows: shared, or name more reserved tokens",
+            next_step="use thinking.rows: shared, or list more reserved tokens",
         )
     chosen = [reserved[0], *reserved[2:needed], reserved[1]]
     vocabulary = tokenizer.get_vocab()
@@ -205,11 +204,11 @@ def _reserved_texts(settings: ThinkingSettings, tokenizer: Any, needed: int, spa
                 "a reserved token is not one token of this tokenizer",
                 field=field,
                 value=text,
-                next_step="name special tokens of the tokenizer",
+                next_step="list special tokens of the tokenizer",
             )
         if text in template:
             raise BackboneError(
-                "a reserved token is used by the chat template", field=field, value=text, next_step="name tokens that prompts never contain"
+                "a reserved token is used by the chat template", field=field, value=text, next_step="list tokens that prompts never contain"
             )
     return chosen
 

@@ -45,7 +45,7 @@ class Layer(nn.Module):
 
 
 class ExpertHead(nn.Module):
-    """RMSNorm, D → width, interpolation of K tokens to the clip's own T frames, a small transformer, width → d.
+    """RMSNorm, D → width, interpolation of K tokens to the T frames of the clip, a small transformer, width → d.
 
     Args:
         spec: spec of the expert.
@@ -124,7 +124,7 @@ class ExpertHead(nn.Module):
     def loss(self, states: Tensor, durations_s: Sequence[float], targets: Sequence[Target | None], losses: LossSettings) -> Tensor:
         """Return the sum of clip losses (float32 scalar); clips without a target or a valid frame add an exact zero.
 
-        Nothing here synchronises with a GPU: targets are pooled on their own device (the processor, while the GPU still runs the
+        This method does not synchronise with a GPU: targets are pooled on their own device (the CPU, while the GPU still runs the
         decoder) and copied once for all clips.
 
         Args:
@@ -147,7 +147,7 @@ class ExpertHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, states: Tensor, durations_s: Sequence[float]) -> list[Tensor]:
-        """Return per clip `[T, d]` (float32) at the target rate, in the expert's own units (posteriors as probabilities)."""
+        """Return per clip `[T, d]` (float32) at the target rate, in the expert's units (posteriors as probabilities)."""
         raw, mask = self(states, durations_s)
         raw = raw.float()
         if self.standardised:

@@ -208,15 +208,15 @@ def _load_model(folder: Path, info: ReleaseInfo, backbone: Backbone) -> Thinking
     heads = empty_heads(info.experts, backbone.hidden_size, info.heads) if info.heads is not None else nn.ModuleDict()
     model = ThinkingModel(backbone, info.block, heads, info.lora, info.losses, info.seed)
     adapter = load_file(folder / ADAPTER)
-    own = {name: key for key, name in adapter_names(backbone, model.trainable_names()).items()}
-    wrong = sorted({*own} ^ {*adapter})
+    model_names = {name: key for key, name in adapter_names(backbone, model.trainable_names()).items()}
+    wrong = sorted({*model_names} ^ {*adapter})
     if wrong:
         raise ReleaseError(
             "the adapter's weights do not match this base", field=ADAPTER, value=wrong[:4], next_step="pass the base that it was trained on"
         )
-    state = {own[name]: value for name, value in adapter.items()}
-    trained = {name: value for name, value in model.trainable_state().items() if name.startswith("heads.")}
-    model.load_trainable_state({**trained, **state})
+    state = {model_names[name]: value for name, value in adapter.items()}
+    initial_heads = {name: value for name, value in model.trainable_state().items() if name.startswith("heads.")}
+    model.load_trainable_state({**initial_heads, **state})
     if len(heads):
         model.heads.load_state_dict(load_file(folder / HEADS))
     return model

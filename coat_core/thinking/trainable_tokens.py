@@ -26,10 +26,10 @@ def initial_embeddings(backbone: Backbone, block: ThinkingBlock, seed: int) -> T
     tokenizer = backbone.tokenizer
     special = {*tokenizer.added_tokens_decoder, *block.trainable_token_ids}
     text = sorted({index for index in tokenizer.get_vocab().values() if index not in special and index < weight.shape[0]})
-    known = weight[torch.tensor(text, device=weight.device)].float().cpu()
-    norm = known.norm(dim=1).mean()
-    noise = torch.randn((len(block.trainable_token_ids), known.shape[1]), generator=make_generator("rows", seed))
-    initial = known.mean(dim=0) + block.row_noise * norm / known.shape[1] ** 0.5 * noise
+    text_rows = weight[torch.tensor(text, device=weight.device)].float().cpu()
+    norm = text_rows.norm(dim=1).mean()
+    noise = torch.randn((len(block.trainable_token_ids), text_rows.shape[1]), generator=make_generator("rows", seed))
+    initial = text_rows.mean(dim=0) + block.row_noise * norm / text_rows.shape[1] ** 0.5 * noise
     initial = initial * (norm / initial.norm(dim=1, keepdim=True).clamp_min(1e-12))
     if block.placement == "before_answer":
         initial[block.trainable_token_ids.index(block.end_id)] = weight[_token_before(backbone, block)].float().cpu()
@@ -74,7 +74,7 @@ class TrainableTokensHook:
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return the embedding's output with the trainable embeddings at their ids (a forward hook)."""
         ids = inputs[0]
-        # Cached for each device: a copy from the processor at every decoded token would synchronise with the GPU.
+        # Cached for each device: a copy from the CPU at every decoded token would synchronise with the GPU.
         token_ids = self._ids.get(ids.device)
         if token_ids is None:
             token_ids = self._ids[ids.device] = torch.tensor(self.token_ids, device=ids.device)

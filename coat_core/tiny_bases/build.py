@@ -1,4 +1,4 @@
-"""Building of the tiny bases: their own corpus, tokenizer texts, pretraining, and the folders `bases/<key>`."""
+"""Building of the tiny bases: training corpus, tokenizer texts, pretraining, and the folders `bases/<key>`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from coat_core.tiny_bases.dataset import ClipFeatures, audio_items, text_items, 
 from coat_core.tiny_bases.pretraining import PretrainingConfig, pretrain
 
 CLIPS_PER_FAMILY = 500
-"""Clips of each family in a base's own corpus."""
+"""Clips of each family in the training corpus of the bases."""
 _RECORDED_CLIPS_PER_FAMILY = 80
 """Large enough for every label of the recordings to occur in a question."""
 
@@ -40,11 +40,11 @@ def build_base(
         key: key of the backbone.
         target: the base's folder.
         corpus: the folder of the examples' audio.
-        train_examples: questions about the base's own clips, in `corpus`.
+        train_examples: questions about the training clips, in `corpus`.
         recorded_examples: training questions about real recordings, used as text only, so that the base can generate their labels:
             LoRA does not train the output embedding.
         texts: further texts for the tokenizer.
-        config: of the pretraining; None: the configuration of the shipped bases.
+        config: configuration of the pretraining; None: the configuration of the shipped bases.
         seed: seed of weights and order.
 
     Raises:
@@ -76,8 +76,8 @@ def build_bases(
 ) -> None:
     """Build `target_root/<key>` for each key, with progress bars; each takes minutes.
 
-    The bases are trained on the audio of a generated corpus of their own (with seeds of a different purpose), and on the questions
-    and answers of the training splits of the generated corpus and of the recordings as text only.
+    The bases are trained on the audio of a separate generated corpus (`purpose="bases"`). The questions and answers of the training
+    splits of the generated corpus and of the recordings are used as text only.
 
     Args:
         keys: keys of the backbones.
@@ -85,7 +85,7 @@ def build_bases(
         generated: settings of the generated corpus that the bases are made for; its seed and limits are used.
         recordings: the folder of real recordings; None: no recordings.
         avoid: SHA-256 of audio that must not be in the training data of a base (the audio of every split).
-        config: of the pretraining; None: the configuration of the shipped bases.
+        config: configuration of the pretraining; None: the configuration of the shipped bases.
 
     Raises:
         BackboneError: a key is unknown, or the bases' corpus contains audio of `avoid`.
@@ -97,8 +97,8 @@ def build_bases(
     target_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target_root, prefix=".corpus.") as scratch:
         corpus = Path(scratch) / "generated"
-        own = generated.model_copy(update={"kind": "generated", "path": None, "clips_per_family": {"train": CLIPS_PER_FAMILY}})
-        generate_corpus(own, corpus, purpose="bases")
+        settings = generated.model_copy(update={"kind": "generated", "path": None, "clips_per_family": {"train": CLIPS_PER_FAMILY}})
+        generate_corpus(settings, corpus, purpose="bases")
         examples = read_manifest(corpus / "manifest.jsonl")
         overlap = sorted({example.audio for example in examples if example.sha256 in avoid})
         if overlap:
@@ -136,6 +136,6 @@ def planned_texts(generated: CorpusSettings) -> list[str]:
     """Return the questions, choices and answers of the training split of the generated corpus, without making its audio."""
     from coat_core.corpus.generated.plan import plan_clips
 
-    own = generated.model_copy(update={"clips_per_family": {"train": generated.clips_per_family["train"]}})
-    asked = [question for plan in plan_clips(own, "corpus") for question in plan.questions]
-    return sorted({text for one in asked for text in (one.question, " ".join(one.choices or ()), one.answer)})
+    settings = generated.model_copy(update={"clips_per_family": {"train": generated.clips_per_family["train"]}})
+    questions = [question for plan in plan_clips(settings, "corpus") for question in plan.questions]
+    return sorted({text for question in questions for text in (question.question, " ".join(question.choices or ()), question.answer)})

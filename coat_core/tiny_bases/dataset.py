@@ -1,4 +1,4 @@
-"""The training data of a tiny base: questions about its own clips, and questions and answers as text only."""
+"""The training data of a tiny base: questions about clips, and questions and answers as text only."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class TrainingItem:
     """One question with its answers.
 
     Attributes:
-        clip: index of the clip; None for a text-only item, which is shown with a random clip.
-        task: the question form.
+        clip: index of the clip; None for a text-only item, which is combined with a random clip.
+        task: family and task of the question.
         text: the question with its choices.
         answers: the right answer; for a text-only item all possible answers. One is drawn each time.
     """
@@ -74,7 +74,7 @@ def audio_items(examples: Sequence[Example]) -> tuple[list[str], list[TrainingIt
 
 
 def text_items(examples: Sequence[Example]) -> list[TrainingItem]:
-    """Return one text-only item per example: it teaches the form of the answer and its words, without the example's audio.
+    """Return one text-only item per example: it trains the format and the words of the answer, without the example's audio.
 
     The possible answers of a question with choices are its choices; those of an open question are the answers of all questions of
     its task.

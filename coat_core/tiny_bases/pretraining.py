@@ -57,7 +57,7 @@ def pretrain(
 
     Args:
         backbone: a backbone with random weights.
-        clips: the features of the base's own audio.
+        clips: the features of the training clips.
         audio_items: questions about those clips.
         text_items: text-only questions; can be empty.
         config: steps, batch sizes and learning rate.
@@ -185,7 +185,7 @@ def _learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 @contextmanager
 def short_window(model: Any, mel: Any) -> Iterator[None]:
-    """Run a tower with a fixed window on a shorter one, in this context; several times faster.
+    """Context manager that shortens a tower's fixed window to the length of a batch; several times faster.
 
     The tower's positions are absolute and its padding is masked, so the states of valid frames do not change.
     """

@@ -1,8 +1,8 @@
 """The first stage of a base's pretraining: attention probes train the audio encoder, as published towers are trained before the LALM.
 
-Each question form has a small probe that pools the embedded audio and predicts the answer. The prediction is compared with the
-language model's own embeddings of the possible answers, so that audio embeddings move towards the embeddings of the words that
-describe them. The probes are discarded afterwards.
+Each task has a small probe that pools the embedded audio and predicts the answer. The prediction is compared with the language
+model's embeddings of the possible answers, so that audio embeddings move towards the embeddings of the words that describe them. The
+probes are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from coat_core.seeding import make_generator
 from coat_core.tiny_bases.dataset import TrainingItem
 
 MAX_ANSWERS = 24
-"""Forms with more different answers (complete sentences) have no probe."""
+"""Tasks with more different answers (complete sentences) have no probe."""
 
 
 class AttentionProbes(nn.Module):
-    """One attention-pooling probe for each question form with few answers.
+    """One attention-pooling probe for each task with few answers.
 
     Args:
         items: the training items.
@@ -47,7 +47,7 @@ class AttentionProbes(nn.Module):
         self.register_buffer("allowed", allowed)
 
     def covers(self, item: TrainingItem) -> bool:
-        """Return whether the item's form has a probe."""
+        """Return whether the item's task has a probe."""
         return item.task in self.tasks
 
     def loss(self, audio: Sequence[Tensor], items: Sequence[TrainingItem]) -> Tensor:

@@ -43,8 +43,12 @@ class Schedule:
 
     def rates(self, step: int) -> dict[Part, float]:
         """Return the learning rate of each parameter group at an optimizer step."""
-        own, factor = self.settings, self.factor(step)
-        return {"lora": own.learning_rate * factor, "rows": own.rows_learning_rate * factor, "heads": own.heads_learning_rate * factor}
+        settings, factor = self.settings, self.factor(step)
+        return {
+            "lora": settings.learning_rate * factor,
+            "rows": settings.rows_learning_rate * factor,
+            "heads": settings.heads_learning_rate * factor,
+        }
 
 
 def stage_weights(arm: Arm, stage: Stage, losses: LossSettings) -> StageWeights:

@@ -43,7 +43,7 @@ class Tracker(Protocol):
         """Record a release folder as the model of the run."""
 
     def describe(self) -> dict[str, str]:
-        """Return what identifies the run (`run_id`, `experiment`, `tracking_uri`…): the content of `run.json`."""
+        """Return the identity of the run (`run_id`, `experiment`, `tracking_uri`…): the content of `run.json`."""
 
     def finish(self, status: Status) -> None:
         """End the run with a status."""
@@ -92,7 +92,7 @@ class History:
     def truncate(self, steps: int) -> None:
         """Keep the rows of the first `steps` steps, and remove a row that was cut off by a kill.
 
-        The kept rows are also sent to the tracker, which may have had to start a new run.
+        The kept rows are also sent to the tracker, because it may have started a new run.
         """
         if self._path is None:
             return

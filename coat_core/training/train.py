@@ -89,7 +89,7 @@ def train(
         scratch: folder for checkpoints and the finished release; not published.
         fingerprint: the stage key.
         tracker: tracker that records the run.
-        explain_memory: returns the error of a training step that runs out of memory; None: an error without a recommended value.
+        explain_memory: returns the error of a training step that runs out of memory; None: the error recommends no value.
 
     Raises:
         ExpertError: a store is missing, has no features of a training clip, or has a frame that is not finite.
@@ -144,7 +144,7 @@ def _build(run: _TrainingRun, stores: Mapping[str, ExpertStore], device: str) ->
     )  # fmt: skip
     if not run.arm.lora:
         return backbone, None
-    block = ThinkingBlock.install(backbone, settings.thinking, run.seed) if run.arm.block else None
+    block = ThinkingBlock.install(backbone, settings.thinking) if run.arm.block else None
     normalisers = {key: (torch.from_numpy(store.normaliser.mean), torch.from_numpy(store.normaliser.std)) for key, store in stores.items()}
     specs = {key: store.spec for key, store in stores.items()}
     heads = build_heads(specs, normalisers, backbone.hidden_size, settings.heads, run.seed) if stores else nn.ModuleDict()
@@ -162,16 +162,16 @@ def _run_trainer(
     accelerator: Accelerator,
     tracker: Tracker,
 ) -> None:
-    own = run.settings.training
+    settings = run.settings.training
     order = BatchOrder(
-        lengths=tuple(map(example_length, examples)), batch_size=own.batch_size, accumulation=own.accumulation,
-        world=accelerator.num_processes, length_groups=own.length_groups, seed=run.seed,
+        lengths=tuple(map(example_length, examples)), batch_size=settings.batch_size, accumulation=settings.accumulation,
+        world=accelerator.num_processes, length_groups=settings.length_groups, seed=run.seed,
     )  # fmt: skip
-    dataset = TrainingDataset(model.backbone, examples, corpus, AudioEmbeddingCache(model.backbone, own.tower_cache_mb))
+    dataset = TrainingDataset(model.backbone, examples, corpus, AudioEmbeddingCache(model.backbone, settings.tower_cache_mb))
     main = accelerator.is_main_process
-    with _stop_on_signals() as stop, _progress_bar(run.name, Schedule(own).total_steps, shown=main) as show:
+    with _stop_on_signals() as stop, _progress_bar(run.name, Schedule(settings).total_steps, shown=main) as show:
         Trainer(
-            model, Trial(run.arm, run.seed, own, run.settings.losses), dataset, order, targets, accelerator,
+            model, Trial(run.arm, run.seed, settings, run.settings.losses), dataset, order, targets, accelerator,
             CheckpointFolder(run.scratch / CHECKPOINTS, run.fingerprint), History(run.scratch / HISTORY if main else None, tracker),
             stop=stop, progress=show, explain_memory=run.explain_memory,
         ).run()  # fmt: skip
@@ -224,7 +224,7 @@ def _accelerator(settings: Settings) -> Accelerator:
 
     Raises:
         TrainingError: the launcher requests sharded parameters.
-        DeviceError: this host has no such device (accelerate alone would use the processor without a warning).
+        DeviceError: this host has no such device (accelerate alone would use the CPU without a warning).
     """
     check_device(settings.runtime.device, "runtime.device")
     accelerator = Accelerator(
@@ -241,7 +241,7 @@ def _accelerator(settings: Settings) -> Accelerator:
 
 
 def _params(run: _TrainingRun) -> dict[str, Param]:
-    """Return the parameters to track by dotted name: those of an allow-list of sections."""
+    """Return the parameters to track, by dotted name: those of the sections in `_TRACKED_SECTIONS`."""
     base = run.base
     flat: dict[str, Param] = {"backbone": run.key, "arm": run.arm.name, "seed": run.seed}
     flat |= {"base": base.base, "revision": base.revision, "dtype": base.dtype}
@@ -300,7 +300,7 @@ def fixed_compute(runtime: RuntimeSettings) -> Iterator[None]:
 def _stop_on_signals() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether the process has received SIGINT or SIGTERM.
 
-    A second signal has its usual effect. In another than the main thread, where Python delivers no signals, nothing changes.
+    A second signal has its usual effect. Outside the main thread, where Python cannot set signal handlers, nothing is changed.
     """
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -137,15 +137,15 @@ class Trainer:
         totals = self._totals(window)
         sums: Tensor | None = None
         for micro_step, micro in enumerate(window):
-            with self._memory(micro):
+            with self._explain_out_of_memory(micro):
                 part = self._forward_backward(micro, weights, totals, step, micro_step, last=micro_step + 1 == len(window))
             sums = part if sums is None else sums + part
         assert sums is not None
         losses = self._losses(sums, weights, totals)
-        self._check(losses, step, stage, losses)
+        self._check_finite(losses, step, stage, losses)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.trial.training.max_gradient_norm))
         if not self._scale_may_overflow():
-            self._check({"gradient_norm": norm}, step, stage, losses)
+            self._check_finite({"gradient_norm": norm}, step, stage, losses)
         self.optimizer.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
@@ -178,7 +178,7 @@ class Trainer:
         experts = self.targets.experts
         counts = [sum(self.dataset.answer_tokens(micro.indices) for micro in window)]
         counts += [sum(target is not None for micro in window for target in micro.targets[key]) for key in experts]
-        answer, *clips = self._summed(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
+        answer, *clips = self._sum_over_ranks(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
         return Totals(answer_tokens=answer, clips=dict(zip(experts, clips, strict=True)))
 
     def _forward_backward(
@@ -193,7 +193,7 @@ class Trainer:
         parts = [out.answer_sum, *(out.experts[key] for key in self.targets.experts)]
         return torch.stack([part.detach().double() for part in parts])
 
-    def _memory(self, micro: _MicroBatch) -> AbstractContextManager[None]:
+    def _explain_out_of_memory(self, micro: _MicroBatch) -> AbstractContextManager[None]:
         def explain(budget: int) -> OutOfMemoryError:
             return self.explain_memory(self.thinking, micro.batch, micro.audio, self.trial.training, budget)
 
@@ -201,27 +201,27 @@ class Trainer:
 
     def _losses(self, sums: Tensor, weights: StageWeights, totals: Totals) -> dict[str, float]:
         """Return the losses of the accumulation window over all ranks, by name."""
-        answer, *experts = self._summed(sums).tolist()
+        answer, *experts = self._sum_over_ranks(sums).tolist()
         losses = {"answer": answer / max(totals.answer_tokens, 1)}
         losses |= {key: value / max(totals.clips[key], 1) for key, value in zip(self.targets.experts, experts, strict=True)}
         distill = sum(self.trial.losses.expert_weights.get(key, 1.0) * losses[key] for key in self.targets.experts)
         total = weights.answer * losses["answer"] + weights.distill * distill
         return {"loss": total, **{f"loss/{key}": value for key, value in losses.items()}}
 
-    def _summed(self, value: Tensor) -> Tensor:
+    def _sum_over_ranks(self, value: Tensor) -> Tensor:
         return value if self.order.world == 1 else self.accelerator.reduce(value, reduction="sum")
 
     def _stopping(self) -> bool:
         """Return whether `stop` is True on any rank, so that all ranks end after the same step."""
-        return bool(self._summed(torch.tensor(int(self.stop()), device=self.accelerator.device)))
+        return bool(self._sum_over_ranks(torch.tensor(int(self.stop()), device=self.accelerator.device)))
 
     def _scale_may_overflow(self) -> bool:
-        """Return whether a gradient may overflow because the fp16 scale is not yet found (the scaler skips such a step)."""
+        """Return whether a gradient may overflow because the fp16 gradient scaler is still lowering its scale (it skips such a step)."""
         scaler = self.accelerator.scaler
         return scaler is not None and scaler.get_scale() > 1.0
 
     @staticmethod
-    def _check(values: Mapping[str, float], step: int, stage: Stage, losses: Mapping[str, float]) -> None:
+    def _check_finite(values: Mapping[str, float], step: int, stage: Stage, losses: Mapping[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             raise NonFiniteError(

@@ -273,7 +273,7 @@ def test_a_corpus_without_valid_rows_fails_the_stage(tmp_path: Path) -> None:
     rows = make_corpus(tmp_path)
     for row in rows:
         row["sha256"] = "0" * 64
-    with pytest.raises(ContractError, match="no row is left"):
+    with pytest.raises(ContractError, match="no row is valid"):
         run(tmp_path, rows, ContractSettings(max_bad_share=1.0))
 
 

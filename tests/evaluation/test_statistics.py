@@ -50,7 +50,7 @@ def test_the_macro_mean_weighs_families_alike() -> None:
     assert Bootstrap().macro(both, np.r_[np.ones(30), np.zeros(10)]).value == 0.5
 
 
-def test_the_mean_of_two_known_groups_of_draws() -> None:
+def test_the_interval_equals_the_quantiles_of_a_binomial_distribution() -> None:
     # Five units of 0 or 1: a bootstrap mean is Binomial(5, 2/5) / 5, whose 2.5 % and 97.5 % quantiles are 0 and 0.8.
     result = Bootstrap(resamples=20_000).macro(items(list("abcde")), np.asarray([1.0, 1.0, 0.0, 0.0, 0.0]))
     assert (result.value, result.low, result.high) == pytest.approx((0.4, 0.0, 0.8))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coat_core.errors import ExpertError
-from coat_core.experts.catalogue import EXPERTS, load_expert
+from coat_core.experts.catalogue import ACOUSTIC, load_expert
 from coat_core.settings import load_settings
 
 RATE = 16000
@@ -31,7 +31,7 @@ def test_the_default_params_name_one_expert_of_each_kind() -> None:
     assert {key: spec.kind for key, spec in chosen.items()} == {kind: kind for kind in KINDS.values()}
 
 
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", ACOUSTIC)
 def test_spec_and_shapes(name: str) -> None:
     expert = load_expert(name)
     spec = expert.spec
@@ -49,7 +49,7 @@ def test_spec_and_shapes(name: str) -> None:
     assert not features[0, 16:].any()
 
 
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", ACOUSTIC)
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 9000), min_size=1, max_size=3), padding=st.integers(0, 700))
 def test_a_clip_is_the_same_alone_and_in_any_batch(name: str, lengths: list[int], padding: int) -> None:
@@ -67,7 +67,7 @@ def test_a_clip_is_the_same_alone_and_in_any_batch(name: str, lengths: list[int]
         np.testing.assert_array_equal(features[row, :frames], alone[0])
 
 
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", ACOUSTIC)
 @pytest.mark.parametrize(
     "sound",
     [

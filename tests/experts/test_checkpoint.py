@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from coat_core.errors import CheckpointError, DeviceError, ExpertError, OutOfMemoryError
-from coat_core.experts.catalogue import NEURAL, PACKAGED, expert_of, load_expert
+from coat_core.experts.catalogue import NEURAL, PACKAGED, build_expert, load_expert
 from coat_core.experts.neural.base import NeuralExpert
 from coat_core.experts.store.store import spec_from_json
 from coat_core.settings import ExpertSettings
@@ -70,11 +70,11 @@ def test_specs_of_acoustic_experts_have_no_checkpoint_fields() -> None:
 
 @pytest.mark.parametrize("name", ["hubert", "whisper", "emotion", "mimi"])
 def test_a_spec_builds_its_expert_again(name: str, tiny_expert: TinyExpert) -> None:
-    again = expert_of(spec_from_json(json.loads(json.dumps(tiny_expert(name).spec.to_json()))))
+    again = build_expert(spec_from_json(json.loads(json.dumps(tiny_expert(name).spec.to_json()))))
     assert again.spec == tiny_expert(name).spec
     lengths = np.array([20011])
     np.testing.assert_array_equal(again(sound(), lengths)[0], tiny_expert(name)(sound(), lengths)[0])
-    assert expert_of(load_expert("log_mel").spec).spec.implementation == "log_mel"
+    assert build_expert(load_expert("log_mel").spec).spec.implementation == "log_mel"
 
 
 def test_the_revision_is_recorded_and_the_default_is_pinned(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

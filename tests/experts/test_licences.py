@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from coat_core.errors import ExpertError
-from coat_core.experts.catalogue import EXPERTS, NEURAL, PACKAGED, load_expert
+from coat_core.experts.catalogue import ACOUSTIC, NEURAL, PACKAGED, load_expert
 from coat_core.experts.neural import audio_events, codec, lalm_tower, speech_emotion, speech_encoder
-from coat_core.experts.neural.licences import Known, choose
+from coat_core.experts.neural.licences import KnownCheckpoint, choose
 from coat_core.settings import ExpertSettings
 
 TABLES = {
@@ -18,9 +18,9 @@ TABLES = {
     "codec": codec.KNOWN,
     "lalm_tower": lalm_tower.KNOWN,
 }
-FREE = Known("owner/free", "a" * 40, "MIT", "nothing", "a paper")
-CLOSED = Known("owner/closed", "b" * 40, "CC-BY-NC-4.0", "nothing", "a paper")
-LOOSE = Known("owner/loose", None, "MIT", "nothing", "a paper")
+FREE = KnownCheckpoint("owner/free", "a" * 40, "MIT", "nothing", "a paper")
+CLOSED = KnownCheckpoint("owner/closed", "b" * 40, "CC-BY-NC-4.0", "nothing", "a paper")
+LOOSE = KnownCheckpoint("owner/loose", None, "MIT", "nothing", "a paper")
 
 
 def _settings(**values: object) -> ExpertSettings:
@@ -88,8 +88,8 @@ def test_the_guide_lists_the_tables_of_the_code() -> None:
     assert listed == expected
     cells = [[cell.strip(" `") for cell in row.split("|")] for row in rows]
     kinds = {row[1]: row for row in cells if row[2] in ("reconstruction", "speech", "events", "affect", "pitch")}
-    assert set(kinds) == {*EXPERTS, *NEURAL}
-    for name in EXPERTS:
+    assert set(kinds) == {*ACOUSTIC, *NEURAL}
+    for name in ACOUSTIC:
         spec = load_expert(name).spec
         shown = [spec.kind, spec.target.replace("_", " "), f"{spec.native_rate_hz:g}", str(spec.dim)]
         assert kinds[name][2:6] == shown

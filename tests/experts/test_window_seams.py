@@ -84,7 +84,7 @@ def test_windows_of_events_are_local_so_a_cut_clip_is_the_same_clip(tiny_expert:
 
 @pytest.mark.parametrize("name", ["whisper", "qwen2_audio", "audio_flamingo_3"])
 def test_the_kept_frames_of_a_window_are_those_of_the_window_alone(name: str, tiny_expert: TinyExpert) -> None:
-    # These models accept no input longer than their window, so there is no whole: each window is encoded on its own.
+    # These models accept no input longer than their window, so each window is compared with the same window alone.
     expert = tiny_expert(name)
     frames, context = expert.windowing.frames, expert.windowing.context
     assert (frames, context) == ({"whisper": 150}.get(name, 250), {"whisper": 25}.get(name, 41))

@@ -128,9 +128,7 @@ def test_the_adapter_is_merged_in_float32_and_cast_once(trained: Callable[..., P
     assert torch.equal(tensors_of(tmp_path / "out")[stored], expected)
 
 
-def test_the_gate_computes_in_the_format_of_training_if_the_base_is_stored_in_a_finer_one(
-    tiny_bases: dict[str, Path], tmp_path: Path
-) -> None:
+def test_the_gate_computes_in_the_dtype_of_training_if_the_base_is_stored_in_float32(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     base = shutil.copytree(tiny_bases["audio_flamingo_3"], tmp_path / "base")
     stored = {name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()}
     save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
@@ -319,7 +317,7 @@ def test_arm_base_is_copied_and_has_no_adapter(trained: Callable[..., Path], tin
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "int8"}, "unknown number format.*float32, bfloat16, float16"),
+        ({"dtype": "int8"}, "unknown dtype.*float32, bfloat16, float16"),
         ({"max_shard_size": "5"}, "not a file size"),
         ({"max_shard_size": "0GB"}, "not a file size"),
         ({"device": "abacus"}, "no such device here"),

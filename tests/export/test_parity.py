@@ -60,7 +60,7 @@ def test_ties_are_allowed_in_16_bits_and_not_in_float32() -> None:
 
 
 @pytest.mark.parametrize(("gap", "ties"), [(2 / 64, 1), (3 / 64, 0)])
-def test_a_tie_is_two_steps_of_the_format(gap: float, ties: int) -> None:
+def test_a_tie_is_at_most_two_steps_of_the_dtype(gap: float, ties: int) -> None:
     live = make_result([[4.0, 1.0, 0.0], [0.0, 2.0, 2.0 - gap]], [0, 1])
     pairs = compare({"live": [live], "merged": [QueryResult(live.prompt, [0, 2], live.logits)]}, "bfloat16")
     assert pairs[0].ties == ties

@@ -89,7 +89,7 @@ def test_a_release_decodes_greedily_whatever_the_defaults_of_its_base(key: str, 
     info = ReleaseInfo(key, "base", 0, BaseInfo(str(published_folders[key]), dtype="bfloat16"), "f")
     write_release(tmp_path / "release", info, backbone)
     loaded = load_release(tmp_path / "release")
-    assert loaded.backbone.model.dtype == torch.bfloat16, "the number format of training is the default"
+    assert loaded.backbone.model.dtype == torch.bfloat16, "the dtype of training is the default"
     config = loaded.backbone.model.generation_config
     assert (config.do_sample, config.repetition_penalty, config.temperature) == (False, 1.0, 1.0)
 

@@ -117,7 +117,7 @@ def test_the_five_experts_of_the_shipped_params_are_distilled(ran: Ran) -> None:
 def test_every_trial_answered_every_question(ran: Ran, key: str) -> None:
     counts = set()
     for trial in SMALL["trials"]:
-        lines = (ran.workspace / f"evaluation/{key}-{trial}/responses.jsonl").read_text().splitlines()
+        lines = (ran.workspace / f"responses/{key}-{trial}.jsonl").read_text().splitlines()
         assert all(json.loads(line)["response"] for line in lines)
         counts.add(len(lines))
     assert len(counts) == 1

@@ -149,7 +149,7 @@ def test_a_missing_folder_is_not_requested_from_the_hub(cache: Path, source: str
 def test_a_full_disk_is_found_before_the_download(remote: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     remote.sizes = {name: 8 * 10**9 for name in FILES if name.endswith(".safetensors")}
     monkeypatch.setattr(hub, "free_bytes", lambda folder: 20 * 10**9)
-    with pytest.raises(CheckpointError, match=r"24\.0 GB are to be fetched, 20\.0 GB are free.*HF_HOME"):
+    with pytest.raises(CheckpointError, match=r"24\.0 GB must be downloaded, 20\.0 GB are free.*HF_HOME"):
         checkpoint_folder("owner/name", COMMIT, field=FIELD)
     assert not [path for path in remote.requests if path.startswith("GET") and path.endswith(".safetensors")]
 

@@ -96,7 +96,7 @@ def test_the_champion_itself_changes_nothing() -> None:
     assert "version 1 is the champion already" in decision.reasons[0]
 
 
-def test_a_withdrawn_version_is_refused_even_while_the_alias_still_points_at_it() -> None:
+def test_a_withdrawn_champion_is_refused() -> None:
     withdrawn = replace(CHAMPION, withdrawn="ada: clicks")
     decision = decide(withdrawn, withdrawn, SETTINGS, BETTER)
     assert not decision.unchanged

@@ -99,7 +99,7 @@ def test_a_registered_version_is_exported_with_the_base_that_was_packed_with_it(
     assert not (tmp_path / "other").exists()
 
 
-def test_an_environment_variable_sets_the_number_format_of_a_served_model(
+def test_an_environment_variable_sets_the_dtype_of_a_served_model(
     workspace: Path, tiny_bases: dict[str, Path], wav: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transformers
@@ -110,7 +110,7 @@ def test_an_environment_variable_sets_the_number_format_of_a_served_model(
     monkeypatch.setattr(stock, "from_pretrained", lambda *args, **kwargs: seen.append(kwargs["dtype"]) or load(*args, **kwargs))
     folder = tmp_path / "model"
     save_served(folder, write_loadable_release(workspace, tiny_bases, "qwen2_audio", dtype="bfloat16"), workspace)
-    # The default is the format of training.
+    # The default is the dtype of training.
     for requested, dtype in ((None, torch_float("bfloat16")), ("float32", torch_float("float32"))):
         if requested is not None:
             monkeypatch.setenv("COAT_DTYPE", requested)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
 from coat_core.backbones.lalm import Lalm
-from coat_core.errors import BackboneError, CheckpointError, SettingsError
+from coat_core.errors import BackboneError, CheckpointError
 from coat_core.settings import BackboneSettings, ExpertSettings, LoraSettings, ThinkingSettings, TrainingSettings
 from coat_core.settings.base import is_commit
-from coat_core.sizing.diagnosis import Diagnosis, SizingRequest, block_rows, diagnose, weights_line
+from coat_core.sizing.diagnosis import SizingRequest, block_rows, diagnose, weights_line
 from coat_core.sizing.memory import training_memory
-from coat_core.sizing.page import print_tables, to_json
+from coat_core.sizing.page import to_json
 from coat_core.sizing.params import Params
 from coat_core.sizing.published import PUBLISHED, published_base
 
@@ -67,12 +63,6 @@ HIDDEN = {"qwen2_audio": 4096, "qwen2_5_omni": 3584, "audio_flamingo_3": 3584}
 SPARE = {"qwen2_audio": (4_383, False), "qwen2_5_omni": (399, True), "audio_flamingo_3": (0, True)}
 DIMS = {"reconstruction": 64, "speech": 39, "events": 25, "affect": 16, "pitch": 62}
 GB = 1e9
-
-
-@pytest.fixture(scope="module")
-def diagnoses() -> dict[str, Diagnosis]:
-    training = TrainingSettings(batch_size=8, gradient_checkpointing=True, precision="bf16")
-    return {key: diagnose(key, Params(training=training, answers=8), SizingRequest(audio_s=30.0)) for key in PUBLISHED}
 
 
 def test_parameters_by_part(diagnoses, backbone_key):
@@ -288,61 +278,6 @@ def test_a_revision_of_another_commit_is_noted():
     )
 
 
-def run_main(monkeypatch, *arguments: str) -> int:
-    from coat_core.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["coat", "doctor", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
-
-
-def test_command_prints_json(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert run_main(monkeypatch, "--published", "audio_flamingo_3", "--json", "--batch", "2", "--seconds", "10") == 0
-    (report,) = json.loads(capsys.readouterr().out)
-    assert report["parameters"]["total"] == TOTALS["audio_flamingo_3"]
-    assert report["training"]["load"]["examples"] == 2
-    assert report["training"]["fits"] is True
-    assert report["block"]["spare"] == 0
-
-
-def test_command_prints_tables(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-    assert run_main(monkeypatch, "--published", "qwen2_5_omni", "--gpu-memory", "24") == 0
-    text = capsys.readouterr().out
-    for part in (
-        "8,931,813,888",
-        "196 modules matched",
-        "399 spare",
-        "DOES NOT FIT",
-        "training.gradient_checkpointing: true",
-        "merged export",
-    ):
-        assert part in text
-
-
-def test_command_fails_on_a_wrong_expression(monkeypatch, capsys, tmp_path):
-    values = yaml.safe_load(Path("params.yaml").read_text())
-    values["lora"]["modules"] = ["q_proj", "query"]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    assert run_main(monkeypatch, "--published", "qwen2_audio", "--params", str(tmp_path / "params.yaml")) == 1
-    assert "no such linear layers in the language model" in capsys.readouterr().err
-    assert run_main(monkeypatch, "--published", "qwen2_audio", "--params", str(tmp_path / "absent.yaml")) == 1
-    with pytest.raises(SettingsError):
-        Params.read(tmp_path / "absent.yaml")
-
-
-def test_tables_show_unknown_sizes(diagnoses, capsys):
-    from dataclasses import replace
-
-    print_tables(replace(diagnoses["qwen2_audio"], unknown_heads={"speech": "not extracted"}))
-    text = capsys.readouterr().out
-    assert "at most 4,383" in " ".join(text.split())
-    assert "not extracted" in text
-
-
 def test_the_estimate_agrees_with_a_small_model(tiny_bases):
     """The bytes that autograd saves in a forward pass with block and heads are within 5 % of the estimated lines."""
     import numpy as np
@@ -399,18 +334,3 @@ def test_the_estimate_agrees_with_a_small_model(tiny_bases):
     # Of the logits, autograd saves only the float32 log-softmax.
     expected = named["activations"] + named["embeddings and final norm"] + named["heads"] + answers * shape.vocabulary * 4
     assert sum(sizes.values()) == pytest.approx(expected, rel=0.05)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("key", list(PUBLISHED))
-def test_peak_memory_of_the_command(key, tmp_path):
-    """At most 2 GiB per backbone, imports included, in a separate process."""
-    script = (
-        "import resource, sys; from coat_core.cli import app\n"
-        f"sys.argv = ['coat', 'doctor', '--published', '{key}', '--json']\n"
-        "try: app()\n"
-        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert int(done.stderr.split()[-1]) <= 2 * 2**20  # KiB
-    assert json.loads(done.stdout)[0]["parameters"]["total"] == TOTALS[key]

@@ -84,7 +84,7 @@ def write_random_release(target: Path, base: Path, key: str, arm: str, stores: P
     if not ARMS[arm].lora:
         write_release(target, ReleaseInfo(**info), backbone)
         return
-    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=4), 0) if ARMS[arm].block else None
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=4)) if ARMS[arm].block else None
     specs = {name: ExpertStore.open(stores / name).spec for name in EXPERTS} if ARMS[arm].heads else {}
     normalisers = {name: (torch.zeros(spec.dim), torch.ones(spec.dim)) for name, spec in specs.items()}
     model = ThinkingModel(backbone, block, build_heads(specs, normalisers, backbone.hidden_size, heads, 0), lora, losses, 0)

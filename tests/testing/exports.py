@@ -1,4 +1,4 @@
-"""For the tests of exports: trained releases on a base, a complete Omni with a talker, and a process without our package."""
+"""Helpers for the tests of exports: trained releases, a complete Omni with a talker, and a process without our package."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write_trained(
     if arm == "base":
         write_release(target, info_of(backbone, "base", base), backbone)
         return target
-    block = None if arm == "sft" else ThinkingBlock.install(backbone, ThinkingSettings(**{"tokens": 4, **thinking}), 0)
+    block = None if arm == "sft" else ThinkingBlock.install(backbone, ThinkingSettings(**{"tokens": 4, **thinking}))
     lora, losses = LoraSettings(rank=2, alpha=4), LossSettings()
     model = ThinkingModel(backbone, block, nn.ModuleDict(), lora, losses, 0)
     generator = torch.Generator().manual_seed(5)

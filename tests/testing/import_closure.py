@@ -19,7 +19,7 @@ PACKAGE = "coat_core"
 
 
 def import_graph() -> grimp.ImportGraph:
-    """Return the imports of the package, lazy ones included, without those that only a type checker sees."""
+    """Return the imports of the package, lazy ones included, without those under `TYPE_CHECKING`."""
     return grimp.build_graph(PACKAGE, exclude_type_checking_imports=True, cache_dir=None)
 
 
@@ -34,15 +34,15 @@ def by_name(kind: str, params: Mapping[str, Any]) -> set[str]:
         return {f"{PACKAGE}.corpus.generated.espeak"}
     if kind != "features":
         return set()
-    from coat_core.experts.catalogue import EXPERTS, NEURAL
+    from coat_core.experts.catalogue import ACOUSTIC, NEURAL
 
-    return {({**EXPERTS, **NEURAL})[expert["implementation"]] for expert in params["experts"].values()}
+    return {({**ACOUSTIC, **NEURAL})[expert["implementation"]] for expert in params["experts"].values()}
 
 
 def closure(kind: str, params: Mapping[str, Any], graph: grimp.ImportGraph) -> set[str]:
-    """Return every file of the package that a stage imports, with the data files (templates) beside them, relative to the root.
+    """Return every file of the package that a stage imports, with the templates in the same folders, relative to the root.
 
-    Package files that hold nothing but a docstring are left out.
+    Package files with only a docstring are left out.
     """
     entries = {f"{PACKAGE}.pipeline.stages.{kind}", *by_name(kind, params)}
     modules = set().union(entries, *(graph.find_upstream_modules(entry) for entry in entries))
@@ -82,7 +82,7 @@ def _file(module: str) -> str | None:
 
 
 def _counts(path: Path) -> bool:
-    """Whether a file can change what a stage does: not bytecode, and not a package file with only a docstring."""
+    """Return whether a file can change a stage: it is neither bytecode nor a package file with only a docstring."""
     if not path.is_file() or "__pycache__" in path.parts:
         return False
     return path.name != "__init__.py" or len(ast.parse(path.read_text()).body) > 1

@@ -62,7 +62,7 @@ AF3_TEXT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Layout:
-    """What differs between the repositories of the LALMs."""
+    """The differences between the repositories of the LALMs."""
 
     repository: str
     commit: str
@@ -224,7 +224,7 @@ def _change(path: Path, **values: Any) -> None:
 
 
 def _qwen2_audio_front_end(folder: Path, tokenizer: Any) -> None:
-    """The repository has no template for audio: the tokenizer's is for text, and the stock processor contains its own."""
+    """Write the files. The tokenizer's template is for text only; the template for audio is part of the stock processor's code."""
     _write(folder / "preprocessor_config.json", {**_WHISPER, "processor_class": "Qwen2AudioProcessor"})
     text = (
         "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

@@ -1,4 +1,4 @@
-"""A registered release that really loads and answers, for the tests of versions, cold loads and serving."""
+"""A registered release that can be loaded and answers, for the tests of versions, cold loads and serving."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_loadable_release(workspace: Path, bases: dict[str, Path], key: str, *,
 
     shutil.copytree(bases[key], workspace / "bases" / key, dirs_exist_ok=True)
     backbone = load_backbone(key, str(bases[key]))
-    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=4), 0)
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=4))
     specs = {"pitch": ExpertSpec("x", "pitch", "representation", 3, 100.0, 16000, "1", "CC0-1.0", True, "tests", ("a", "b", "c"))}
     heads, lora, losses = HeadSettings(width=16, attention_heads=2), LoraSettings(rank=2, alpha=4), LossSettings()
     built = build_heads(specs, {"pitch": (torch.zeros(3), torch.ones(3))}, backbone.hidden_size, heads, 0)

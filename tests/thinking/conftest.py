@@ -50,7 +50,7 @@ def make_model(make_backbone: Callable[[str], Backbone]) -> Callable[..., Thinki
     ) -> ThinkingModel:
         backbone = make_backbone(key)
         parts = find_arm(arm)
-        block = ThinkingBlock.install(backbone, ThinkingSettings(**{"tokens": 4, **thinking}), seed) if parts.block else None
+        block = ThinkingBlock.install(backbone, ThinkingSettings(**{"tokens": 4, **thinking})) if parts.block else None
         specs = SPECS if parts.heads else {}
         normalisers = {name: (torch.full((s.dim,), 0.5), torch.full((s.dim,), 2.0)) for name, s in specs.items()}
         model = ThinkingModel(backbone, block, build_heads(specs, normalisers, backbone.hidden_size, HEADS, seed), lora, LOSSES, seed)

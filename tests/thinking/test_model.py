@@ -136,7 +136,7 @@ def test_one_prefill_and_n_steps_with_and_without_the_block(
 
 
 def test_initial_weights_are_equal_in_all_arms(make_model: Make, backbone_key: str) -> None:
-    """LoRA, trainable tokens and heads have generators of their own; the global generator is neither used nor changed."""
+    """LoRA, trainable tokens and heads each have their own generator; the global generator is neither used nor changed."""
     state = torch.get_rng_state()
     arms = {}
     for seed, arm in ((0, "sft"), (0, "block"), (0, "coat"), (1, "sft")):

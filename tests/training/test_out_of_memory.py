@@ -98,7 +98,7 @@ def test_a_missing_device_is_rejected_before_anything_is_loaded(monkeypatch: pyt
         pytest.skip("this host has a GPU")
     settings = SimpleNamespace(runtime=RuntimeSettings(device="cuda"), training=TrainingSettings())
     with pytest.raises(DeviceError, match=r"no such device here.*runtime\.device.*cuda.*CUDA build"):
-        _accelerator(settings)  # accelerate alone would use the processor
+        _accelerator(settings)  # accelerate alone would use the CPU
 
 
 def test_answering_that_does_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

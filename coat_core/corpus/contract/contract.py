@@ -105,23 +105,23 @@ def check_corpus(
     facts = measure_files(corpus, examples, settings.max_duration_s, workers)
     table = facts_table(rows, examples, corpus, facts)
     expectations = row_expectations(settings)
-    broken = _validate(expectations, table)
-    results = tuple(_result(expectation, broken[expectation.name], table) for expectation in expectations)
+    failed = _validate(expectations, table)
+    results = tuple(_result(expectation, failed[expectation.name], table) for expectation in expectations)
     reasons: dict[int, list[str]] = {}
     for expectation in expectations:
-        for number in broken[expectation.name]:
+        for number in failed[expectation.name]:
             reason = expectation.format_reason(table[number][expectation.column])
             reasons.setdefault(number, []).append(f"{expectation.name}: {reason}")
-    good = [example for number, example in enumerate(examples) if number not in reasons and isinstance(example, Example)]
+    valid = [example for number, example in enumerate(examples) if number not in reasons and isinstance(example, Example)]
     counts: dict[str, dict[str, int]] = {
-        split: dict(sorted(Counter[str](e.family for e in good if e.split == split).items())) for split in SPLITS
+        split: dict(sorted(Counter[str](e.family for e in valid if e.split == split).items())) for split in SPLITS
     }
     families, failures = _check_balance(counts, settings)
     bad_share = len(reasons) / len(rows)
     result = ContractResult(
         passed=bad_share <= settings.max_bad_share and not failures,
         rows=len(rows),
-        accepted=len(good),
+        accepted=len(valid),
         quarantined=len(reasons),
         bad_share=bad_share,
         max_bad_share=settings.max_bad_share,
@@ -143,21 +143,21 @@ def check_corpus(
             f"the data contract is not met: {result.failure_message()}\n",
             next_step=f"see {records / 'contract.html'} and {quarantine}, fix the data, run again",
         )
-    write_jsonl(accepted, (example.to_row() for example in good))
+    write_jsonl(accepted, (example.to_row() for example in valid))
     return result
 
 
-def _result(expectation: Expectation, broken: Sequence[int], table: Sequence[Row]) -> ExpectationResult:
+def _result(expectation: Expectation, failed: Sequence[int], table: Sequence[Row]) -> ExpectationResult:
     first = tuple(
         {"id": str(table[number]["id"]), "reason": expectation.format_reason(table[number][expectation.column])}
-        for number in broken[:_SHOWN]
+        for number in failed[:_SHOWN]
     )
-    checked = sum(row[expectation.given or expectation.column] is not None for row in table)
-    return ExpectationResult(expectation.name, expectation.expects, checked, len(broken), first)
+    checked = sum(row[expectation.checked_column or expectation.column] is not None for row in table)
+    return ExpectationResult(expectation.name, expectation.expects, checked, len(failed), first)
 
 
 def _check_balance(counts: Mapping[str, Mapping[str, int]], settings: ContractSettings) -> tuple[ExpectationResult, tuple[str, ...]]:
-    """Compare the family counts within each split that has rows. A family that only this split lacks has a count of 0."""
+    """Compare the family counts within each split that has rows. A family that occurs only in other splits has a count of 0."""
     expectation = balance_expectation(settings)
     names = sorted({family for split in counts.values() for family in split})
     table: list[Row] = []
@@ -165,15 +165,15 @@ def _check_balance(counts: Mapping[str, Mapping[str, int]], settings: ContractSe
         sizes = [found.get(family, 0) for family in names]
         if found:
             table.append({"row": len(table), "id": split, expectation.column: max(sizes) / min(sizes) if min(sizes) else math.inf})
-    broken = _validate([expectation], table)[expectation.name] if table else []
-    splits = [table[number]["id"] for number in broken]
+    failed = _validate([expectation], table)[expectation.name] if table else []
+    splits = [table[number]["id"] for number in failed]
     reasons = [
         f"{expectation.format_reason(table[number][expectation.column])}: {dict(counts[split])}"
-        for number, split in zip(broken, splits, strict=True)
+        for number, split in zip(failed, splits, strict=True)
     ]
     first = tuple({"id": split, "reason": reason} for split, reason in zip(splits, reasons, strict=True))
-    failures = tuple(f"{expectation.name} in {row['id']}: {row['reason']}" for row in first) if table else ("no row is left",)
-    return ExpectationResult(expectation.name, expectation.expects, len(table), len(broken), first), failures
+    failures = tuple(f"{expectation.name} in {row['id']}: {row['reason']}" for row in first) if table else ("no row is valid",)
+    return ExpectationResult(expectation.name, expectation.expects, len(table), len(failed), first), failures
 
 
 def _validate(expectations: Sequence[Expectation], table: Sequence[Row]) -> dict[str, list[int]]:
@@ -198,13 +198,13 @@ def _validate(expectations: Sequence[Expectation], table: Sequence[Row]) -> dict
     )
     outcome = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]})
     by_name = {result.expectation_config.meta["name"]: result for result in outcome.results}
-    broken: dict[str, list[int]] = {}
+    failed: dict[str, list[int]] = {}
     for expectation in expectations:
         result = by_name[expectation.name]
         if result.exception_info.get("raised_exception", True):
             raise ContractError(f"the expectation {expectation.name} could not be computed: {result.exception_info}")
-        broken[expectation.name] = sorted(int(index["row"]) for index in result.result.get("unexpected_index_list") or ())
-    return broken
+        failed[expectation.name] = sorted(int(index["row"]) for index in result.result.get("unexpected_index_list") or ())
+    return failed
 
 
 def _gx_expectation(library: Any, expectation: Expectation) -> Any:

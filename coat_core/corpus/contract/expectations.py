@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from coat_core.corpus.audio import HEADER_TOLERANCE_S
 from coat_core.settings import ContractSettings
 
 DURATION_TOLERANCE_S = 0.010
-HEADER_EXCESS_S = 0.5
-"""Largest difference between the header duration and the decoded one: headers of lossy formats count the encoder's padding."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,8 @@ class Expectation:
     kind: Literal["null", "true", "range"] = "range"
     low: float | None = None
     high: float | None = None
-    given: str = ""
-    """Column that is not missing in every checked row; by default `column`."""
+    checked_column: str = ""
+    """A row counts as checked if this column is not missing; by default `column`."""
 
     def format_reason(self, value: Any) -> str:
         """Return the reason reported for an invalid value."""
@@ -39,8 +38,10 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
     silence, clipped = settings.silence_dbfs, settings.max_clipped_share
     near = f"{DURATION_TOLERANCE_S * 1000:g} ms"
     return (
-        Expectation("schema", "schema_error", "every field is present, known and of the right type", "{value}", "null", given="row"),
-        Expectation("unique_id", "id_occurrence", "an id occurs once", "the id occurs again, time {value:.0f}", high=1),
+        Expectation(
+            "schema", "schema_error", "every field is present, known and of the right type", "{value}", "null", checked_column="row"
+        ),
+        Expectation("unique_id", "id_occurrence", "an id occurs once", "the id occurs again (occurrence {value:.0f})", high=1),
         Expectation(
             "path_inside",
             "path_inside",
@@ -56,7 +57,7 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
             "the SHA-256 of the file differs from that of the row",
             "true",
         ),
-        Expectation("decodes", "decode_error", "the audio decodes completely", "{value}", "null", given="hash_equals"),
+        Expectation("decodes", "decode_error", "the audio decodes completely", "{value}", "null", checked_column="hash_equals"),
         _range("duration", "decoded_duration_s", "{value:.3f} s of audio", " s", shortest, longest),
         Expectation(
             "manifest_duration",
@@ -68,10 +69,10 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
         Expectation(
             "header_duration",
             "header_excess_s",
-            f"the header duration differs from the decoded one by at most {HEADER_EXCESS_S:g} s",
+            f"the header duration differs from the decoded one by at most {HEADER_TOLERANCE_S:g} s",
             "the header duration exceeds the decoded one by {value:.3f} s",
-            low=-HEADER_EXCESS_S,
-            high=HEADER_EXCESS_S,
+            low=-HEADER_TOLERANCE_S,
+            high=HEADER_TOLERANCE_S,
         ),
         _range("sample_rate", "sample_rate_hz", "{value:.0f} Hz", " Hz", lowest, highest),
         Expectation(
@@ -102,14 +103,16 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
             "the answer is not among distinct choices",
             "true",
         ),
-        Expectation("group_in_one_split", "group_crossing", "no group is in two splits", "group {value}", "null", given="id_occurrence"),
+        Expectation(
+            "group_in_one_split", "group_crossing", "no group is in two splits", "group {value}", "null", checked_column="id_occurrence"
+        ),
         Expectation(
             "audio_in_one_split",
             "audio_crossing",
             "no audio is in two splits",
             "the audio is in two splits: {value}",
             "null",
-            given="id_occurrence",
+            checked_column="id_occurrence",
         ),
     )
 

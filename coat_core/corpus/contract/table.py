@@ -20,7 +20,8 @@ from coat_core.corpus.splits import single_groups
 from coat_core.errors import ContractError, CorpusError
 
 Row = dict[str, Any]
-_FILES_AT_ONCE = 16
+_CHUNK_SIZE = 16
+"""Files that a worker process receives at once."""
 
 
 def read_examples(rows: Sequence[Row]) -> list[Example | CorpusError]:
@@ -49,7 +50,7 @@ def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_d
     progress = tqdm(total=len(paths), desc="contract", unit="file", disable=None)
     facts: dict[str, AudioFacts] = {}
     with progress:
-        if workers <= 1 or len(paths) <= _FILES_AT_ONCE:
+        if workers <= 1 or len(paths) <= _CHUNK_SIZE:
             for name, path in zip(names, paths, strict=True):
                 facts[name] = task(path)
                 progress.update()
@@ -57,7 +58,7 @@ def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_d
         # spawn, because the caller may have threads (torch, a server) and fork is unsafe with threads.
         with ProcessPoolExecutor(min(workers, len(paths)), mp_context=get_context("spawn")) as pool:
             try:
-                for name, measured in zip(names, pool.map(task, paths, chunksize=_FILES_AT_ONCE), strict=True):
+                for name, measured in zip(names, pool.map(task, paths, chunksize=_CHUNK_SIZE), strict=True):
                     facts[name] = measured
                     progress.update()
             except BrokenProcessPool as error:
@@ -65,7 +66,7 @@ def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_d
                 raise ContractError(
                     "a process that measures audio ended unexpectedly",
                     field="audio",
-                    value=f"{near} or one of the next {_FILES_AT_ONCE * workers} files",
+                    value=f"{near} or one of the next {_CHUNK_SIZE * workers} files",
                     next_step="check these files and the memory of the machine",
                 ) from error
     return facts

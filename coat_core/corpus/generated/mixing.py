@@ -1,4 +1,4 @@
-"""Mixing of sounds to one clip: silence before and after, background noise, level. Waveforms are float64 `[N]` at 16 kHz."""
+"""Mixing of sounds into one clip: silence before and after, background noise, level. Waveforms are float64 `[N]` at 16 kHz."""
 
 from __future__ import annotations
 

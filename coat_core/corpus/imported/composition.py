@@ -1,4 +1,4 @@
-"""Composition of recordings to one clip: trimming, levels, margins and gaps. Waveforms are float32 `[N]` at 16 kHz in [-1, 1]."""
+"""Composition of recordings into one clip: trimming, levels, margins and gaps. Waveforms are float32 `[N]` at 16 kHz in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Layout:
 
 
 def compose(parts: Sequence[Waveform], layout: Layout, rng: np.random.Generator, max_duration_s: float) -> Waveform:
-    """Join recordings to one clip of at most `max_duration_s`, with random margins and gaps.
+    """Join recordings into one clip of at most `max_duration_s`, with random margins and gaps.
 
     Raises:
         CorpusError: parts that must not be shortened do not fit.

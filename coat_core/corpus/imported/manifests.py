@@ -40,7 +40,7 @@ def import_manifest(settings: CorpusSettings, source: Path, target: Path) -> Non
     """
     if not source.is_file():
         raise CorpusError("the manifest is missing", field="corpus.path", value=str(source), next_step="set it to a JSON Lines file")
-    _import(settings, [_renamed(row, _NEMO) for row in read_jsonl(source)], source.parent, source.name, target)
+    _import(settings, [_rename_columns(row, _NEMO) for row in read_jsonl(source)], source.parent, source.name, target)
 
 
 def import_audiofolder(settings: CorpusSettings, source: Path, target: Path) -> None:
@@ -69,17 +69,17 @@ def import_audiofolder(settings: CorpusSettings, source: Path, target: Path) -> 
     for row in rows:
         if "choices" in row:
             row["choices"] = [choice.strip() for choice in row["choices"].split("|")]
-    _import(settings, [_renamed(row, _FOLDER) for row in rows], source, METADATA, target)
+    _import(settings, [_rename_columns(row, _FOLDER) for row in rows], source, METADATA, target)
 
 
 def _import(settings: CorpusSettings, rows: list[Row], folder: Path, source: str, target: Path) -> None:
     """Check all rows, copy the audio and write the manifest."""
-    checked = _each(source, rows, lambda row: _checked(row, folder))
+    checked = _map_rows(source, rows, lambda row: _check_row(row, folder))
     if not checked:
         raise CorpusError(f"{source}: there are no rows", next_step="add a row for each audio file")
-    with new_folder(target) as made:
-        (made / "audio").mkdir()
-        digests = [_copy(row["path"], made / "audio") for row in tqdm(checked, desc="corpus", unit="file", disable=None)]
+    with new_folder(target) as temporary:
+        (temporary / "audio").mkdir()
+        digests = [_copy(row["path"], temporary / "audio") for row in tqdm(checked, desc="corpus", unit="file", disable=None)]
         groups = [row.get("group") or f"audio:{digest[:16]}" for row, digest in zip(checked, digests, strict=True)]
         keys = [
             [*(f"group {name}" for name in single_groups(group)), f"sha256 {digest}"] for group, digest in zip(groups, digests, strict=True)
@@ -89,14 +89,14 @@ def _import(settings: CorpusSettings, rows: list[Row], folder: Path, source: str
             {**row, "split": split, "group": group, "sha256": digest, "number": number, "source": source}
             for number, (row, split, group, digest) in enumerate(zip(checked, splits, groups, digests, strict=True), 1)
         ]
-        write_manifest(made / "manifest.jsonl", _each(source, complete, _example))
+        write_manifest(temporary / "manifest.jsonl", _map_rows(source, complete, _example))
 
 
-def _each(source: str, rows: list[Row], read: Callable[[Row], Any]) -> list[Any]:
+def _map_rows(source: str, rows: list[Row], read: Callable[[Row], Any]) -> list[Any]:
     """Apply `read` to all rows and report all invalid rows in one error.
 
     Raises:
-        CorpusError: rows are invalid. The message describes the first of them and gives the number of the others.
+        CorpusError: rows are invalid. The message describes the first ten and gives the number of the others.
     """
     done, mistakes = [], []
     for number, row in enumerate(rows, 1):
@@ -110,11 +110,11 @@ def _each(source: str, rows: list[Row], read: Callable[[Row], Any]) -> list[Any]
     return done
 
 
-def _renamed(row: Row, names: dict[str, str]) -> Row:
+def _rename_columns(row: Row, names: dict[str, str]) -> Row:
     return {names.get(key, key): value for key, value in row.items() if value is not None}
 
 
-def _checked(row: Row, folder: Path) -> Row:
+def _check_row(row: Row, folder: Path) -> Row:
     """Return the row with the path of its audio, after the checks that are made before files are copied.
 
     Raises:
@@ -153,7 +153,7 @@ def _checked(row: Row, folder: Path) -> Row:
 
 
 def _copy(path: Path, folder: Path) -> str:
-    """Copy an audio file to a name made from its hash, so that equal files are stored once; return the hash."""
+    """Copy an audio file to a name that contains its hash, so that equal files are stored once; return the hash."""
     digest = sha256_file(path)
     copy = folder / _name(path, digest)
     if not copy.exists():
@@ -191,7 +191,7 @@ def _example(row: Row) -> Example:
 
 
 def _facts(row: Row) -> tuple[float, int]:
-    """Return the duration (of the row, or else measured) and the sample rate. Unreadable audio gives zeros; the contract reports it."""
+    """Return duration (that of the row, or the measured one) and sample rate; 0 for unreadable audio, which the contract reports."""
     if "duration" in row:
         try:
             return row["duration"], read_header(row["path"]).sample_rate_hz

@@ -110,7 +110,7 @@ class _ClipMaker:
         return min(proposals, key=lambda scene: (self._excess(scene), sum(self.used[part.path] for part in scene.parts)))
 
     def _excess(self, scene: Scene) -> float:
-        """Return by how much the classes of the answers of a scene exceed the mean count of their tasks."""
+        """Return by how much the counts of a scene's answers exceed the mean counts of their tasks."""
         excess = 0.0
         for task in scene.tasks:
             counts, classes = self.answers[task], _classes(task, scene)

@@ -69,7 +69,7 @@ def track_pitch(waveform: Floats) -> PitchTrack:
 
 
 def _frames_within(waveform: Floats) -> Floats:
-    """Return centred frames `[T, 1024]`; at both ends they move inwards, because a half-empty window contains too few periods."""
+    """Return centred frames `[T, 1024]`; at both ends they are shifted inwards, because a half-empty window contains too few periods."""
     padded = np.concatenate([waveform, np.zeros(max(0, _WINDOW - len(waveform)))])
     starts = np.clip(np.arange(frame_count(len(waveform))) * HOP - _WINDOW // 2, 0, len(padded) - _WINDOW)
     return np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[starts]
@@ -124,7 +124,7 @@ def _candidates(correlation: Floats) -> tuple[Floats, Floats]:
 
 
 def _best_path(strength: Floats, frequency: Floats) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return the candidate `[T]` of each frame (0: unvoiced) with the greatest strength less jumps (Viterbi)."""
+    """Return the candidate `[T]` of each frame (0: unvoiced) on the path with the greatest strength minus transition costs (Viterbi)."""
     voiced = frequency > 0
     octaves = np.log2(np.where(voiced, frequency, 1.0))
     both = voiced[1:, None, :] & voiced[:-1, :, None]

@@ -18,7 +18,7 @@ BANDS = 64
 
 
 def log_mel(waveform: Floats) -> Floats:
-    """Return 64 mel bands in dB re a full-scale sine `[T, 64]`, from -80 dB up."""
+    """Return 64 mel bands `[T, 64]` in dB relative to a full-scale sine, at least -80 dB."""
     return decibels(power_spectrum(waveform) @ mel_filters(BANDS).T)
 
 

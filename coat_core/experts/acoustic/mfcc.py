@@ -9,7 +9,7 @@ from coat_core.experts.acoustic.framing import AcousticExpert, Floats, acoustic_
 BANDS = 40
 COEFFICIENTS = 13
 DYNAMIC_RANGE_DB = 60.0
-"""Bands are clipped at this level below the clip's loudest band, so that pauses are alike with any background noise."""
+"""Bands are clipped at this level below the clip's loudest band, so that pauses do not depend on the background noise."""
 SMALLEST_DEVIATION = 1.0
 """dB; keeps a silent or stationary clip at zero instead of amplifying its rounding errors."""
 
@@ -22,7 +22,7 @@ def mfcc(waveform: Floats) -> Floats:
     bands = decibels(power_spectrum(waveform) @ mel_filters(BANDS).T)
     bands = np.maximum(bands, bands.max() - DYNAMIC_RANGE_DB)
     static = dct(bands, type=2, axis=1, norm="ortho")[:, :COEFFICIENTS]
-    # Regression over five frames (HTK's deltawindow 2). Edges repeat, so that a clip of one frame has differences too.
+    # Regression over five frames (HTK's deltawindow 2). The edge frames are repeated, so that a clip of one frame has differences.
     first = savgol_filter(static, 5, polyorder=1, deriv=1, axis=0, mode="nearest")
     second = savgol_filter(first, 5, polyorder=1, deriv=1, axis=0, mode="nearest")
     features = np.concatenate([static, first, second], axis=1)

@@ -96,7 +96,7 @@ def _zero_crossings(waveform: Floats) -> Floats:
 
 
 def _loudness(power: Floats) -> Floats:
-    """Return specific loudness `[T, 24]`: mel band power to the 0.3, as a share of the clip's loudest frame."""
+    """Return specific loudness `[T, 24]`: mel band power raised to 0.3, as a share of the clip's loudest frame."""
     specific = (power @ mel_filters(_ONSET_BANDS).T + POWER_FLOOR) ** 0.3
     return np.asarray(specific / specific.sum(axis=1).max())
 
@@ -125,7 +125,7 @@ def _events(loudness: Floats, activity: Floats) -> list[Floats]:
     threshold = max(0.15, 0.35 * float(strength.max()))
     padded = np.concatenate([[0.0], strength, [0.0]])
     peaks = find_peaks(padded, height=threshold, prominence=threshold / 2, distance=_EVENT_GAP_FRAMES)[0] - 1
-    # An onset is an event only if the level then comes within 20 dB of the clip's loud parts; the onset of hiss is none.
+    # An onset is an event only if the level then comes within 20 dB of the clip's loud parts; the onset of hiss is no event.
     frames = len(strength)
     audible = np.stack([np.append(activity[lag:], np.zeros(min(lag, frames))) for lag in range(4)]).max(axis=0) > 0.5
     starts = np.zeros(frames)

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from coat_core.experts.neural.base import NeuralExpert, Piece, Waveform, cut_padded
 from coat_core.experts.neural.checkpoint import open_checkpoint
-from coat_core.experts.neural.licences import Known
+from coat_core.experts.neural.licences import KnownCheckpoint
 from coat_core.experts.neural.windowing import Windowing
 from coat_core.settings import ExpertSettings
 
 KNOWN = (
-    Known("MIT/ast-finetuned-audioset-10-10-0.4593", "f826b80d28226b62986cc218e5cec390b1096902", "BSD-3-Clause",
+    KnownCheckpoint("MIT/ast-finetuned-audioset-10-10-0.4593", "f826b80d28226b62986cc218e5cec390b1096902", "BSD-3-Clause",
           "AudioSet with its labels (527 classes)", "Gong, Chung and Glass, AST, arXiv:2104.01778"),
 )  # fmt: skip
 """Known checkpoints, the default first."""
@@ -126,7 +126,7 @@ def build(settings: ExpertSettings) -> NeuralExpert:
     checkpoint = open_checkpoint("audio_events", settings, KNOWN, ("audio-spectrogram-transformer",))
     model = checkpoint.load(ASTForAudioClassification)
     with warnings.catch_warnings():
-        # Some of the lowest of 128 bands contain none of the 257 bins; this is so in the model's training too.
+        # Some of the lowest of the 128 bands contain none of the 257 bins, as in the training of the model.
         warnings.filterwarnings("ignore", message="At least one mel filter has all zero values")
         extractor = checkpoint.front_end(ASTFeatureExtractor)
     if extractor.max_length != model.config.max_length or extractor.num_mel_bins != model.config.num_mel_bins:

@@ -57,7 +57,7 @@ class NeuralExpert:
     encoder: Encoder
     windowing: Windowing
     batch_seconds: float
-    """Most seconds of audio, padding included, in one forward pass; a longer window is a batch of its own."""
+    """Most seconds of audio, padding included, in one forward pass; a longer window forms a separate batch."""
     device: str = "cpu"
 
     def __call__(self, waveforms: Waveform, lengths: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

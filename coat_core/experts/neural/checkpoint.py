@@ -1,4 +1,4 @@
-"""Published checkpoints: architecture, weights and front end of a folder, with the errors a user can see."""
+"""Published checkpoints: architecture, weights and front end of a folder, and their errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coat_core.device import check_device
 from coat_core.errors import ExpertError, OutOfMemoryError
 from coat_core.experts.base import ExpertSpec, Kind, Target
-from coat_core.experts.neural.licences import Choice, Known, choose
+from coat_core.experts.neural.licences import KnownCheckpoint, SelectedCheckpoint, choose
 from coat_core.hub import checkpoint_folder
 from coat_core.settings import ExpertSettings
 
@@ -27,7 +27,7 @@ class Checkpoint:
     """A checkpoint on this disk, and the settings it runs with."""
 
     implementation: str
-    choice: Choice
+    choice: SelectedCheckpoint
     folder: Path
     config: dict[str, Any]
     """Content of `config.json`."""
@@ -108,7 +108,7 @@ class Checkpoint:
             ) from error  # fmt: skip
 
     def front_end(self, extractor_class: Any) -> Any:
-        """Return the checkpoint's own feature extractor.
+        """Return the checkpoint's feature extractor.
 
         Raises:
             ExpertError: the folder has no `preprocessor_config.json`.
@@ -146,7 +146,7 @@ class Checkpoint:
 def open_checkpoint(
     implementation: str,
     settings: ExpertSettings,
-    known: tuple[Known, ...],
+    known: tuple[KnownCheckpoint, ...],
     model_types: Sequence[str],
     *,
     prefix: str = "",
@@ -155,7 +155,7 @@ def open_checkpoint(
     """Return the checkpoint that params name, after checking its licence and its architecture.
 
     Args:
-        implementation: of the expert, for messages.
+        implementation: name of the expert's implementation.
         settings: the expert's section of params.
         known: the implementation's table of checkpoints.
         model_types: model types that the implementation supports.
@@ -164,7 +164,7 @@ def open_checkpoint(
 
     Raises:
         ExpertError: the licence is not accepted, the folder contains another architecture or none, or params choose layers of an
-            implementation without that choice.
+            implementation that does not support it.
         DeviceError: this host has no such device.
         CheckpointError: the files are not on this disk and cannot be fetched.
     """
@@ -189,5 +189,5 @@ def open_checkpoint(
 
 
 def numbered(prefix: str, count: int) -> tuple[str, ...]:
-    """Return the names `prefix 0`, `prefix 1`, … for dimensions without names of their own."""
+    """Return the names `prefix 0`, `prefix 1`, … for dimensions without published names."""
     return tuple(f"{prefix} {dim}" for dim in range(count))

@@ -1,6 +1,6 @@
 """Reconstruction expert: the latents of a neural codec before quantisation, Mimi (12.5 Hz) or EnCodec (75 Hz), at 24 kHz.
 
-Both encoders are causal: frame t depends on the clip up to the end of its own samples [t · hop, (t + 1) · hop) and on nothing later.
+Both encoders are causal: frame t covers the samples [t · hop, (t + 1) · hop) and depends on no later sample.
 Padding after a clip therefore has no effect, and a sound first changes the frame in which it begins. The exception is the start of a
 clip in EnCodec: its convolutions pad on the left by reflection, so its first frames (80 ms) depend on up to six later frames.
 Sources: Défossez et al., "Moshi", arXiv:2410.00037; Défossez et al., "High Fidelity Neural Audio Compression", arXiv:2210.13438.
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from coat_core.experts.neural.base import NeuralExpert, Piece, Waveform, cut_padded, pad_signals
 from coat_core.experts.neural.checkpoint import Checkpoint, numbered, open_checkpoint
-from coat_core.experts.neural.licences import Known
+from coat_core.experts.neural.licences import KnownCheckpoint
 from coat_core.experts.neural.windowing import Windowing
 from coat_core.settings import ExpertSettings
 
 KNOWN = (
-    Known("kyutai/mimi", "89091b3e466eb6a9d11e537bf26b144f194978f7", "CC-BY-4.0",
+    KnownCheckpoint("kyutai/mimi", "89091b3e466eb6a9d11e537bf26b144f194978f7", "CC-BY-4.0",
           "7,000,000 h of speech from the web; WavLM's states as a second target", "Défossez et al., Moshi, arXiv:2410.00037"),
-    Known("facebook/encodec_24khz", "c1dbe2ae3f1de713481a3b3e7c47f357092ee040", "CC-BY-NC-4.0",
+    KnownCheckpoint("facebook/encodec_24khz", "c1dbe2ae3f1de713481a3b3e7c47f357092ee040", "CC-BY-NC-4.0",
           "DNS challenge, Common Voice, AudioSet, FSD50K, Jamendo; no labels", "Défossez et al., EnCodec, arXiv:2210.13438"),
 )  # fmt: skip
-"""Known checkpoints, the default first. EnCodec's card names no licence for its weights; the stricter reading is recorded."""
+"""Known checkpoints, the default first. EnCodec's card names no licence for its weights, so a non-commercial one is recorded."""
 _WINDOW_S, _CONTEXT_S = 60, 12
 _LEAST_FRAMES = 16
 """Shorter clips are padded with silence to this length: EnCodec's reflection must be the same alone and in a batch."""

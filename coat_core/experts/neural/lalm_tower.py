@@ -1,4 +1,4 @@
-"""Reconstruction expert: states of a LALM's audio tower at its own 25 Hz, before the projector.
+"""Reconstruction expert: states of a LALM's audio tower at 25 Hz, before the projector.
 
 Only the tower's weights are read from the LALM's checkpoint. Qwen2-Audio's and Audio Flamingo 3's towers are Whisper encoders with
 a mean over two positions: frame t is centred on sample 640 t + 160 at 16 kHz. A window is padded to the 30 s that the tower
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from coat_core.experts.neural.base import NeuralExpert, Piece, Waveform
 from coat_core.experts.neural.checkpoint import Checkpoint, numbered, open_checkpoint
-from coat_core.experts.neural.licences import Known
+from coat_core.experts.neural.licences import KnownCheckpoint
 from coat_core.experts.neural.log_mel_windows import LogMelWindows
 from coat_core.settings import ExpertSettings
 
 KNOWN = (
-    Known("Qwen/Qwen2-Audio-7B-Instruct", "0a095220c30b7b31434169c3086508ef3ea5bf0a", "Apache-2.0",
+    KnownCheckpoint("Qwen/Qwen2-Audio-7B-Instruct", "0a095220c30b7b31434169c3086508ef3ea5bf0a", "Apache-2.0",
           "speech, sound and music with transcripts, captions and answers (not listed by its authors)",
           "Chu et al., Qwen2-Audio, arXiv:2407.10759"),
-    Known("nvidia/audio-flamingo-3-hf", "7d4bae64ee29878af6504ae6f6bb3e40492838ad", "NVIDIA OneWay Noncommercial License",
+    KnownCheckpoint("nvidia/audio-flamingo-3-hf", "7d4bae64ee29878af6504ae6f6bb3e40492838ad", "NVIDIA OneWay Noncommercial License",
           "AudioSkills-XL, LongAudio-XL, AF-Chat and public corpora, with their labels (AudioSet, IEMOCAP, MELD, GTZAN, NSynth among them)",
           "Goel et al., Audio Flamingo 3, arXiv:2507.08128"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Choice of an expert's checkpoint, and its licence."""
+"""Selection of an expert's checkpoint, and its licence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FREE = ("Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownCheckpoint:
     """A published checkpoint in an implementation's table."""
 
     checkpoint: str
@@ -32,7 +32,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedCheckpoint:
     """The checkpoint that params name."""
 
     checkpoint: str
@@ -43,7 +43,7 @@ class Choice:
     source: str
 
 
-def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
+def choose(settings: ExpertSettings, known: tuple[KnownCheckpoint, ...]) -> SelectedCheckpoint:
     """Return the checkpoint that params name, or the table's default, after checking its licence.
 
     Args:
@@ -51,8 +51,8 @@ def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
         known: the implementation's table, its default first.
 
     Raises:
-        ExpertError: no commit is given and the table has none; the licence forbids commercial use and is not accepted word for
-            word; or the checkpoint is not in the table and its licence is not named.
+        ExpertError: no commit is given and the table has none; the licence forbids commercial use and `accept_licence`
+            differs from its name; or the checkpoint is not in the table and its licence is not named.
     """
     name = settings.checkpoint or known[0].checkpoint
     found = next((entry for entry in known if entry.checkpoint == name), None)
@@ -70,12 +70,12 @@ def choose(settings: ExpertSettings, known: tuple[Known, ...]) -> Choice:
             next_step=f"if the licence allows your use, set accept_licence: {found.licence}; otherwise use "
             + " or ".join(entry.checkpoint for entry in known if entry.commercial_use),
         )  # fmt: skip
-    return Choice(
+    return SelectedCheckpoint(
         name, settings.revision or found.revision, found.licence, found.commercial_use, found.fitted_on, found.source
     )  # fmt: skip
 
 
-def _unknown(settings: ExpertSettings, name: str, known: tuple[Known, ...]) -> Choice:
+def _unknown(settings: ExpertSettings, name: str, known: tuple[KnownCheckpoint, ...]) -> SelectedCheckpoint:
     if not settings.accept_licence:
         raise ExpertError(
             f"the licence of {name} is unknown", field="experts.*.accept_licence", allowed="the licence, as named in its model card",
@@ -83,4 +83,4 @@ def _unknown(settings: ExpertSettings, name: str, known: tuple[Known, ...]) -> C
         )  # fmt: skip
     free = {licence.lower(): licence for licence in FREE}
     licence = free.get(settings.accept_licence.lower(), settings.accept_licence)
-    return Choice(name, settings.revision, licence, licence in FREE, "not known here: see the model card", name)
+    return SelectedCheckpoint(name, settings.revision, licence, licence in FREE, "not known here: see the model card", name)

@@ -2,7 +2,7 @@
 
 The published models average hidden states over the clip and apply a small head to the mean. Here the head is applied to every
 frame. For the linear head of `…ForSequenceClassification` mean and head commute: the mean of a clip's frames *is* the checkpoint's
-output for the clip, so distilling the frames distils its output and its change over time. Hidden states would contain mostly words.
+output for the clip, so distilling the frames distils its output and its change over time. Hidden states would mostly encode words.
 Frames are raw scores (before a softmax over the clip), a regression target that is standardised later.
 The regression head of the dimensional models (dense, tanh, projection; arousal, dominance, valence) is not linear: the mean of the
 head's frames is close to the published output, but not equal to it.
@@ -17,17 +17,17 @@ from torch import Tensor
 
 from coat_core.experts.neural.base import NeuralExpert
 from coat_core.experts.neural.checkpoint import Checkpoint, open_checkpoint
-from coat_core.experts.neural.licences import Known
+from coat_core.experts.neural.licences import KnownCheckpoint
 from coat_core.experts.neural.speech_encoder import WINDOWING
 from coat_core.experts.neural.wav2vec import MODEL_TYPES, States, load_wav2vec
 from coat_core.settings import ExpertSettings
 
 KNOWN = (
-    Known("superb/wav2vec2-base-superb-er", "441a7599c3b22107314dcbd9166621c5c83f2cc5", "Apache-2.0",
+    KnownCheckpoint("superb/wav2vec2-base-superb-er", "441a7599c3b22107314dcbd9166621c5c83f2cc5", "Apache-2.0",
           "LibriSpeech 960 h without labels, then IEMOCAP with its emotion labels", "Yang et al., SUPERB, arXiv:2105.01051"),
-    Known("superb/hubert-base-superb-er", None, "Apache-2.0",
+    KnownCheckpoint("superb/hubert-base-superb-er", None, "Apache-2.0",
           "LibriSpeech 960 h without labels, then IEMOCAP with its emotion labels", "Yang et al., SUPERB, arXiv:2105.01051"),
-    Known("audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim", "6eba34a2485ea31cb03600241787c3a5edab8626", "CC-BY-NC-SA-4.0",
+    KnownCheckpoint("audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim", "6eba34a2485ea31cb03600241787c3a5edab8626", "CC-BY-NC-SA-4.0",
           "Libri-Light, Common Voice, Switchboard, Fisher without labels, then MSP-Podcast with arousal, dominance and valence",
           "Wagner et al., arXiv:2203.07378"),
 )  # fmt: skip

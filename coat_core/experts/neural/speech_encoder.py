@@ -14,24 +14,24 @@ from torch import Tensor
 
 from coat_core.experts.neural.base import NeuralExpert, Piece, Waveform
 from coat_core.experts.neural.checkpoint import Checkpoint, numbered, open_checkpoint
-from coat_core.experts.neural.licences import Known
+from coat_core.experts.neural.licences import KnownCheckpoint
 from coat_core.experts.neural.log_mel_windows import LogMelWindows
 from coat_core.experts.neural.wav2vec import MODEL_TYPES, drop_layers, layer_mean, load_wav2vec
 from coat_core.experts.neural.windowing import Windowing
 from coat_core.settings import ExpertSettings
 
 KNOWN = (
-    Known("facebook/hubert-base-ls960", "dba3bb02fda4248b6e082697eee756de8fe8aa8a", "Apache-2.0",
+    KnownCheckpoint("facebook/hubert-base-ls960", "dba3bb02fda4248b6e082697eee756de8fe8aa8a", "Apache-2.0",
           "LibriSpeech 960 h, no labels", "Hsu et al., HuBERT, arXiv:2106.07447"),
-    Known("facebook/wav2vec2-base", "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8", "Apache-2.0",
+    KnownCheckpoint("facebook/wav2vec2-base", "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8", "Apache-2.0",
           "LibriSpeech 960 h, no labels", "Baevski et al., wav2vec 2.0, arXiv:2006.11477"),
-    Known("microsoft/wavlm-base-plus", "4c66d4806a428f2e922ccfa1a962776e232d487b", "CC-BY-SA-3.0",
+    KnownCheckpoint("microsoft/wavlm-base-plus", "4c66d4806a428f2e922ccfa1a962776e232d487b", "CC-BY-SA-3.0",
           "Libri-Light, GigaSpeech, VoxPopuli (94,000 h), no labels", "Chen et al., WavLM, arXiv:2110.13900"),
-    Known("microsoft/wavlm-large", "c1423ed94bb01d80a3f5ce5bc39f6026a0f4828c", "CC-BY-SA-3.0",
+    KnownCheckpoint("microsoft/wavlm-large", "c1423ed94bb01d80a3f5ce5bc39f6026a0f4828c", "CC-BY-SA-3.0",
           "Libri-Light, GigaSpeech, VoxPopuli (94,000 h), no labels", "Chen et al., WavLM, arXiv:2110.13900"),
-    Known("openai/whisper-small", "973afd24965f72e36ca33b3055d56a652f456b4d", "Apache-2.0",
+    KnownCheckpoint("openai/whisper-small", "973afd24965f72e36ca33b3055d56a652f456b4d", "Apache-2.0",
           "680,000 h of transcribed speech from the web", "Radford et al., Whisper, arXiv:2212.04356"),
-    Known("openai/whisper-large-v3", "06f233fe06e710322aca913c1bc4249a0d71fce1", "Apache-2.0",
+    KnownCheckpoint("openai/whisper-large-v3", "06f233fe06e710322aca913c1bc4249a0d71fce1", "Apache-2.0",
           "5,000,000 h of speech from the web, transcribed or pseudo-labelled", "Radford et al., Whisper, arXiv:2212.04356"),
 )  # fmt: skip
 """Known checkpoints, the default first."""

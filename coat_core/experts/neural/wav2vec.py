@@ -1,7 +1,7 @@
 """The encoders of wav2vec 2.0, HuBERT and WavLM: from windows of waveforms to hidden states.
 
-Frame t belongs to the samples [t · stride, (t + 1) · stride) and depends on equally many samples before and after them, 40 (2.5 ms) in
-the published models. The clip is padded with silence on both sides, so that the last frame covers the last sample.
+Frame t belongs to the samples [t · stride, (t + 1) · stride) and depends on a few more samples on each side, 40 (2.5 ms) in the
+published models. The clip is padded with silence on both sides, so that the last frame covers the last sample.
 
 The base models normalise the channels of the first convolution over time (`feat_extract_norm: group`). In a padded batch the stock
 layer includes the padding, and in a window of a long clip it includes that window only. Here mean and variance are those of the whole
@@ -173,7 +173,7 @@ def _model_class(model_type: str) -> Any:
 
 
 def drop_layers(encoder: Any, layers: Sequence[int]) -> bool:
-    """Drop the layers of a stock encoder after the last of `layers` (1 = first); return whether there were any."""
+    """Drop the layers of a stock encoder after the last of `layers` (1 = first); return whether any layer was dropped."""
     unused = encoder.layers[max(layers) :]
     encoder.layers = encoder.layers[: max(layers)]
     return len(unused) > 0

@@ -60,12 +60,12 @@ def write_neural(
         return
     needed = {sha256 for job in jobs for sha256 in job.missing()}
     groups = [[batch for batch in group if needed.intersection(batch)] for group in plan.groups()]
-    of_group = [{shard_name(sha256) for batch in group for sha256 in batch if sha256 in needed} for group in groups]
+    shards_of_group = [{shard_name(sha256) for batch in group for sha256 in batch if sha256 in needed} for group in groups]
     # Shards that only lose clips need no batch; they are written first.
-    groups, of_group = [[], *groups], [{job.path.name for job in jobs} - set().union(*of_group), *of_group]
+    groups, shards_of_group = [[], *groups], [{job.path.name for job in jobs} - set().union(*shards_of_group), *shards_of_group]
     todo = [batch for group in groups for batch in group]
     with closing(_computed_batches(expert, jobs[0], todo, audio, threads)) as computed:
-        for group, names in zip(groups, of_group, strict=True):
+        for group, names in zip(groups, shards_of_group, strict=True):
             new: dict[str, Clip] = {}
             for batch in group:
                 new.update(zip(batch, next(computed), strict=True))
@@ -76,7 +76,7 @@ def write_neural(
 
 
 def compute_clip(expert: Expert, key: str, sha256: str, path: Path, waveforms: Waveforms) -> Clip:
-    """Compute one clip without others; every frame is kept.
+    """Compute one clip alone; every frame is kept.
 
     Raises:
         AudioError: the file cannot be decoded.
@@ -134,7 +134,7 @@ def one_thread() -> Iterator[None]:
 def _computed_batches(
     expert: Expert, job: ShardJob, todo: Sequence[Batch], audio: Mapping[str, Path], threads: int
 ) -> Generator[list[Clip]]:
-    """Yield the clips of every batch."""
+    """Yield the clips of every batch, in order."""
     waveforms = Waveforms(expert.spec.sample_rate_hz, job.cache)
 
     def read(batch: Batch) -> Padded:
@@ -158,7 +158,7 @@ def _computed_batches(
 
 
 def _set_one_torch_thread() -> None:
-    """Limit torch to one thread in the calling thread; torch reads a setting of another thread only at its first use."""
+    """Limit torch to one thread in the calling thread. A limit set in another thread applies only if this thread has not used torch yet."""
     import torch
 
     torch.set_num_threads(1)
@@ -211,7 +211,7 @@ def _out_of_memory_advice(key: str, padded: Padded) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # torch.OutOfMemoryError, without importing torch for an expert that does not use it. On a CPU torch has no type for it.
+        # The type is compared by name, because an expert may not use torch. On a CPU torch raises a RuntimeError.
         host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
         if not host and type(error).__name__ != "OutOfMemoryError":
             raise

@@ -1,7 +1,7 @@
 """Extraction: run one expert over every clip of a corpus, shard by shard, resumable at any time.
 
 The folder of the store is updated in place. A complete shard of the same expert and the same clips is kept; of any other shard, the
-clips of the same expert are reused. Files that a kill left behind are removed. The index is removed before any change and written
+clips of the same expert are reused. Files left by a killed run are removed. The index is removed before any change and written
 last, so the bytes of a store do not depend on the number of interrupted runs.
 
 `computation` computes the features, and `plan` selects the batches of a neural expert. A clip that is added to a finished store is
@@ -24,7 +24,7 @@ from coat_core.errors import ExpertError
 from coat_core.experts.base import Expert
 from coat_core.experts.catalogue import NEURAL, load_expert
 from coat_core.experts.store.computation import one_thread, write_acoustic, write_neural
-from coat_core.experts.store.fingerprint import fingerprint, neural_fingerprint
+from coat_core.experts.store.fingerprint import acoustic_fingerprint, neural_fingerprint
 from coat_core.experts.store.plan import PLAN, begin_plan
 from coat_core.experts.store.shards import ShardJob, open_shard, shard_name
 from coat_core.experts.store.store import INDEX, NORMALISER, SPEC, fit_normaliser
@@ -70,17 +70,17 @@ def extract_features(
         )
     model, neural = load_expert(settings.implementation, settings), settings.implementation in NEURAL
     if neural:
-        mark = neural_fingerprint(model, settings)
+        expert_fingerprint = neural_fingerprint(model, settings)
     else:
         with one_thread():
-            mark = fingerprint(model)
-    planned: dict[str, dict[str, Path]] = defaultdict(dict)
+            expert_fingerprint = acoustic_fingerprint(model)
+    clips_of_shard: dict[str, dict[str, Path]] = defaultdict(dict)
     for sha256 in sorted(audio):
-        planned[shard_name(sha256)][sha256] = audio[sha256]
+        clips_of_shard[shard_name(sha256)][sha256] = audio[sha256]
     target.mkdir(parents=True, exist_ok=True)
-    jobs = [ShardJob(key, settings, mark, target / name, clips, waveforms) for name, clips in planned.items()]
+    jobs = [ShardJob(key, settings, expert_fingerprint, target / name, clips, waveforms) for name, clips in clips_of_shard.items()]
     stale = [job for job in jobs if not job.is_current()]
-    leftovers = _leftovers(target, set(planned))
+    leftovers = _leftovers(target, set(clips_of_shard))
     if stale or leftovers:
         (target / INDEX).unlink(missing_ok=True)
     for path in leftovers:
@@ -89,20 +89,20 @@ def extract_features(
         if neural:
             durations = {example.sha256: example.duration_s for example in ordered}
             missing = [sha256 for job in stale for sha256 in job.missing()]
-            plan = begin_plan(target, mark, durations, missing, settings.seconds_per_batch(model.spec.sample_rate_hz))
+            plan = begin_plan(target, expert_fingerprint, durations, missing, settings.seconds_per_batch(model.spec.sample_rate_hz))
             write_neural(model, plan, stale, audio, threads, done)
         else:
             write_acoustic(model, stale, done)
     (target / PLAN).unlink(missing_ok=True)
-    _publish(model, mark, target, sorted(planned), training)
+    _publish(model, expert_fingerprint, target, sorted(clips_of_shard), training)
 
 
-def _leftovers(target: Path, planned: set[str]) -> list[Path]:
+def _leftovers(target: Path, shards: set[str]) -> list[Path]:
     """Return shards without clips, and temporary files of a killed run."""
-    names = (*planned, INDEX, SPEC, NORMALISER, PLAN)
+    names = (*shards, INDEX, SPEC, NORMALISER, PLAN)
     return sorted(
         path for path in target.iterdir()
-        if (path.name.startswith("shard-") and path.name not in planned)
+        if (path.name.startswith("shard-") and path.name not in shards)
         or (path.name.startswith(".") and (path.name.startswith(".shard-") or any(path.name.startswith(f".{name}.") for name in names)))
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> Iterator[Callab
         yield bar.update
 
 
-def _publish(expert: Expert, mark: str, target: Path, shards: Sequence[str], training: Sequence[str]) -> None:
+def _publish(expert: Expert, expert_fingerprint: str, target: Path, shards: Sequence[str], training: Sequence[str]) -> None:
     """Write spec, normaliser and, last, the index, unless all three files exist with the same bytes."""
     opened = {name: open_shard(target / name) for name in shards}
     offsets = {name: shard.offsets for name, shard in opened.items()}
@@ -127,7 +127,7 @@ def _publish(expert: Expert, mark: str, target: Path, shards: Sequence[str], tra
         for name in shards for sha256, offset in offsets[name].items()
     }  # fmt: skip
     files = {
-        SPEC: _json({"spec": expert.spec.to_json(), "fingerprint": mark}, indent=1),
+        SPEC: _json({"spec": expert.spec.to_json(), "fingerprint": expert_fingerprint}, indent=1),
         NORMALISER: normaliser.to_bytes(),
         INDEX: _json(index, indent=None),
     }

@@ -25,7 +25,7 @@ _SOUND_RATE_HZ = 22050
 def neural_fingerprint(expert: Expert, settings: ExpertSettings) -> str:
     """Return the SHA-256 of the spec, which names checkpoint, commit, layers and data type.
 
-    For a folder and for a moving revision the files are hashed in place of the name.
+    For a folder or a moving revision, the hash of the files replaces the name.
     """
     spec = expert.spec.to_json()
     source, revision = expert.spec.checkpoint, settings.revision
@@ -42,7 +42,7 @@ def _files(folder: Path) -> str:
     return sha256_json({name: sha256_file(folder / name) for name in names})
 
 
-def fingerprint(expert: Expert) -> str:
+def acoustic_fingerprint(expert: Expert) -> str:
     """Return the SHA-256 of the spec and of the features of a fixed sound, after decoding and resampling.
 
     A change of the decoder, a library or the expert changes the fingerprint even if the version is the same; a comment does not.

@@ -36,7 +36,7 @@ class Plan:
 
     Attributes:
         durations_s: duration of every clip that was missing when the extraction began, by audio hash.
-        batch_seconds: most seconds of audio, padding included, in one batch; a longer clip is a batch of its own.
+        batch_seconds: most seconds of audio, padding included, in one batch; a longer clip forms a separate batch.
     """
 
     durations_s: Mapping[str, float]
@@ -63,7 +63,7 @@ def batches(durations_s: Mapping[str, float], batch_seconds: float) -> list[Batc
 
 
 def begin_plan(target: Path, fingerprint: str, durations_s: Mapping[str, float], missing: Sequence[str], batch_seconds: float) -> Plan:
-    """Return the plan that a killed run of the same extraction left; otherwise save and return a new one.
+    """Return the plan saved by a killed run of the same extraction, if it exists; otherwise save and return a new one.
 
     Args:
         target: folder of the store.
@@ -73,9 +73,9 @@ def begin_plan(target: Path, fingerprint: str, durations_s: Mapping[str, float],
         batch_seconds: most seconds of audio, padding included, in a batch.
     """
     work = {"fingerprint": fingerprint, "corpus": sha256_json(sorted(durations_s.items())), "batch_seconds": batch_seconds}
-    left = _read(target / PLAN)
-    if left is not None and left["work"] == work and set(missing) <= set(left["missing"]) <= set(durations_s):
-        missing = left["missing"]
+    stored = _read(target / PLAN)
+    if stored is not None and stored["work"] == work and set(missing) <= set(stored["missing"]) <= set(durations_s):
+        missing = stored["missing"]
     elif missing:
         write_json(target / PLAN, {"work": work, "missing": sorted(missing)})
     return Plan({sha256: durations_s[sha256] for sha256 in missing}, batch_seconds)

@@ -99,30 +99,29 @@ class ShardJob:
 
     def is_current(self) -> bool:
         """Return whether the shard on disk has the same fingerprint and the same clips."""
-        try:
-            shard = open_shard(self.path)
-        except ExpertError:
-            return False
-        return shard.fingerprint == self.fingerprint and list(shard.frames) == sorted(self.audio)
+        shard = self._older()
+        return shard is not None and list(shard.frames) == sorted(self.audio)
 
     def missing(self) -> list[str]:
         """Return the hashes of the clips that are not in an older shard of the same expert; only its header is read."""
-        try:
-            shard = open_shard(self.path)
-        except ExpertError:
-            return sorted(self.audio)
-        return sorted(set(self.audio) - set(shard.frames)) if shard.fingerprint == self.fingerprint else sorted(self.audio)
+        shard = self._older()
+        return sorted(set(self.audio) - set(shard.frames if shard is not None else ()))
 
     def known(self) -> dict[str, Clip]:
         """Return the clips that are in an older shard of the same expert."""
-        try:
-            shard = open_shard(self.path)
-        except ExpertError:
-            return {}
-        if shard.fingerprint != self.fingerprint:
+        shard = self._older()
+        if shard is None:
             return {}
         return {sha256: shard.slice(offset, shard.frames[sha256]) for sha256, offset in shard.offsets.items() if sha256 in self.audio}
 
     def write(self, clips: Mapping[str, Clip]) -> None:
         """Write the complete shard."""
         write_bytes(self.path, shard_bytes(self.fingerprint, {sha256: clips[sha256] for sha256 in self.audio}))
+
+    def _older(self) -> Shard | None:
+        """Return the shard on disk, or None if it is missing, invalid or of another fingerprint."""
+        try:
+            shard = open_shard(self.path)
+        except ExpertError:
+            return None
+        return shard if shard.fingerprint == self.fingerprint else None

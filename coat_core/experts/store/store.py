@@ -18,7 +18,7 @@ from coat_core.storage import read_json
 INDEX, SPEC, NORMALISER = "index.json", "spec.json", "normaliser.safetensors"
 """The index is written last and removed first: a store with an index is complete."""
 STD_FLOOR = 1e-2
-"""Least standard deviation of a dimension: one that is almost constant in training must not have large values elsewhere."""
+"""Minimum standard deviation: a dimension that is almost constant in training must not have large standardised values elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,17 @@ from coat_core.hub import HEADROOM_BYTES, free_bytes
 from coat_core.storage import sha256_file, sha256_json
 
 CACHE_BYTES = 8 << 30
-"""Approximate size limit of a workspace's cache, 37 hours at 16 kHz; a process counts again after it has written a 64th of it."""
+"""Approximate size limit of a workspace's cache, 37 hours at 16 kHz. A process measures the folder again when it has written 1/64 of it."""
 _UNUSED_S = 24 * 3600.0
 _HEADER = "waveform"
-_COUNTING = threading.Lock()
+_LOCK = threading.Lock()
 
 
 class Waveforms:
     """Reader of clips at one sample rate, with a cache. Several processes may share a folder, and several threads a reader.
 
-    A full cache removes the entries of other decoders and entries that were not read for a day; then it accepts no more. Removing the
-    oldest would be useless: every expert reads the corpus in the same order, so an entry would be gone before the next expert reads it.
+    A full cache removes the entries of other decoders and entries that were not read for a day. If it is still full, it accepts no new
+    entries. The oldest entries are not removed: every expert reads the corpus in the same order and would find its next entry removed.
 
     Args:
         sample_rate_hz: sample rate of the waveforms.
@@ -47,7 +47,7 @@ class Waveforms:
 
     def __init__(self, sample_rate_hz: int, folder: Path | None = None, limit_bytes: int = CACHE_BYTES) -> None:
         self.sample_rate_hz, self.folder, self.limit_bytes = sample_rate_hz, folder, limit_bytes
-        self._room: int | None = None
+        self._free: int | None = None
         self._written = 0
 
     def read(self, sha256: str, path: Path) -> NDArray[np.float32]:
@@ -67,14 +67,14 @@ class Waveforms:
             raise ExpertError(f"{path}: the SHA-256 of the audio differs from the manifest", field="sha256", value=sha256,
                               next_step="run the corpus and contract stages again")  # fmt: skip
         if self.folder is not None and found is not None and found == _state(path):
-            self._keep(self._entry(sha256), waveform, found)
+            self._write_entry(self._entry(sha256), waveform, found)
         return waveform
 
     def _entry(self, sha256: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{_decoder()}-{self.sample_rate_hz}" / sha256[:2] / f"{sha256}.safetensors"
 
-    def _keep(self, entry: Path, waveform: NDArray[np.float32], found: tuple[int, int]) -> None:
+    def _write_entry(self, entry: Path, waveform: NDArray[np.float32], found: tuple[int, int]) -> None:
         """Write a complete entry, if there is room; errors of the file system are ignored."""
         from safetensors.numpy import save
 
@@ -82,7 +82,7 @@ class Waveforms:
         data = save({_HEADER: waveform}, metadata={_HEADER: json.dumps(header)})
         temporary: Path | None = None
         try:
-            with _COUNTING:
+            with _LOCK:
                 if not self._has_room(len(data)):
                     return
             entry.parent.mkdir(parents=True, exist_ok=True)
@@ -98,19 +98,19 @@ class Waveforms:
                 raise
 
     def _has_room(self, size: int) -> bool:
-        if self._room is None or self._written > self.limit_bytes // 64:
+        if self._free is None or self._written > self.limit_bytes // 64:
             assert self.folder is not None
-            kept = self._count(max(size, self.limit_bytes // 64))
+            kept = self._prune(max(size, self.limit_bytes // 64))
             # Free disk space is reserved for features.
-            self._room, self._written = min(self.limit_bytes - kept, free_bytes(self.folder) - HEADROOM_BYTES), 0
-        if size > self._room:
+            self._free, self._written = min(self.limit_bytes - kept, free_bytes(self.folder) - HEADROOM_BYTES), 0
+        if size > self._free:
             return False
-        self._room -= size
+        self._free -= size
         self._written += size
         return True
 
-    def _count(self, wanted: int) -> int:
-        """Remove entries that may be removed until there is room for `wanted` bytes; return the size of those that remain."""
+    def _prune(self, wanted: int) -> int:
+        """Remove entries of other decoders and unused entries until `wanted` bytes fit; return the size of the remaining entries."""
         assert self.folder is not None
         entries = []
         for place, _, names in os.walk(self.folder):
@@ -123,9 +123,9 @@ class Waveforms:
                 entries.append((path.parent.parent.name.startswith(_decoder()), state.st_mtime, state.st_size, path))
         total = sum(entry[2] for entry in entries)
         now = time.time()
-        for ours, read_at, size, path in sorted(entries):
-            dead = path.name.startswith(".") and now - read_at > 3600
-            if dead or (total + wanted > self.limit_bytes and (not ours or now - read_at > _UNUSED_S)):
+        for current, read_at, size, path in sorted(entries):
+            abandoned = path.name.startswith(".") and now - read_at > 3600
+            if abandoned or (total + wanted > self.limit_bytes and (not current or now - read_at > _UNUSED_S)):
                 path.unlink(missing_ok=True)
                 total -= size
         return total

@@ -28,11 +28,15 @@ class Style:
     pitch: tuple[int, int]
     """At the first and at the last word; linear in between."""
     pitch_range: int
+    """0 is monotone, 99 the widest range."""
     pause_s: float
+    """Mean pause between words."""
     level_db: float
     tilt_db: float
     tremor: float = 0.0
+    """Depth of the amplitude modulation, in [0, 1]."""
     drive: float = 0.0
+    """Gain before the saturation; 0: no saturation."""
 
 
 STYLES = {

@@ -1,0 +1,16 @@
+"""The diagnoses of the three published bases, made once."""
+
+from __future__ import annotations
+
+import pytest
+
+from coat_core.settings import TrainingSettings
+from coat_core.sizing.diagnosis import Diagnosis, SizingRequest, diagnose
+from coat_core.sizing.params import Params
+from coat_core.sizing.published import PUBLISHED
+
+
+@pytest.fixture(scope="session")
+def diagnoses() -> dict[str, Diagnosis]:
+    training = TrainingSettings(batch_size=8, gradient_checkpointing=True, precision="bf16")
+    return {key: diagnose(key, Params(training=training, answers=8), SizingRequest(audio_s=30.0)) for key in PUBLISHED}
