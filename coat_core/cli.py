@@ -24,18 +24,18 @@ Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
 Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
 
 
-@app.command(rich_help_panel="The chain")
+@app.command(rich_help_panel="The pipeline")
 def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="number of stages that run in parallel; default: the number of cores")] = None,
 ) -> None:
-    """Run all stale stages of the chain under Prefect, then register and promote. Resumes after Ctrl-C or a crash."""
+    """Run all stale stages of the pipeline under Prefect, then register and promote. Resumes after Ctrl-C or a crash."""
     from flows.main import run_chain
 
     with _report_interrupt():
         run_chain(Path(), jobs)
 
 
-@app.command(rich_help_panel="The chain")
+@app.command(rich_help_panel="The pipeline")
 def workspace(
     folder: Annotated[Path, typer.Argument(help="folder to create, usually below workspaces/")],
     params: Annotated[Path, typer.Option(help="params file to copy into it")],

@@ -1,4 +1,4 @@
-"""`coat doctor`: checks whether this machine meets the requirements of the chain, with advice for each failed check."""
+"""`coat doctor`: checks whether this machine meets the requirements of the pipeline, with advice for each failed check."""
 
 from __future__ import annotations
 

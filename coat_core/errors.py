@@ -105,7 +105,7 @@ class RegistryError(CoatError):
 
 
 class StageError(CoatError):
-    """A stage of the chain failed."""
+    """A stage of the pipeline failed."""
 
 
 class BusyError(CoatError):

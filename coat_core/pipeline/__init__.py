@@ -1,1 +1,1 @@
-"""The chain: its stages, the graph of `dvc.yaml` as data, and workspaces."""
+"""The pipeline: its stages, the graph of `dvc.yaml` as data, and workspaces."""

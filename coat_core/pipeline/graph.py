@@ -126,7 +126,7 @@ def stage_key(stage: Stage, workspace: Path, values: Mapping[str, Any]) -> str:
     missing = [dep for dep in stage.inputs if not (workspace / dep).exists()]
     if missing:
         raise StageError(
-            f"stage {stage.name} lacks inputs", field="deps", value=missing, next_step="run the chain: coat run (or dvc repro)"
+            f"stage {stage.name} lacks inputs", field="deps", value=missing, next_step="run the pipeline: coat run (or dvc repro)"
         )
     return sha256_json(
         {

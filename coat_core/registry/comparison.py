@@ -137,7 +137,7 @@ def _evaluate_again(client: Any, name: str, version: str, evaluation_set: str, e
                 "the champion was evaluated on another set than the candidate",
                 field="evaluation_set",
                 value=evaluation_set,
-                next_step="run the chain again: coat run",
+                next_step="run the pipeline again: coat run",
             )
         log_evaluation(client, client.get_model_version(name, version).run_id, target)
         client.set_model_version_tag(name, version, f"evaluated.{evaluation_set[:16]}", "yes")

@@ -15,7 +15,7 @@ from coat_core.storage import read_jsonl
 
 DIFFERENCES = {f"{first}-{second}": f"{first} − {second}" for first, second in COMPARISONS}
 """Titles of the differences by key."""
-BRIEF_NOTE = f"Fewer than {ENOUGH_SEEDS} seeds: this run shows that the chain works; it is not evidence for or against the method."
+BRIEF_NOTE = f"Fewer than {ENOUGH_SEEDS} seeds: this run shows that the pipeline works; it is not evidence for or against the method."
 """Added to results that are `brief`."""
 LATENCY_ROWS = {"first_token_s": "time to first token", "decode_s_per_token": "decoding, per token", "total_s": "total"}
 """Labels of the measured times by key."""
