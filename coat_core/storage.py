@@ -35,10 +35,10 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def sha256_tree(path: Path, suffix: str = "") -> str:
+def sha256_tree(path: Path) -> str:
     """Return one SHA-256 over the relative names and bytes of a file or of every file below a folder.
 
-    Byte-code caches and files whose name does not end in `suffix` are ignored.
+    Byte-code caches are ignored.
 
     Raises:
         CoatError: `path` does not exist.
@@ -47,7 +47,7 @@ def sha256_tree(path: Path, suffix: str = "") -> str:
         raise CoatError("a file or folder is missing", field="path", value=str(path), next_step="run the stage that creates it")
     if path.is_file():
         return sha256_file(path)
-    files = (p for p in path.rglob(f"*{suffix}") if p.is_file() and "__pycache__" not in p.parts)
+    files = (p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     lines = (f"{p.relative_to(path).as_posix()}\0{sha256_file(p)}\n" for p in sorted(files, key=lambda p: p.relative_to(path).as_posix()))
     return sha256_bytes("".join(lines).encode())
 

@@ -14,7 +14,7 @@ REPLACED = {
     r"lessons?|course|ears?": "pretraining config, dataset, audio encoder",
     r"levers?|capacity": "advice, out_of_memory",
     r"clipwise|batchwise|describing": "acoustic and neural extraction",
-    r"go_on|work_ahead": "prefetch",
+    r"ahead|go_on|minds?": "prefetch, language model",
     r"quiet(ly)?": "suppress_warning",
     r"cepstra": "mfcc",
     r"stretch(ed|es)?": "interpolate",

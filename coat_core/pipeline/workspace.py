@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from coat_core import storage
-from coat_core.errors import CoatError
+from coat_core.errors import CoatError, StageError
 from coat_core.experts.catalogue import NEURAL
 from coat_core.pipeline.graph import other_experts
 from coat_core.settings import ExpertSettings, load_settings
@@ -78,7 +78,15 @@ def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings]) -> None:
     if set(_stores(graph)) == set(experts) and _declares_neural(graph) == _needs_neural(experts):
         return
     if workspace.resolve() == repository_root():
-        raise other_experts(_stores(graph), list(experts))
+        if set(_stores(graph)) != set(experts):
+            raise other_experts(_stores(graph), list(experts))
+        raise StageError(
+            "features depends on the code of another kind of experts in dvc.yaml than params.yaml names",
+            field="experts.*.implementation",
+            value=sorted({expert.implementation for expert in experts.values()}),
+            allowed="acoustic experts in the repository, any expert in a workspace",
+            next_step="make a workspace: coat workspace DIR --params FILE",
+        )
     storage.write_text(path, graph_for(graph, experts))
 
 

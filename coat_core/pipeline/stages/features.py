@@ -21,5 +21,5 @@ def run(job: StageRun) -> None:
         job.path("data/corpus"),
         job.path(f"features/{key}"),
         threads=job.settings.runtime.threads,
-        waveforms=job.workspace / ".scratch" / "waveforms",
+        waveforms=job.scratch.parent / "waveforms",
     )
