@@ -48,9 +48,9 @@ def test_every_format_decodes_to_mono_16_khz(tmp_path: Path, suffix: str, rate: 
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
-    left = noise()
-    soundfile.write(tmp_path / "clip.wav", np.stack([left, -left], axis=1), 16000)
-    assert np.abs(decode(tmp_path / "clip.wav")).max() < 1e-4
+    left, right = noise(), noise(seed=1)
+    soundfile.write(tmp_path / "clip.wav", np.stack([left, right], axis=1), 16000)
+    assert np.abs(decode(tmp_path / "clip.wav") - (left + right) / 2).max() < 1e-4
 
 
 def test_flac_keeps_the_samples_and_its_bytes_are_reproducible(tmp_path: Path) -> None:
@@ -92,12 +92,12 @@ def test_a_ten_hour_header_is_refused_without_allocating_memory(tmp_path: Path, 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.integers(0, 2**36 - 1))
-def test_a_flac_that_declares_more_samples_than_it_contains_is_refused(tmp_path: Path, frames: int) -> None:
+def test_a_flac_that_declares_another_number_of_samples_than_it_contains_is_refused(tmp_path: Path, frames: int) -> None:
     path = tmp_path / "clip.flac"
     data = flac_bytes(noise(0.1), 16000)
     path.write_bytes(with_flac_length(data, frames))
-    if 0 < frames <= 1600:
-        assert decode(path).size == frames
+    if frames in (0, 1600):
+        assert decode(path).size == 1600
     else:
         with pytest.raises(AudioError, match=r"clip\.flac"):
             decode(path)

@@ -109,10 +109,10 @@ def _leftovers(target: Path, shards: set[str]) -> list[Path]:
 
 @contextmanager
 def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> Iterator[Callable[[int], object]]:
-    from tqdm import tqdm
+    from coat_core.progress import ProgressBar
 
     todo = sum(len(job.audio) for job in jobs)
-    with tqdm(total=clips, initial=clips - todo, desc=f"features {key}", unit="clip", mininterval=0.5, disable=todo == 0) as bar:
+    with ProgressBar(total=clips, initial=clips - todo, desc=f"features {key}", unit="clip", mininterval=0.5, disable=todo == 0) as bar:
         yield bar.update
 
 

@@ -165,4 +165,5 @@ def _decoder() -> str:
     import soxr
 
     versions = [soundfile.__version__, soundfile.__libsndfile_version__, soxr.__version__, soxr.__libsoxr_version__, np.__version__]
-    return sha256_json([sha256_file(Path(audio.__file__)), *versions])[:12]
+    code = [Path(audio.__file__), *sorted((Path(audio.__file__).parent / "containers").glob("*.py"))]
+    return sha256_json([*map(sha256_file, code), *versions])[:12]
