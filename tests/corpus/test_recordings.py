@@ -13,7 +13,6 @@ from coat_core.corpus.audio import decode, measure, read_header
 from coat_core.corpus.examples import FAMILIES, Example, read_manifest
 from coat_core.corpus.imported.corpus import import_corpus
 from coat_core.corpus.imported.index import read_index
-from coat_core.corpus.splits import single_groups
 from coat_core.errors import CorpusError
 from coat_core.storage import sha256_tree
 from tests.testing.recordings import RECORDINGS, assert_splits_apart, import_settings, needs_recordings, write_tone
@@ -208,5 +207,5 @@ def test_the_real_recordings_give_a_balanced_and_reproducible_corpus(tmp_path: P
     assert_splits_apart(examples)
     assert_balanced(examples, "test")
     assert {example.family for example in examples} == set(FAMILIES)
-    held_out = {group for example in examples if example.split == "test" for group in single_groups(example.group)}
+    held_out = {group for example in examples if example.split == "test" for group in example.groups}
     assert Counter(group.split(":")[0] for group in held_out)["ravdess"] == 5

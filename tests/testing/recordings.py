@@ -11,7 +11,6 @@ import pytest
 import soundfile
 
 from coat_core.corpus.examples import SPLITS, Example
-from coat_core.corpus.splits import single_groups
 from coat_core.settings import CorpusSettings
 
 RECORDINGS = Path(os.environ.get("COAT_RECORDINGS", Path(__file__).parents[3] / "shared" / "recordings"))
@@ -35,7 +34,7 @@ def assert_splits_apart(examples: list[Example]) -> None:
     groups, audio = defaultdict(set), defaultdict(set)
     for example in examples:
         audio[example.sha256].add(example.split)
-        for group in single_groups(example.group):
+        for group in example.groups:
             groups[group].add(example.split)
     assert all(len(splits) == 1 for splits in groups.values())
     assert all(len(splits) == 1 for splits in audio.values())

@@ -13,7 +13,7 @@ _IMPORTERS = {"recordings": import_recordings, "manifest": import_manifest, "aud
 
 
 def import_corpus(settings: CorpusSettings, source: Path, target: Path) -> None:
-    """Write `manifest.jsonl` and `audio/` to a corpus folder, atomically.
+    """Write `manifest.jsonl` and `audio/` to a corpus folder, atomically. Manifests and audio folders also give `import.json`, a summary.
 
     Args:
         settings: kind, seed, clip counts and limits.

@@ -1,201 +1,203 @@
-"""Import of a NeMo-style JSON Lines manifest or of an audio folder with a Hugging Face `metadata.csv`. Audio keeps its format.
+"""Import of manifests (JSON Lines, a JSON array, CSV) and of audio folders with Hugging Face metadata files. Audio keeps its format.
 
-The task of a row without a question is transcription. Rows without a split get one by a hash of their group; rows with the same
-group or the same audio get the same split. The contract stage checks the audio.
+The task of a row without a question is transcription; that of a row with a question is understanding, unless it has a `family`. Rows
+without a split get one by a hash of their group; rows with the same group, the same audio or the same source file get the same split.
+All rows are imported, or none: the message gives the lines of the invalid rows. The contract stage checks the audio.
 """
 
 from __future__ import annotations
 
-import csv
-import math
-import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
-from coat_core.corpus.audio import measure, read_header
-from coat_core.corpus.examples import FAMILIES, SPLITS, Example, example_from_row, write_manifest
-from coat_core.corpus.splits import single_groups, split_rows
-from coat_core.errors import AudioError, CorpusError
+from coat_core.corpus.audio import is_file
+from coat_core.corpus.examples import Example, example_from_row, write_manifest
+from coat_core.corpus.imported.clips import Clip, store_clips
+from coat_core.corpus.imported.folders import audio_files, folder_split, metadata_files
+from coat_core.corpus.imported.layouts import AUDIO_KEYS, standard_row
+from coat_core.corpus.imported.lines import Line, Mistakes, Row
+from coat_core.corpus.imported.locate import Locator
+from coat_core.corpus.imported.objects import read_objects
+from coat_core.corpus.imported.rows import check_row
+from coat_core.corpus.imported.summary import SUMMARY, Summary, summarise
+from coat_core.corpus.imported.tables import read_table
+from coat_core.corpus.splits import split_rows
+from coat_core.errors import CorpusError
 from coat_core.settings import CorpusSettings
-from coat_core.storage import new_folder, read_jsonl, sha256_file
+from coat_core.storage import new_folder, write_json
 
-METADATA = "metadata.csv"
 _QUESTION = "What is said?"
-_SHOWN = 10
-_NEMO = {"audio_filepath": "audio", "text": "transcription"}
-_FOLDER = {"file_name": "audio", "text": "transcription"}
-Row = dict[str, Any]
+_TABLES = (".csv", ".tsv")
 
 
 def import_manifest(settings: CorpusSettings, source: Path, target: Path) -> None:
-    """Import a NeMo-style manifest: `audio_filepath`, and `text` or `question` with `answer`.
+    """Import a manifest: `audio_filepath`, and `text` or `question` with `answer`; or chat rows (`messages` with `audios`).
 
-    Optional: `duration` (seconds), `choices`, `split`, `group`, `family`, `task`, `id`, `licence`.
+    Optional: `offset`, `duration`, `end` (seconds) and `channel` (from 0) for a segment; `choices`, `split`, `group`, `family`, `task`,
+    `id`, `licence`, `source`. Files are relative to the folder of the manifest, or below a folder of `corpus.roots`.
 
     Raises:
-        CorpusError: the manifest is missing or rows are invalid. The message gives the row numbers.
+        CorpusError: the manifest is missing or rows are invalid. The message gives their lines.
     """
-    if not source.is_file():
+    if not is_file(source):
         raise CorpusError("the manifest is missing", field="corpus.path", value=str(source), next_step="set it to a JSON Lines file")
-    _import(settings, [_rename_columns(row, _NEMO) for row in read_jsonl(source)], source.parent, source.name, target)
+    _import(settings, [source], source.parent, target, split_by_folder=False)
 
 
 def import_audiofolder(settings: CorpusSettings, source: Path, target: Path) -> None:
-    """Import a folder with a `metadata.csv`: `file_name`, and `transcription` or `question` with `answer`.
+    """Import a folder with `metadata.csv` or `metadata.jsonl`, in the folder or in its subfolders: `file_name`, and the text of a row.
 
-    Optional columns are those of a manifest. `choices` are separated by `|`.
+    The other keys are those of a manifest; in CSV, `choices` are separated by `|`. Folders such as `train`, `validation` and `test` give
+    the splits of the files in them.
 
     Raises:
-        CorpusError: `metadata.csv` is missing or rows are invalid. The message gives the row numbers.
+        CorpusError: there is no metadata file, or rows are invalid. The message gives their lines.
     """
-    table = source / METADATA
-    if not table.is_file():
-        raise CorpusError(
-            "the audio folder has no metadata.csv",
-            field="corpus.path",
-            value=str(source),
-            next_step=f"add a {METADATA} with the column file_name",
-        )
-    with table.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        if "file_name" not in (reader.fieldnames or ()):
-            raise CorpusError(
-                f"{table}: the column file_name is missing", field="columns", value=reader.fieldnames, next_step="add the column"
-            )
-        rows: list[Row] = [{key: value.strip() for key, value in row.items() if isinstance(value, str) and value.strip()} for row in reader]
-    for row in rows:
-        if "choices" in row:
-            row["choices"] = [choice.strip() for choice in row["choices"].split("|")]
-    _import(settings, [_rename_columns(row, _FOLDER) for row in rows], source, METADATA, target)
+    if not source.is_dir():
+        raise CorpusError("the audio folder is missing", field="corpus.path", value=str(source), next_step="set it to a folder")
+    _import(settings, metadata_files(source), source, target, split_by_folder=True)
 
 
-def _import(settings: CorpusSettings, rows: list[Row], folder: Path, source: str, target: Path) -> None:
-    """Check all rows, copy the audio and write the manifest."""
-    checked = _map_rows(source, rows, lambda row: _check_row(row, folder))
-    if not checked:
-        raise CorpusError(f"{source}: there are no rows", next_step="add a row for each audio file")
+def _import(settings: CorpusSettings, files: Sequence[Path], folder: Path, target: Path, *, split_by_folder: bool) -> None:
+    """Check all rows, store the clips, write manifest and summary, and print the summary."""
+    mistakes = Mistakes()
+    locator = Locator(folder, settings.roots)
+    ignored: Counter[str] = Counter()
+    read, lines, rows = 0, [], []
+    for file in files:
+        for line in _read(file, file.relative_to(folder).as_posix(), mistakes):
+            read += 1
+            try:
+                row, unused = standard_row(line.row)
+                row = _with_file(row, line, locator)
+                if split_by_folder:
+                    row = _with_folder_split(row, folder)
+            except (ValueError, RecursionError) as error:
+                mistakes.add_line(line, str(error))
+                continue
+            ignored.update(set(unused))
+            lines.append(line)
+            rows.append(row)
+    _check_unique(lines, rows, mistakes)
+    mistakes.check()
+    if not read:
+        names = ", ".join(file.relative_to(folder).as_posix() for file in files)
+        raise CorpusError(f"{names}: there are no rows", field="corpus.path", next_step="add a row for each audio file")
     with new_folder(target) as temporary:
         (temporary / "audio").mkdir()
-        digests = [_copy(row["path"], temporary / "audio") for row in tqdm(checked, desc="corpus", unit="file", disable=None)]
-        groups = [row.get("group") or f"audio:{digest[:16]}" for row, digest in zip(checked, digests, strict=True)]
-        keys = [
-            [*(f"group {name}" for name in single_groups(group)), f"sha256 {digest}"] for group, digest in zip(groups, digests, strict=True)
-        ]
-        splits = split_rows(keys, [row.get("split") for row in checked], settings.clips_per_family, settings.seed)
-        complete = [
-            {**row, "split": split, "group": group, "sha256": digest, "number": number, "source": source}
-            for number, (row, split, group, digest) in enumerate(zip(checked, splits, groups, digests, strict=True), 1)
-        ]
-        write_manifest(temporary / "manifest.jsonl", _map_rows(source, complete, _example))
+        clips = store_clips(lines, rows, temporary, mistakes)
+        mistakes.check()
+        stored = [clip for clip in clips if clip is not None]
+        examples = _examples(settings, lines, rows, stored)
+        write_manifest(temporary / "manifest.jsonl", examples)
+        summary = summarise(
+            examples,
+            given_splits=sum("split" in row for row in rows),
+            segments=sum(clip.cut for clip in stored),
+            ignored=ignored,
+            files_without_row=_files_without_row(folder, rows) if split_by_folder else [],
+        )
+        write_json(temporary / SUMMARY, summary.to_json())
+    _print(summary)
 
 
-def _map_rows(source: str, rows: list[Row], read: Callable[[Row], Any]) -> list[Any]:
-    """Apply `read` to all rows and report all invalid rows in one error.
-
-    Raises:
-        CorpusError: rows are invalid. The message describes the first ten and gives the number of the others.
-    """
-    done, mistakes = [], []
-    for number, row in enumerate(rows, 1):
-        try:
-            done.append(read(row))
-        except (ValueError, CorpusError) as error:
-            mistakes.append(f"row {number}: {error}")
-    if mistakes:
-        more = f"; and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
-        raise CorpusError(f"{source}: {'; '.join(mistakes[:_SHOWN])}{more}", next_step="fix or remove these rows; nothing was written")
-    return done
+def _read(file: Path, name: str, mistakes: Mistakes) -> list[Line]:
+    if file.suffix.lower() in _TABLES:
+        return read_table(file, name, AUDIO_KEYS if file.name != "metadata.csv" else ("file_name",), mistakes)
+    return read_objects(file, name, mistakes)
 
 
-def _rename_columns(row: Row, names: dict[str, str]) -> Row:
-    return {names.get(key, key): value for key, value in row.items() if value is not None}
-
-
-def _check_row(row: Row, folder: Path) -> Row:
-    """Return the row with the path of its audio, after the checks that are made before files are copied.
+def _with_file(row: Row, line: Line, locator: Locator) -> Row:
+    """Return the checked row with the path of its audio.
 
     Raises:
-        ValueError: the row is invalid.
+        ValueError: values or the file name are invalid. The message lists all errors.
     """
-    audio = row.get("audio")
-    if not isinstance(audio, str) or not audio:
-        raise ValueError("the audio file is not given")
-    path = folder / audio
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"audio {audio!r} is outside the data folder")
-    if not path.is_file():
-        raise ValueError(f"audio {audio!r} is missing")
-    for name, allowed in (("split", SPLITS), ("family", FAMILIES)):
-        if name in row and row[name] not in allowed:
-            raise ValueError(f"{name} is {row[name]!r}, allowed: {', '.join(allowed)}")
-    for name in ("group", "task", "id", "question", "answer", "transcription", "licence"):
-        if name in row and (not isinstance(row[name], str) or not row[name]):
-            raise ValueError(f"{name} is {row[name]!r}, allowed: text")
-    if "answer" not in row and "transcription" not in row:
-        raise ValueError("neither a transcription nor an answer is given")
-    if ("question" in row) != ("answer" in row):
-        raise ValueError("question and answer must be given together")
-    choices = row.get("choices")
-    if choices is not None and not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
-        raise ValueError(f"choices is {choices!r}, allowed: a list of texts")
-    duration = row.get("duration")
-    if duration is not None:
-        try:
-            row = {**row, "duration": float(duration)}
-        except (TypeError, ValueError):
-            raise ValueError(f"duration is {duration!r}, not a number of seconds") from None
-        if not math.isfinite(row["duration"]):
-            raise ValueError(f"duration is {duration!r}, allowed: a finite number of seconds")
-    return {**row, "path": path}
+    errors = []
+    checked: Row = {}
+    path = None
+    try:
+        path = locator.find(line.file.parent, row.get("audio"))
+    except ValueError as error:
+        errors.append(str(error))
+    try:
+        checked = check_row(row, table=line.file.suffix.lower() in _TABLES)
+    except ValueError as error:
+        errors.append(str(error))
+    if errors:
+        raise ValueError("; ".join(errors))
+    return {**checked, "path": path}
 
 
-def _copy(path: Path, folder: Path) -> str:
-    """Copy an audio file to a name that contains its hash, so that equal files are stored once; return the hash."""
-    digest = sha256_file(path)
-    copy = folder / _name(path, digest)
-    if not copy.exists():
-        shutil.copyfile(path, copy)
-    return digest
+def _with_folder_split(row: Row, folder: Path) -> Row:
+    """Return the row with the split of its folder.
+
+    Raises:
+        ValueError: the row has another split.
+    """
+    split = folder_split(row["path"], folder)
+    if split is None:
+        return row
+    if row.get("split", split) != split:
+        raise ValueError(f"split is {row['split']!r}, but the folder of {row['audio']!r} is that of {split}; correct one of them")
+    return {**row, "split": split}
 
 
-def _name(path: Path, digest: str) -> str:
-    return f"{digest[:24]}{path.suffix.lower()}"
+def _check_unique(lines: Sequence[Line], rows: Sequence[Row], mistakes: Mistakes) -> None:
+    """Add an error for each id that occurs twice, and for each file that has rows in two metadata files."""
+    ids: dict[str, Line] = {}
+    files: dict[Path, Line] = {}
+    for number, (line, row) in enumerate(zip(lines, rows, strict=True), 1):
+        row.setdefault("id", f"row-{number:06d}")
+        first = ids.setdefault(row["id"], line)
+        if first is not line:
+            mistakes.add_line(line, f"id is {row['id']!r}, which is also the id of {first.name} {first.place}; ids must differ")
+        first = files.setdefault(row["path"], line)
+        if first.file != line.file:
+            mistakes.add_line(line, f"audio {row['audio']!r} also has a row in {first.name} ({first.place}); keep its rows in one file")
 
 
-def _example(row: Row) -> Example:
-    duration_s, rate = _facts(row)
-    question = row.get("question")
-    family = row.get("family", "transcription")
-    return example_from_row(
-        {
-            "id": row.get("id", f"row-{row['number']:06d}"),
-            "audio": f"audio/{_name(row['path'], row['sha256'])}",
-            "sha256": row["sha256"],
-            "duration_s": duration_s,
-            "sample_rate_hz": rate,
-            "split": row["split"],
-            "group": row["group"],
-            "family": family,
-            "task": row.get("task", "words" if question is None else family),
-            "question": question or _QUESTION,
-            "choices": row.get("choices"),
-            "answer": row["answer"] if question else row["transcription"],
-            "source": row["source"],
-            "licence": row.get("licence", "unknown"),
-        },
-        row["source"],
-    )
+def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Row], clips: Sequence[Clip]) -> list[Example]:
+    groups = [row.get("group") or f"audio:{clip.source_sha256[:16]}" for row, clip in zip(rows, clips, strict=True)]
+    keys = [
+        [f"group {group}", f"sha256 {clip.sha256}", *([f"source {clip.source_sha256}"] if row.get("segment") else [])]
+        for row, group, clip in zip(rows, groups, clips, strict=True)
+    ]
+    splits = split_rows(keys, [row.get("split") for row in rows], settings.clips_per_family, settings.seed)
+    examples = []
+    for line, row, clip, group, split in zip(lines, rows, clips, groups, splits, strict=True):
+        question = row.get("question")
+        family = row.get("family", "transcription" if question is None else "understanding")
+        examples.append(
+            example_from_row(
+                {
+                    "id": row["id"],
+                    "audio": clip.audio,
+                    "sha256": clip.sha256,
+                    "duration_s": clip.duration_s,
+                    "sample_rate_hz": clip.sample_rate_hz,
+                    "split": split,
+                    "group": group,
+                    "family": family,
+                    "task": row.get("task", "words" if question is None else family),
+                    "question": question or _QUESTION,
+                    "choices": row.get("choices"),
+                    "answer": row["answer"] if question else row["transcription"],
+                    "source": row.get("source", line.name),
+                    "licence": row.get("licence", "unknown"),
+                },
+                line.name,
+            )
+        )
+    return examples
 
 
-def _facts(row: Row) -> tuple[float, int]:
-    """Return duration (that of the row, or the measured one) and sample rate; 0 for unreadable audio, which the contract reports."""
-    if "duration" in row:
-        try:
-            return row["duration"], read_header(row["path"]).sample_rate_hz
-        except AudioError:
-            return row["duration"], 0
-    facts = measure(row["path"])
-    return facts.duration_s or 0.0, facts.sample_rate_hz or 0
+def _files_without_row(folder: Path, rows: Sequence[Row]) -> list[str]:
+    named = {row["path"].resolve() for row in rows}
+    return [path.relative_to(folder).as_posix() for path in audio_files(folder) if path.resolve() not in named]
+
+
+def _print(summary: Summary) -> None:
+    for text in summary.lines():
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from numpy.random import Generator
-from tqdm import tqdm
 
-from coat_core.corpus.audio import SAMPLE_RATE_HZ, decode, flac_bytes
+from coat_core.corpus.audio import SAMPLE_RATE_HZ, decode, flac_bytes, to_dbfs
 from coat_core.corpus.examples import SPLITS, Example, Family, Split, write_manifest
 from coat_core.corpus.imported.composition import Waveform, compose
-from coat_core.corpus.imported.index import read_index
+from coat_core.corpus.imported.index import load_index
 from coat_core.corpus.imported.pool import Pool
 from coat_core.corpus.imported.scenes import SCENES, TASKS, Proposer, Scene
 from coat_core.corpus.questions import Question, seeded_generator
-from coat_core.corpus.splits import join_groups, split_groups
-from coat_core.errors import CorpusError
+from coat_core.corpus.splits import group_of, split_groups
+from coat_core.errors import AudioError, CorpusError
+from coat_core.progress import ProgressBar
 from coat_core.settings import CorpusSettings
 from coat_core.storage import new_folder, sha256_bytes
 
@@ -30,16 +31,19 @@ _PROPOSALS = 48
 """Number of scenes proposed for each clip. The one whose answers and recordings are the least frequent so far is used."""
 _MARGINS_S = 1.5
 """Duration reserved for the gaps and margins of a clip of spoken words."""
+_SILENT_PEAK = 1e-4
+"""A recording whose peak is lower (-80 dBFS, three steps of 16 bits) is silent: only the noise of a converter."""
 
 
 def import_recordings(settings: CorpusSettings, source: Path, target: Path) -> None:
-    """Compose the clips of a corpus from a folder of recordings.
+    """Compose the clips of a corpus from a folder of recordings; print how many were read and which rows were set aside.
 
     Raises:
         CorpusError: the index is invalid, or a split lacks recordings for a task family.
         AudioError: a recording of a clip cannot be decoded.
     """
-    recordings = read_index(source)
+    index = load_index(source, settings.roots)
+    recordings = index.recordings
     assigned = split_groups({r.group: r.stratum for r in recordings}, settings.seed)
     words_s = settings.max_duration_s - _MARGINS_S
     pools = {split: Pool([r for r in recordings if assigned[r.group] == split], lambda r: _load(r.path), words_s) for split in SPLITS}
@@ -48,7 +52,7 @@ def import_recordings(settings: CorpusSettings, source: Path, target: Path) -> N
         (folder / "audio").mkdir()
         examples: list[Example] = []
         total = len(families) * sum(settings.clips_per_family.values())
-        with tqdm(total=total, desc="corpus", unit="clip", disable=None) as progress:
+        with ProgressBar(total=total, desc="corpus", unit="clip", disable=None) as progress:
             for split in SPLITS:
                 maker = _ClipMaker(pools[split], settings, split, folder)
                 for family in families:
@@ -57,6 +61,7 @@ def import_recordings(settings: CorpusSettings, source: Path, target: Path) -> N
                         progress.update()
         write_manifest(folder / "manifest.jsonl", examples)
     _load.cache_clear()
+    print(index.summary(), flush=True)
 
 
 @dataclass
@@ -129,6 +134,7 @@ class _ClipMaker:
         return replace(question, choices=(*others[:position], question.answer, *others[position:]))
 
     def _example(self, name: str, audio: str, digest: str, duration_s: float, family: Family, scene: Scene, question: Question) -> Example:
+        group, parts = group_of(part.group for part in scene.parts)
         return Example(
             id=name,
             audio=audio,
@@ -136,7 +142,8 @@ class _ClipMaker:
             duration_s=duration_s,
             sample_rate_hz=SAMPLE_RATE_HZ,
             split=self.split,
-            group=join_groups(part.group for part in scene.parts),
+            group=group,
+            group_parts=parts,
             family=family,
             task=question.task,
             question=question.question,
@@ -188,5 +195,19 @@ def _available(family: Family, pool: Pool) -> list[Proposer]:
 
 @lru_cache(maxsize=384)
 def _load(path: Path) -> Waveform:
-    """Decode a recording. The cache is large enough for the events of one split, which are also read to find countable bursts."""
-    return decode(path)
+    """Decode a recording. The cache is large enough for the events of one split, which are also read to find countable bursts.
+
+    Raises:
+        AudioError: the recording cannot be decoded, or it is silent: the clip would contain noise in its place.
+    """
+    waveform = decode(path)
+    peak = float(np.abs(waveform).max())
+    if peak < _SILENT_PEAK:
+        raise AudioError(
+            f"{path}: the recording is silent",
+            field="path",
+            value=f"peak {to_dbfs(peak):.1f} dBFS in the mono mix",
+            allowed=f"at least {to_dbfs(_SILENT_PEAK):g} dBFS",
+            next_step="replace the file, or remove its row from the index",
+        )
+    return waveform
