@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from coat_core.errors import CorpusError
 from coat_core.storage import read_jsonl, write_jsonl
@@ -15,6 +16,8 @@ Family = Literal["transcription", "understanding", "music", "emotion", "reasonin
 Split = Literal["train", "validation", "test"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 SPLITS: tuple[Split, ...] = get_args(Split)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SHOWN_CHARACTERS = 200
 
 
 class Example(BaseModel):
@@ -31,7 +34,9 @@ class Example(BaseModel):
     sample_rate_hz: int
     split: Split
     group: str
-    """Identity of a speaker, an actor or a source recording. All examples of a group are in the same split."""
+    """Identity of a speaker, an actor or a source recording, an opaque string. All examples of a group are in the same split."""
+    group_parts: tuple[str, ...] | None = None
+    """Groups of the recordings that a clip is composed of, if there is more than one; `group` is then their joined name."""
     family: Family
     task: str
     question: str
@@ -40,30 +45,58 @@ class Example(BaseModel):
     source: str
     licence: str
 
+    @field_validator("*")
+    @classmethod
+    def _encodable(cls, value: Any) -> Any:
+        """Refuse a lone surrogate (half of a UTF-16 pair, RFC 8259 § 8.2): it is no character and cannot be written as UTF-8."""
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and (found := _SURROGATE.search(text)):
+                raise ValueError(f"character {found.start() + 1} is the lone surrogate U+{ord(found[0]):04X}, allowed: Unicode text")
+        return value
+
+    @field_validator("group_parts")
+    @classmethod
+    def _at_least_two(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (len(set(value)) < 2 or len(set(value)) != len(value) or not all(part.strip() for part in value)):
+            raise ValueError("allowed: null, or at least two different groups that are not empty")
+        return value
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that must be in the same split: those of a composed clip's recordings, else the group."""
+        return self.group_parts or (self.group,)
+
     @property
     def prompt(self) -> str:
         """The text of the prompt: the question, and the choices in the order of the row."""
         return self.question if self.choices is None else f"{self.question} Choices: {', '.join(self.choices)}."
 
     def to_row(self) -> dict[str, object]:
-        """Return the manifest row."""
-        return self.model_dump(mode="json")
+        """Return the manifest row. `group_parts` is omitted if it is null."""
+        return self.model_dump(mode="json", exclude={"group_parts"} if self.group_parts is None else None)
 
 
 def example_from_row(row: dict[str, object], where: str = "manifest") -> Example:
     """Read one manifest row.
 
     Raises:
-        CorpusError: a field is missing, unknown or of the wrong type. The message lists every mistake.
+        CorpusError: a field is missing, unknown or of the wrong type, or its text is not Unicode. The message lists every mistake.
     """
     try:
-        choices = row.get("choices")
-        return Example.model_validate({**row, "choices": tuple(choices) if isinstance(choices, list) else choices})
+        return Example.model_validate({key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
     except ValidationError as error:
-        mistakes = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {repr(e['input'])[:_SHOWN_CHARACTERS]})" for e in error.errors()
+        )
         raise CorpusError(
-            f"{where}: row {row.get('id', '?')}: {mistakes}", next_step="fix the row, or let the contract stage quarantine it"
+            escape_surrogates(f"{where}: row {row.get('id', '?')}: {mistakes}"),
+            next_step="fix the row, or let the contract stage quarantine it",
         ) from error
+
+
+def escape_surrogates(text: str) -> str:
+    r"""Return a text that can be written as UTF-8: a lone surrogate becomes its escape sequence, e.g. `\ud83d`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_manifest(path: Path) -> list[Example]:

@@ -11,18 +11,15 @@ from coat_core.storage import sha256_bytes
 
 SHARES: dict[Split, float] = {"train": 0.55, "validation": 0.15, "test": 0.30}
 """Shares of the groups of each stratum. The test share leaves enough actors and sources for a bootstrap over groups."""
-GROUP_SEPARATOR = "+"
-"""Separates the groups in the group id of a clip that is composed of several recordings."""
 
 
-def single_groups(group: str) -> list[str]:
-    """Return the groups that a group id consists of."""
-    return group.split(GROUP_SEPARATOR)
+def group_of(parts: Iterable[str]) -> tuple[str, tuple[str, ...] | None]:
+    """Return `group` and `group_parts` of a clip composed of recordings of these groups.
 
-
-def join_groups(groups: Iterable[str]) -> str:
-    """Return the group id of a clip composed of recordings of these groups."""
-    return GROUP_SEPARATOR.join(sorted(set(groups)))
+    A group id is an opaque string: the joined name "a+b" is never divided again. The parts are null for one group.
+    """
+    names = tuple(sorted(set(parts)))
+    return "+".join(names), names if len(names) > 1 else None
 
 
 def split_groups(strata: Mapping[str, str], seed: int) -> dict[str, Split]:
@@ -63,7 +60,7 @@ def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], sha
     """Assign a split to every row. Rows that share a key (a group, an audio hash), directly or through other rows, get the same split.
 
     A row with a given split keeps it, and the rows connected to it get the same split. The split of other rows depends on a hash of the
-    smallest key that they are connected to.
+    smallest key that they are connected to. If no split is given and there are enough separate sets of rows, no split stays empty.
 
     Args:
         keys: the keys of each row, at least one.
@@ -91,7 +88,21 @@ def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], sha
     for key, split in zip(roots, given, strict=True):
         if split is not None:
             pinned.setdefault(root(key), split)
-    return [split or pinned.get(root(key)) or _split_by_hash(root(key), shares, seed) for key, split in zip(roots, given, strict=True)]
+    assigned = {key: pinned.get(key) or _split_by_hash(key, shares, seed) for key in map(root, roots)}
+    if not pinned:
+        _fill_empty_splits(assigned, shares, seed)
+    return [split or assigned[root(key)] for key, split in zip(roots, given, strict=True)]
+
+
+def _fill_empty_splits(assigned: dict[str, Split], shares: Mapping[Split, float], seed: int) -> None:
+    """Move one key of the largest split to each split that has a share but no key, as long as another key remains."""
+    for empty in SPLITS:
+        if shares.get(empty, 0.0) <= 0 or empty in assigned.values():
+            continue
+        members = {split: [key for key, its in assigned.items() if its == split] for split in SPLITS}
+        largest = max(SPLITS, key=lambda split: len(members[split]))
+        if len(members[largest]) > 1:
+            assigned[min(members[largest], key=lambda key: sha256_bytes(f"{seed}/{key}".encode()))] = empty
 
 
 def _split_by_hash(key: str, shares: Mapping[Split, float], seed: int) -> Split:

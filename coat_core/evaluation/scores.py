@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -44,9 +45,17 @@ def score_responses(examples: Sequence[Example], responses: Sequence[Response], 
     """Score responses, in their order.
 
     Raises:
-        EvaluationError: a response has no example, an example has no response, or it has two with the same audio.
+        EvaluationError: a response has no example, an example has no response, or it has two with the same audio; or two examples have
+            the same id.
     """
     by_id = {example.id: example for example in examples}
+    if len(by_id) != len(examples):
+        raise EvaluationError(
+            "two examples have the same id",
+            field="id",
+            value=next(name for name, count in Counter(example.id for example in examples).items() if count > 1),
+            next_step="run the contract stage, which quarantines such rows",
+        )
     own = [r.id for r in responses if r.audio == "own"]
     other = [r.id for r in responses if r.audio == "other"]
     if own != [example.id for example in examples] or len(set(other)) != len(other) or not set(other) <= set(own):
@@ -70,7 +79,7 @@ def _score_row(example: Example, response: Response, tolerance: float) -> ScoreR
         unscored=result.reason if isinstance(result, Unscored) else None,
         kind=kind_of(example),
         audio=response.audio,
-        chance=None if example.choices is None else round(1.0 / len(example.choices), 6),
+        chance=None if not example.choices else round(1.0 / len(example.choices), 6),
     )
 
 

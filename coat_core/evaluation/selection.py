@@ -35,5 +35,15 @@ def select(examples: Sequence[Example], settings: EvaluationSettings) -> list[Ex
 
 
 def evaluation_set(examples: Sequence[Example]) -> str:
-    """Return the SHA-256 that identifies an evaluation set, over its example ids and answers in order."""
-    return sha256_json([[example.id, example.answer] for example in examples])
+    """Return the SHA-256 that identifies an evaluation set: everything that a score or its interval depends on, in order.
+
+    Two sets are equal if they have the same ids, audio bytes, questions, choices in the same order, answers, families (these determine
+    the scorer and the mean over families) and groups (the units of the bootstrap). The path of the audio, its source and licence do not
+    matter.
+    """
+    return sha256_json(
+        [
+            [example.id, example.sha256, example.question, example.choices, example.answer, example.family, example.group]
+            for example in examples
+        ]
+    )

@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from coat_core.corpus.audio import write_flac
-from coat_core.corpus.contract.contract import ContractResult, check_corpus
-from coat_core.corpus.examples import FAMILIES, SPLITS, read_manifest
+from coat_core.corpus.contract.contract import check_corpus
+from coat_core.corpus.examples import read_manifest
 from coat_core.errors import CoatError, ContractError
 from coat_core.settings import ContractSettings
 from coat_core.storage import read_json, read_jsonl, sha256_file
+from tests.testing.contract_corpora import LENIENT, STRICT, Row, make_corpus, run
 
 # The import of Great Expectations takes ten seconds.
 pytestmark = pytest.mark.slow
-
-Row = dict[str, Any]
-LENIENT = ContractSettings(max_bad_share=0.5)
-STRICT = ContractSettings(max_bad_share=0.0)
-
-
-def make_corpus(folder: Path) -> list[Row]:
-    """Write a valid corpus of 30 one-second tones: two rows for each split and family."""
-    rows = []
-    for number, (split, family, turn) in enumerate((s, f, t) for s in SPLITS for f in FAMILIES for t in range(2)):
-        path = folder / "audio" / f"{number:02d}.flac"
-        write_flac(path, 0.3 * np.sin(2 * np.pi * (200 + 20 * number) * np.arange(16000) / 16000))
-        choice = ("yes", "no")
-        rows.append(
-            {
-                "id": f"row-{number:02d}", "audio": f"audio/{number:02d}.flac", "sha256": sha256_file(path), "duration_s": 1.0,
-                "sample_rate_hz": 16000, "split": split, "group": f"{split}:{turn}", "family": family, "task": "tone",
-                "question": "Is it a tone?", "choices": list(choice), "answer": choice[turn], "source": "made", "licence": "CC0-1.0",
-            }
-        )  # fmt: skip
-    return rows
-
-
-def run(folder: Path, rows: list[Row], settings: ContractSettings, workers: int = 1) -> ContractResult:
-    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return check_corpus(
-        folder,
-        settings,
-        accepted=folder / "accepted.jsonl",
-        quarantine=folder / "quarantine.jsonl",
-        records=folder / "contract",
-        workers=workers,
-    )
 
 
 def replace_audio(folder: Path, row: Row, name: str, data: bytes) -> None:
@@ -103,7 +69,7 @@ def duplicate_id(folder: Path, rows: list[Row]) -> None:
 
 
 def group_in_two_splits(folder: Path, rows: list[Row]) -> None:
-    rows[3]["group"] = "other+" + rows[12]["group"]
+    rows[3].update(group="other+" + rows[12]["group"], group_parts=["other", rows[12]["group"]])
 
 
 def audio_in_two_splits(folder: Path, rows: list[Row]) -> None:
@@ -130,6 +96,24 @@ def nan_duration(folder: Path, rows: list[Row]) -> None:
 
 def infinite_duration(folder: Path, rows: list[Row]) -> None:
     rows[3]["duration_s"] = float("inf")
+
+
+def negative_duration(folder: Path, rows: list[Row]) -> None:
+    rows[3]["duration_s"] = -1.0
+
+
+def two_channels(folder: Path, row: Row, left: float, right: float) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 300 * np.arange(16000) / 16000)
+    soundfile.write(folder / "two.wav", np.stack([left * tone, right * tone], axis=1), 16000)
+    replace_audio(folder, row, "two.wav", (folder / "two.wav").read_bytes())
+
+
+def opposite_channels(folder: Path, rows: list[Row]) -> None:
+    two_channels(folder, rows[3], 1.0, -1.0)
+
+
+def silent_mix(folder: Path, rows: list[Row]) -> None:
+    two_channels(folder, rows[3], 0.002, 0.001)
 
 
 def wrong_duration(folder: Path, rows: list[Row]) -> None:
@@ -178,7 +162,7 @@ BAD: list[tuple[Callable[[Path, list[Row]], None], str, str]] = [
     (truncated_flac, "decodes", "cut.flac"),
     (text_as_wav, "decodes", "text.wav"),
     (ten_hour_header, "decodes", "huge.wav"),
-    (ten_hour_flac_header, "decodes", "nothing was decoded"),
+    (ten_hour_flac_header, "decodes", "the header declares 576000000 samples"),
     (path_outside, "path_inside", "outside the corpus folder"),
     (absolute_path, "path_inside", "outside the corpus folder"),
     (duplicate_id, "unique_id", "occurs again"),
@@ -189,6 +173,9 @@ BAD: list[tuple[Callable[[Path, list[Row]], None], str, str]] = [
     (other_bytes, "hash", "SHA-256"),
     (nan_duration, "manifest_duration", "differs"),
     (infinite_duration, "manifest_duration", "differs"),
+    (negative_duration, "manifest_duration", "differs"),
+    (opposite_channels, "decodes", "cancel"),
+    (silent_mix, "not_silent", "in the mono mix that the model receives"),
     (wrong_duration, "manifest_duration", "0.011 s"),
     (wrong_rate, "manifest_rate", "sample rate"),
     (silent, "not_silent", "silent"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from coat_core.corpus.examples import SPLITS
+from coat_core.corpus.examples import SPLITS, Split
 from coat_core.corpus.splits import split_groups, split_rows
 from coat_core.errors import CorpusError
 
@@ -31,3 +32,20 @@ def test_rows_that_share_a_key_get_the_same_split() -> None:
     counts = Counter(splits[1:400])
     assert 200 < counts["train"] < 280
     assert 50 < counts["test"] < 110
+
+
+@pytest.mark.parametrize(
+    "shares", [{"train": 6.0, "validation": 2.0, "test": 2.0}, {"train": 60, "validation": 1, "test": 40}, {"train": 6, "test": 2}]
+)
+@pytest.mark.parametrize("count", [2, 3, 5, 15])
+def test_no_split_with_a_share_stays_empty(count: int, shares: dict[Any, float]) -> None:
+    for seed in range(30):
+        splits = split_rows([[f"group spk{n:02d}+noisy", f"sha256 {n}"] for n in range(count)], [None] * count, shares, seed)
+        assert len(set(splits)) == min(count, len(shares)), (seed, splits)
+        assert set(splits) <= set(shares)
+
+
+def test_given_splits_are_never_changed() -> None:
+    given: list[Split | None] = ["test", "test", "train", None]
+    splits = split_rows([["a"], ["a+b"], ["b"], ["b+c"]], given, {"train": 6.0, "validation": 2.0, "test": 2.0}, seed=1)
+    assert splits[:3] == given[:3]

@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coat_core.corpus.contract.expectations import Expectation, balance_expectation, row_expectations
+from coat_core.corpus.contract.manifest import read_rows
 from coat_core.corpus.contract.table import Row, facts_table, measure_files, read_examples
-from coat_core.corpus.examples import SPLITS, Example
+from coat_core.corpus.examples import SPLITS, Example, escape_surrogates
 from coat_core.errors import ContractError
 from coat_core.settings import ContractSettings
-from coat_core.storage import read_jsonl, write_json, write_jsonl, write_text
+from coat_core.storage import write_json, write_jsonl, write_text
 
 MANIFEST = "manifest.jsonl"
-_SHOWN = 5
+_SHOWN = 20
+"""Invalid rows that the error message shows, over all expectations, and that the records show of each expectation."""
+_COUNTED = ("family", "split", "source")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class ExpectationResult:
     expects: str
     checked: int
     failed: int
-    first: tuple[dict[str, str], ...]
-    """Id and reason of the first invalid rows."""
+    first: tuple[dict[str, Any], ...]
+    """Id, line and reason of the first invalid rows."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class ContractResult:
     """Failures of the corpus as a whole."""
     counts: dict[str, dict[str, int]]
     """Number of accepted rows by split and family."""
+    read: dict[str, dict[str, dict[str, int]]]
+    """By field (family, split, source) and value: the number of rows that were read, accepted and set aside."""
     audio: dict[str, float]
     """Number of files, seconds of audio and wall time of the stage in seconds."""
     limits: dict[str, float]
@@ -66,14 +71,24 @@ class ContractResult:
         return asdict(self)
 
     def failure_message(self) -> str:
-        """Return why the contract is not met: the expectations that are not met and their first rows."""
+        """Return why the contract is not met: the expectations that are not met and their first rows, at most 20 rows in all."""
         lines = list(self.table_failures)
-        for result in sorted(self.expectations, key=lambda r: -r.failed):
-            if result.failed and result.name != self.expectations[-1].name:
-                rows = "; ".join(f"{row['id']}: {row['reason']}" for row in result.first[:3])
-                lines.append(f"{result.name} ({result.failed} of {result.checked}): {rows}")
-        share = f"{self.quarantined} of {self.rows} rows are invalid ({self.bad_share:.2%}, allowed {self.max_bad_share:.2%})"
+        failed = sorted((r for r in self.expectations[:-1] if r.failed), key=lambda r: -r.failed)
+        for result in failed:
+            rows = result.first[: max(1, _SHOWN // len(failed))]
+            more = f"; and {result.failed - len(rows)} more" if result.failed > len(rows) else ""
+            shown = "; ".join(f"{row['id']} (line {row['line']}): {row['reason']}" for row in rows)
+            lines.append(f"{result.name} ({result.failed} of {result.checked}): {shown}{more}")
+        bad = round(self.bad_share * self.rows)
+        share = f"{bad} of {self.rows} rows are invalid ({self.bad_share:.2%}, allowed {self.max_bad_share:.2%})"
         return "\n  ".join([share, *lines])
+
+    def summary(self) -> str:
+        """Return one line: how many rows of each family, split and source were read, and how many were set aside, with the reasons."""
+        fields = (f"{field} {_listed({k: v['read'] for k, v in values.items()})}" for field, values in self.read.items())
+        reasons = _listed({r.name: r.failed for r in self.expectations[:-1] if r.failed})
+        aside = f"set aside: {self.quarantined}" + (f" ({reasons})" if reasons else "")
+        return f"contract: {self.rows} rows read; {'; '.join(fields)}; {aside}"
 
 
 def check_corpus(
@@ -85,25 +100,21 @@ def check_corpus(
         corpus: folder with the manifest and the audio.
         settings: limits.
         accepted: manifest of the accepted rows, the input of later stages. It is not written if the contract is not met.
-        quarantine: rows `{"id", "row", "reasons"}`.
+        quarantine: rows `{"id", "line", "row", "reasons"}`. What JSON or UTF-8 cannot contain (NaN, a lone surrogate) is written as text.
         records: folder for `results.json` and `contract.html`.
         workers: number of processes that measure audio.
 
     Raises:
-        ContractError: the contract is not met. Records and quarantine are written first.
-        CoatError: the manifest is missing or is not JSON Lines.
+        ContractError: the contract is not met (records and quarantine are written first), or the manifest is not JSON Lines in UTF-8.
     """
     began = time.monotonic()
     # Later stages must not use the rows of an earlier check if this one fails.
     accepted.unlink(missing_ok=True)
-    rows = read_jsonl(corpus / MANIFEST)
-    if not rows:
-        raise ContractError(
-            "the manifest has no rows", field="manifest", value=str(corpus / MANIFEST), next_step="run the corpus stage again"
-        )
-    examples = read_examples(rows)
+    numbered = read_rows(corpus / MANIFEST)
+    lines, rows = list(numbered), list(numbered.values())
+    examples = read_examples(numbered)
     facts = measure_files(corpus, examples, settings.max_duration_s, workers)
-    table = facts_table(rows, examples, corpus, facts)
+    table = facts_table(numbered, examples, corpus, facts)
     expectations = row_expectations(settings)
     failed = _validate(expectations, table)
     results = tuple(_result(expectation, failed[expectation.name], table) for expectation in expectations)
@@ -117,7 +128,8 @@ def check_corpus(
         split: dict(sorted(Counter[str](e.family for e in valid if e.split == split).items())) for split in SPLITS
     }
     families, failures = _check_balance(counts, settings)
-    bad_share = len(reasons) / len(rows)
+    bad = {number for expectation in expectations if expectation.defect for number in failed[expectation.name]}
+    bad_share = len(bad) / len(rows)
     result = ContractResult(
         passed=bad_share <= settings.max_bad_share and not failures,
         rows=len(rows),
@@ -128,6 +140,7 @@ def check_corpus(
         expectations=(*results, families),
         table_failures=failures,
         counts=counts,
+        read=_read_counts(rows, set(reasons)),
         audio={
             "files": len(facts),
             "seconds": round(sum(f.duration_s or 0.0 for f in facts.values()), 1),
@@ -135,7 +148,10 @@ def check_corpus(
         },
         limits=settings.model_dump(mode="json"),
     )
-    write_jsonl(quarantine, ({"id": table[n]["id"], "row": _strict_json(rows[n]), "reasons": reasons[n]} for n in sorted(reasons)))
+    write_jsonl(
+        quarantine,
+        ({"id": table[n]["id"], "line": lines[n], "row": _strict_json(rows[n]), "reasons": reasons[n]} for n in sorted(reasons)),
+    )
     write_json(records / "results.json", result.to_json())
     write_text(records / "contract.html", _render_page(result))
     if not result.passed:
@@ -149,11 +165,35 @@ def check_corpus(
 
 def _result(expectation: Expectation, failed: Sequence[int], table: Sequence[Row]) -> ExpectationResult:
     first = tuple(
-        {"id": str(table[number]["id"]), "reason": expectation.format_reason(table[number][expectation.column])}
+        {
+            "id": str(table[number]["id"]),
+            "line": table[number]["line"],
+            "reason": expectation.format_reason(table[number][expectation.column]),
+        }
         for number in failed[:_SHOWN]
     )
     checked = sum(row[expectation.checked_column or expectation.column] is not None for row in table)
     return ExpectationResult(expectation.name, expectation.expects, checked, len(failed), first)
+
+
+def _read_counts(rows: Sequence[Row], invalid: Set[int]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return by field and value the number of rows that were read, accepted and set aside. Values that are not text are one value."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for field in _COUNTED:
+        found: dict[str, dict[str, int]] = {}
+        for number, row in enumerate(rows):
+            name = row.get(field)
+            entry = found.setdefault(
+                escape_surrogates(name) if isinstance(name, str) else "(not text)", {"read": 0, "accepted": 0, "set_aside": 0}
+            )
+            entry["read"] += 1
+            entry["set_aside" if number in invalid else "accepted"] += 1
+        counts[field] = dict(sorted(found.items()))
+    return counts
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _check_balance(counts: Mapping[str, Mapping[str, int]], settings: ContractSettings) -> tuple[ExpectationResult, tuple[str, ...]]:
@@ -171,7 +211,7 @@ def _check_balance(counts: Mapping[str, Mapping[str, int]], settings: ContractSe
         f"{expectation.format_reason(table[number][expectation.column])}: {dict(counts[split])}"
         for number, split in zip(failed, splits, strict=True)
     ]
-    first = tuple({"id": split, "reason": reason} for split, reason in zip(splits, reasons, strict=True))
+    first = tuple({"id": split, "line": None, "reason": reason} for split, reason in zip(splits, reasons, strict=True))
     failures = tuple(f"{expectation.name} in {row['id']}: {row['reason']}" for row in first) if table else ("no row is valid",)
     return ExpectationResult(expectation.name, expectation.expects, len(table), len(failed), first), failures
 
@@ -219,11 +259,13 @@ def _gx_expectation(library: Any, expectation: Expectation) -> Any:
 
 
 def _strict_json(value: Any) -> Any:
-    """Return a value as strict JSON: NaN and infinities become strings."""
+    """Return a value as strict JSON in UTF-8: NaN and infinities become strings, lone surrogates escape sequences."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, str):
+        return escape_surrogates(value)
     if isinstance(value, Mapping):
-        return {key: _strict_json(item) for key, item in value.items()}
+        return {escape_surrogates(key): _strict_json(item) for key, item in value.items()}
     return [_strict_json(item) for item in value] if isinstance(value, list) else value
 
 

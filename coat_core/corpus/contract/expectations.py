@@ -25,6 +25,8 @@ class Expectation:
     high: float | None = None
     checked_column: str = ""
     """A row counts as checked if this column is not missing; by default `column`."""
+    defect: bool = True
+    """Whether an invalid row counts against `contract.max_bad_share`; otherwise the row is set aside only."""
 
     def format_reason(self, value: Any) -> str:
         """Return the reason reported for an invalid value."""
@@ -63,7 +65,8 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
             "manifest_duration",
             "duration_gap_s",
             f"the duration of the row equals the decoded one within {near}",
-            "the duration of the row differs from the decoded one by {value:.3f} s",
+            "the duration of the row differs from the decoded one by {value:.3f} s; a row that means a segment of its file needs `offset`, "
+            "the start of the segment in seconds",
             high=DURATION_TOLERANCE_S,
         ),
         Expectation(
@@ -85,8 +88,8 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
         Expectation(
             "not_silent",
             "rms_dbfs",
-            f"at least {silence:g} dBFS RMS",
-            f"silent: {{value:.1f}} dBFS, allowed at least {silence:g}",
+            f"the mono mix that the model receives has at least {silence:g} dBFS RMS",
+            f"silent: {{value:.1f}} dBFS in the mono mix that the model receives, allowed at least {silence:g}",
             low=silence,
         ),
         Expectation(
@@ -98,10 +101,21 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
         ),
         Expectation(
             "answer_in_choices",
-            "answer_in_choices",
-            "choices are distinct, and the answer is one of them",
-            "the answer is not among distinct choices",
-            "true",
+            "choices_error",
+            "choices are distinct in the normal form of the scorer, and the answer is one of them",
+            "the answer is not among distinct choices: {value}",
+            "null",
+            checked_column="choices_count",
+        ),
+        Expectation(
+            "scorable_answer",
+            "scoring_error",
+            "the answer to an open question has a word after the normalisation of the scorer",
+            "no response can be scored: {value}",
+            "null",
+            checked_column="id_occurrence",
+            # The row is correct ("um" was said), but it neither trains nor tests anything.
+            defect=False,
         ),
         Expectation(
             "group_in_one_split", "group_crossing", "no group is in two splits", "group {value}", "null", checked_column="id_occurrence"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,29 +13,28 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from coat_core.corpus.audio import MAX_DURATION_S, AudioFacts, measure
-from coat_core.corpus.examples import SPLITS, Example, Split, example_from_row
-from coat_core.corpus.splits import single_groups
+from coat_core.corpus.contract.answers import blank_fields, choices_error, scoring_error
+from coat_core.corpus.examples import SPLITS, Example, Split, escape_surrogates, example_from_row
 from coat_core.errors import ContractError, CorpusError
+from coat_core.progress import ProgressBar
 
 Row = dict[str, Any]
 _CHUNK_SIZE = 16
 """Files that a worker process receives at once."""
 
 
-def read_examples(rows: Sequence[Row]) -> list[Example | CorpusError]:
-    """Return the example of each row, or an error that contains why the row is invalid."""
+def read_examples(rows: Mapping[int, Row]) -> list[Example | CorpusError]:
+    """Return the example of each row, or an error that contains why the row is invalid. The keys of the rows are their lines."""
     read: list[Example | CorpusError] = []
-    for number, row in enumerate(rows, 1):
+    for number, row in rows.items():
         try:
             example = example_from_row(row, f"line {number}")
         except CorpusError as error:
             read.append(error)
             continue
-        empty = [name for name in ("id", "group", "question", "answer") if not getattr(example, name).strip()]
-        read.append(CorpusError(f"line {number}: empty: {', '.join(empty)}", allowed="text") if empty else example)
+        blank = blank_fields(example)
+        read.append(CorpusError(f"line {number}: empty: {', '.join(blank)}", allowed="text that is visible") if blank else example)
     return read
 
 
@@ -44,10 +44,10 @@ def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_d
     Raises:
         ContractError: a worker process ended unexpectedly.
     """
-    names = sorted({e.audio for e in examples if isinstance(e, Example) and is_inside(e.audio) and (corpus / e.audio).is_file()})
+    names = sorted({e.audio for e in examples if isinstance(e, Example) and is_inside(e.audio) and is_present(corpus / e.audio)})
     paths = [corpus / name for name in names]
     task = partial(measure, max_duration_s=max(max_duration_s, MAX_DURATION_S))
-    progress = tqdm(total=len(paths), desc="contract", unit="file", disable=None)
+    progress = ProgressBar(total=len(paths), desc="contract", unit="file", disable=None)
     facts: dict[str, AudioFacts] = {}
     with progress:
         if workers <= 1 or len(paths) <= _CHUNK_SIZE:
@@ -78,21 +78,31 @@ def is_inside(audio: str) -> bool:
     return bool(audio) and not path.is_absolute() and ".." not in path.parts and "\0" not in audio
 
 
-def facts_table(rows: Sequence[Row], examples: Sequence[Example | CorpusError], corpus: Path, facts: Mapping[str, AudioFacts]) -> list[Row]:
-    """Return the facts table. A column is None if an earlier defect of the row makes it meaningless."""
+def is_present(path: Path) -> bool:
+    """Return whether a path is a file. A name that the file system does not allow, e.g. one that is too long, is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def facts_table(
+    rows: Mapping[int, Row], examples: Sequence[Example | CorpusError], corpus: Path, facts: Mapping[str, AudioFacts]
+) -> list[Row]:
+    """Return the facts table of rows by line. A column is None if an earlier defect of the row makes it meaningless."""
     occurrence: Counter[str] = Counter()
     group_splits, audio_splits = _majority_splits(examples, facts)
     table = []
-    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
+    for number, ((line, row), example) in enumerate(zip(rows.items(), examples, strict=True)):
         columns: Row = dict.fromkeys(_COLUMNS)
-        columns.update(row=number, id=str(row.get("id", f"line {number + 1}")))
+        columns.update(row=number, line=line, id=escape_surrogates(str(row.get("id", f"line {line}"))))
         if isinstance(example, CorpusError):
             columns["schema_error"] = str(example)
         else:
             occurrence[example.id] += 1
             columns["id_occurrence"] = occurrence[example.id]
             columns.update(_example_columns(example, corpus, facts.get(example.audio)))
-            crossing = sorted(group for group in single_groups(example.group) if group_splits[group] != example.split)
+            crossing = sorted(group for group in _group_keys(example) if group_splits[group] != example.split)
             columns["group_crossing"] = f"{crossing[0]} (its split is {group_splits[crossing[0]]})" if crossing else None
             split = audio_splits[_digest(example, facts)]
             columns["audio_crossing"] = f"its split is {split}" if split != example.split else None
@@ -102,6 +112,7 @@ def facts_table(rows: Sequence[Row], examples: Sequence[Example | CorpusError], 
 
 _COLUMNS = (
     "row",
+    "line",
     "id",
     "schema_error",
     "id_occurrence",
@@ -116,7 +127,9 @@ _COLUMNS = (
     "rate_equals",
     "rms_dbfs",
     "clipped_share",
-    "answer_in_choices",
+    "choices_count",
+    "choices_error",
+    "scoring_error",
     "group_crossing",
     "audio_crossing",
 )
@@ -126,10 +139,10 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
     inside = is_inside(example.audio)
     columns: Row = {"path_inside": inside}
     if inside:
-        columns["file_present"] = (corpus / example.audio).is_file()
+        columns["file_present"] = is_present(corpus / example.audio)
     if example.choices is not None:
-        distinct = len(set(example.choices)) == len(example.choices) > 1
-        columns["answer_in_choices"] = distinct and example.answer in example.choices
+        columns["choices_count"] = len(example.choices)
+    columns.update(choices_error=choices_error(example), scoring_error=scoring_error(example))
     if measured is None:
         return columns
     columns["hash_equals"] = measured.sha256 == example.sha256
@@ -160,9 +173,14 @@ def _majority_splits(
     for example in examples:
         if isinstance(example, Example):
             audio[_digest(example, facts)][example.split] += 1
-            for group in single_groups(example.group):
+            for group in _group_keys(example):
                 groups[group][example.split] += 1
     return {key: _majority(count) for key, count in groups.items()}, {key: _majority(count) for key, count in audio.items()}
+
+
+def _group_keys(example: Example) -> list[str]:
+    """Return the groups in one Unicode form: two files may contain one name in different forms."""
+    return [unicodedata.normalize("NFC", group) for group in example.groups]
 
 
 def _majority(count: Counter[Split]) -> Split:

@@ -40,7 +40,7 @@ def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "c
     Raises:
         CorpusError: the synthesiser is not installed, or a clip does not fit the settings.
     """
-    from tqdm import tqdm
+    from coat_core.progress import ProgressBar
 
     plans = list(plan_clips(settings, purpose))
     chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
@@ -49,7 +49,7 @@ def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "c
     with new_folder(target) as folder:
         (folder / "audio").mkdir()
         examples: list[Example] = []
-        bar = tqdm(total=len(plans), desc=f"{purpose}: clips", unit="clip", disable=None)
+        bar = ProgressBar(total=len(plans), desc=f"{purpose}: clips", unit="clip", disable=None)
         with _chunk_writer(workers, folder, chunks) as written, bar:
             for chunk, rows in zip(chunks, written, strict=True):
                 examples.extend(rows)
