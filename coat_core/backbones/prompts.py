@@ -1,4 +1,4 @@
-"""Tokenization of queries into padded batches, through the tokenizer's chat template."""
+"""Tokenization of queries into padded batches, through the tokenizer's chat template. User text stays text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from coat_core.backbones.base import Batch, Query
+from coat_core.backbones.user_text import encode_rendered, encode_text, split_rendered, stand_in
+from coat_core.corpus.normal_form import is_blank
 from coat_core.errors import BackboneError
 
 
@@ -19,35 +21,43 @@ def user_messages(text: str) -> list[dict[str, Any]]:
 def prompt_ids(tokenizer: Any, query: Query, audio_token: str, tokens: int) -> list[int]:
     """Return the ids of the generation prompt, its placeholder expanded to `tokens` placeholders.
 
+    The question is encoded as text: the string of a control token in it does not become a control id.
+
     Raises:
-        BackboneError: the prompt does not contain exactly one placeholder.
+        BackboneError: the question is blank or not valid Unicode, or the template does not write one placeholder and one question.
     """
-    text = tokenizer.apply_chat_template(user_messages(query.text), add_generation_prompt=True, tokenize=False)
-    found = text.count(audio_token)
-    if found != 1:
+    _check_text(query, "text", query.text)
+    messages = user_messages(stand_in(query.text))
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    parts = split_rendered(rendered, query.text)
+    if parts is None:
         raise BackboneError(
-            f"{_name(query)}: a prompt must contain exactly one audio, this one has {found} placeholders {audio_token}",
-            field="text",
-            value=query.text[:80],
-            next_step="combine the sounds into one clip, and remove the placeholder from the question",
+            f"{_name(query)}: the chat template does not write the question unchanged and once",
+            field="chat_template",
+            value=rendered[-200:],
+            next_step="fix the base's template",
         )
     audio_id = tokenizer.convert_tokens_to_ids(audio_token)
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = encode_rendered(tokenizer, *parts)
+    if (found := ids.count(audio_id)) != 1:
+        raise BackboneError(
+            f"{_name(query)}: a prompt must contain exactly one audio, this template writes {found} placeholders {audio_token}",
+            field="chat_template",
+            value=rendered[-200:],
+            next_step="fix the base's template",
+        )
     at = ids.index(audio_id)
     return ids[:at] + [audio_id] * tokens + ids[at + 1 :]
 
 
 def answer_ids(tokenizer: Any, query: Query, audio_token: str, end_of_turn: str) -> list[int]:
-    """Return the ids of answer + end of turn.
+    """Return the ids of answer + end of turn. The answer is encoded as text, so the only control id is the end of turn.
 
     Raises:
-        BackboneError: the answer is empty or contains the audio placeholder.
+        BackboneError: the answer is blank or not valid Unicode.
     """
-    if query.answer is None or not query.answer.strip() or audio_token in query.answer:
-        message = f"{_name(query)}: the answer is empty or contains the audio placeholder"
-        raise BackboneError(message, field="answer", value=query.answer, allowed="text without placeholder")
-    ids: list[int] = tokenizer(query.answer + end_of_turn, add_special_tokens=False)["input_ids"]
-    return ids
+    _check_text(query, "answer", query.answer)
+    return [*encode_text(tokenizer, query.answer or ""), int(tokenizer.convert_tokens_to_ids(end_of_turn))]
 
 
 def encode_queries(
@@ -105,3 +115,23 @@ def encode_queries(
 
 def _name(query: Query) -> str:
     return query.name or f"audio {query.key[:12]}"
+
+
+def _check_text(query: Query, field: str, text: str | None) -> None:
+    noun = "question" if field == "text" else field
+    if text is None or is_blank(text):
+        raise BackboneError(
+            f"{_name(query)}: the {noun} is blank",
+            field=field,
+            value=text,
+            allowed="text with a visible character",
+            next_step=f"write the {noun}",
+        )
+    if bad := next((character for character in text if "\ud800" <= character <= "\udfff"), None):
+        raise BackboneError(
+            f"{_name(query)}: the {noun} is not valid Unicode: it contains half of a surrogate pair",
+            field=field,
+            value=f"U+{ord(bad):04X} at character {text.index(bad)}",
+            allowed="text without U+D800 to U+DFFF",
+            next_step="save the file as UTF-8 again",
+        )

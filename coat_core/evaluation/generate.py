@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from coat_core.backbones.base import Backbone, Query
+from coat_core.backbones.user_text import control_ids
 from coat_core.batching import length_sorted_batches
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
@@ -22,6 +22,7 @@ from coat_core.device import explain_out_of_memory
 from coat_core.errors import OutOfMemoryError
 from coat_core.evaluation.responses import Audio, Response, write_responses
 from coat_core.evaluation.selection import select
+from coat_core.progress import ProgressBar
 from coat_core.settings import EvaluationSettings
 
 ExplainMemory = Callable[[Backbone, Sequence[Query], int, int], OutOfMemoryError]
@@ -138,7 +139,7 @@ def generate_responses(
     texts: list[str] = [""] * len(questions)
     clips = clips_of(corpus)
     explain = explain_memory or _out_of_memory
-    with tqdm(total=len(questions), desc="answering", unit="question", disable=None if progress else True) as bar:
+    with ProgressBar(total=len(questions), desc="answering", unit="question", recorded=progress, disable=None if progress else True) as bar:
         for rows in length_sorted_batches([question.clip.duration_s for question in questions], settings.batch_size):
             queries = [query_of(questions[i].example, clips, questions[i].clip) for i in rows]
             with explain_out_of_memory(_device(backbone), partial(explain, backbone, queries, settings.max_new_tokens)):
@@ -163,7 +164,21 @@ def _out_of_memory(backbone: Backbone, queries: Sequence[Query], max_new_tokens:
     )
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    """A greedy answer.
+
+    Attributes:
+        text: the answer up to the end of turn, without special tokens.
+        finished: whether the model ended its turn; False: the answer was cut off at `max_new_tokens`.
+        control_tokens: control tokens that the model generated before the end of turn, in order; special ones are not in `text`.
+    """
+
+    text: str
+    finished: bool
+    control_tokens: tuple[str, ...]
+
+
 def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int) -> list[str]:
     """Return the greedy answers to queries, cut at the end of turn.
 
@@ -172,11 +187,37 @@ def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens:
     Raises:
         BackboneError: a query does not fit the model; the message names it.
     """
+    return [answer.text for answer in generate_answers(backbone, queries, max_new_tokens)]
+
+
+@torch.inference_mode()
+def generate_answers(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int) -> list[GeneratedAnswer]:
+    """Return the greedy answers to queries, each with whether it is complete and which control tokens it contains.
+
+    Raises:
+        BackboneError: a query does not fit the model; the message names it.
+    """
     batch = backbone.encode(queries, generation=True)
     inputs = backbone.generation_inputs(batch)
     model: Any = backbone.model
     ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, batch.input_ids.shape[1] :]
-    return [answer_text(backbone, row) for row in ids.tolist()]
+    stops = _stop_ids(backbone)
+    control = control_ids(backbone.tokenizer)
+    answers = []
+    for row in ids.tolist():
+        length = next((at for at, token in enumerate(row) if token in stops), len(row))
+        found = [token for token in row[:length] if token in control]
+        names = tuple(map(str, backbone.tokenizer.convert_ids_to_tokens(found)))
+        answers.append(GeneratedAnswer(answer_text(backbone, row[:length]), length < len(row), names))
+    return answers
+
+
+def _stop_ids(backbone: Backbone) -> set[int]:
+    """Return the ids at which generation of a row ends: the end of turn and those of the generation config."""
+    model: Any = backbone.model
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {int(backbone.tokenizer.convert_tokens_to_ids(backbone.end_of_turn)), *(int(stop) for stop in listed if stop is not None)}
 
 
 def answer_text(backbone: Backbone, ids: Sequence[int]) -> str:

@@ -136,7 +136,7 @@ class ThinkingBlock:
                     field="input_ids",
                     value=f"{len(found)} block ids",
                     allowed=f"{len(ids)} contiguous ids",
-                    next_step="make the prompt with the release's chat template, and keep its special tokens out of questions and answers",
+                    next_step="make the prompt with the release's tokenizer and chat template",
                 )
             starts.append(int(found[0]))
         first = torch.tensor(starts, device=input_ids.device)[:, None] + 1

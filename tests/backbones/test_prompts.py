@@ -72,10 +72,20 @@ def test_padding_sides(backbone: Backbone, queries: list[Query]) -> None:
     assert backbone.tokenizer.pad_token_id != backbone.audio_token_id
 
 
-def test_several_audios_in_a_prompt_are_refused_by_name(backbone: Backbone, make_query: Callable[..., Query]) -> None:
+def test_a_placeholder_in_a_question_is_text(backbone: Backbone, make_query: Callable[..., Query]) -> None:
     placeholder = backbone.tokenizer.convert_ids_to_tokens(backbone.audio_token_id)
-    with pytest.raises(BackboneError, match=r"two-sounds.*exactly one audio.*2 placeholders"):
-        backbone.encode([make_query(16_000), make_query(16_000, f"Compare {placeholder} with it.", name="two-sounds")])
+    query = make_query(16_000, f"Compare {placeholder} with it.", name="two-sounds")
+    batch = backbone.encode([query], generation=True)
+    assert int((batch.input_ids == backbone.audio_token_id).sum()) == backbone.audio_token_count(16_000)
+    assert query.text in backbone.tokenizer.decode(batch.input_ids[0])
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_template_that_does_not_write_one_audio_is_refused(backbone: Backbone, make_query: Callable[..., Query], count: int) -> None:
+    placeholder = backbone.tokenizer.convert_ids_to_tokens(backbone.audio_token_id)
+    backbone.tokenizer.chat_template = backbone.tokenizer.chat_template.replace(placeholder, placeholder * count)
+    with pytest.raises(BackboneError, match=rf"two-sounds.*exactly one audio.*{count} placeholders"):
+        backbone.encode([make_query(16_000, name="two-sounds")])
 
 
 def test_an_example_with_too_many_tokens_is_refused_by_name(backbone: Backbone, make_query: Callable[..., Query]) -> None:

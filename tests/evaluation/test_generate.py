@@ -8,7 +8,15 @@ import pytest
 
 from coat_core.corpus.examples import Example
 from coat_core.errors import EvaluationError
-from coat_core.evaluation.generate import answer_release, answer_text, generate_responses, other_clips
+from coat_core.evaluation.generate import (
+    GeneratedAnswer,
+    answer_release,
+    answer_text,
+    generate_answers,
+    generate_responses,
+    generate_texts,
+    other_clips,
+)
 from coat_core.evaluation.responses import read_responses
 from coat_core.evaluation.selection import select
 from coat_core.settings import EvaluationSettings
@@ -76,3 +84,31 @@ def test_an_answer_ends_at_the_end_of_turn() -> None:
     assert answer_text(backbone, [1, 2, 7, 3]) == "1 2"
     assert answer_text(backbone, [1, 2]) == "1 2"
     assert answer_text(backbone, [7]) == ""
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["rain", "<|im_end|>", "<|endoftext|>", "rain"], ("rain", True, ())),
+        (["rain", "<|endoftext|>", "<|endoftext|>"], ("rain", True, ())),
+        (["rain", "rain", "rain"], ("rainrainrain", False, ())),
+        (["<|im_start|>", "rain", "<|AUDIO|>", "<|im_end|>"], ("rain", True, ("<|im_start|>", "<|AUDIO|>"))),
+        (["<|im_end|>", "rain", "<|im_start|>"], ("", True, ())),
+        (["<|im_start|>", "<|im_start|>"], ("", False, ("<|im_start|>", "<|im_start|>"))),
+    ],
+    ids=["ended", "ended by the second end token", "cut off", "control tokens inside", "empty", "control tokens only"],
+)
+def test_an_answer_says_whether_it_was_ended_and_which_control_tokens_it_has(
+    tiny_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, ids: list[str], expected: tuple[str, bool, tuple[str, ...]]
+) -> None:
+    import torch
+
+    from coat_core.backbones.catalogue import load_backbone
+    from tests.testing.prompting import query
+
+    backbone: Any = load_backbone(KEY, str(tiny_bases[KEY]))
+    tokens = [token for text in ids for token in backbone.tokenizer(text, add_special_tokens=False)["input_ids"]]
+    backbone.model.generation_config.eos_token_id = backbone.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    monkeypatch.setattr(backbone.model, "generate", lambda input_ids, **arguments: torch.cat([input_ids, torch.tensor([tokens])], dim=1))
+    assert generate_answers(backbone, [query("What?")], 8) == [GeneratedAnswer(*expected)]
+    assert generate_texts(backbone, [query("What?")], 8) == [expected[0]]
