@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,17 @@ def promote_backbones(workspace: Path, wait_for: Sequence[PrefectFuture[Any]] = 
         promote = promote_backbone.with_options(name=f"promote@{key}", task_run_name=f"promote@{key}")
         records.append(promote(key, str(workspace), settings, wait_for=list(wait_for)))
     return records
+
+
+def decisions_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the decisions as lines to print: one for each version, and below it the reasons of a refusal."""
+    lines = [f"promoted {sum(record['decision'] == 'promoted' for record in records)} of {len(records)} candidates"]
+    if records and all(record["decision"] == "refused" for record in records):
+        lines = ["promoted nothing: the gate refused every candidate, and no champion changed"]
+    for record in records:
+        lines.append(f"  {record['model']} version {record['version']}: {record['decision']}")
+        lines += [f"    {reason}" for reason in record["reasons"] if record["decision"] == "refused"]
+    return "\n".join(lines)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -64,9 +64,15 @@ class ArmScores:
         """Return `families` (per family) and `mean` (over families): accuracy with interval, chance and unscored share.
 
         `clear_of_chance` is true if the interval of accuracy - chance (paired by item) is above zero, and null if chance is unknown.
+        `too_few` is true for fewer than 20 items or 5 groups; such an interval is not evidence, so `clear_of_chance` is not true then.
         """
         families = {family: self._entry(rows, bootstrap) for family, rows in self._rows_by_family().items()}
         return {"families": families, "mean": self._entry(list(range(len(self.items))), bootstrap)}
+
+    def over_chance(self, bootstrap: Bootstrap) -> Interval | None:
+        """Return the mean over families of accuracy - chance, paired by item, with its interval; None if a chance is unknown."""
+        chance = self.chance
+        return bootstrap.macro(self.items, self.values - chance) if np.isfinite(chance).all() else None
 
     def seed_table(self) -> dict[str, dict[str, Any]]:
         """Return per seed the accuracy of each of the `families` and their `mean`."""
@@ -102,6 +108,8 @@ class ArmScores:
             "unscored_share": _round(self._mean(rows, self.unscored)),
             "units": accuracy.units,
             "resampling": accuracy.resampling,
+            "groups": accuracy.groups,
+            "too_few": accuracy.too_few,
             "chance": None,
             "over_chance": None,
             "over_chance_low": None,
@@ -115,7 +123,7 @@ class ArmScores:
                 "over_chance": _round(over.value),
                 "over_chance_low": _round(over.low),
                 "over_chance_high": _round(over.high),
-                "clear_of_chance": over.low > 0.0,
+                "clear_of_chance": over.low > 0.0 and not over.too_few,
             }
         return entry
 
@@ -149,7 +157,7 @@ def difference(first: ArmScores, second: ArmScores, bootstrap: Bootstrap) -> dic
 
 def _gap(interval: Interval) -> dict[str, Any]:
     values = interval.to_json()
-    return {"difference": values.pop("value"), **values, "includes_zero": interval.includes_zero}
+    return {"difference": values.pop("value"), **values, "too_few": interval.too_few, "includes_zero": interval.includes_zero}
 
 
 def _select_seeds(arm: ArmScores, seeds: list[int]) -> ArmScores:

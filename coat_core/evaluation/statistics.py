@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from coat_core.errors import EvaluationError
 
+MIN_ITEMS = 20
+"""An interval over fewer items is not evidence: every comparison calls it too few."""
 MIN_GROUPS = 5
-"""With fewer groups, items are resampled instead: so few groups do not represent other groups."""
+"""An interval over fewer groups is not evidence either. Items are resampled instead: so few groups do not represent other groups."""
 
 Floats = NDArray[np.float64]
 _BLOCK = 1 << 22
@@ -44,6 +46,7 @@ class Interval:
         n: number of items.
         units: number of resampled units, groups or items.
         resampling: the kind of unit: "group", "item", or "mixed" for a macro mean over families of both kinds.
+        groups: number of distinct groups of the items.
     """
 
     value: float
@@ -52,6 +55,12 @@ class Interval:
     n: int
     units: int
     resampling: Literal["group", "item", "mixed"]
+    groups: int
+
+    @property
+    def too_few(self) -> bool:
+        """Whether the items or groups are too few for evidence."""
+        return too_few(self.n, self.groups)
 
     @property
     def includes_zero(self) -> bool:
@@ -105,7 +114,8 @@ class Bootstrap:
         tail = (1.0 - self.confidence) / 2.0
         low, high = np.quantile(draws, [tail, 1.0 - tail])
         value = float(np.mean(sums.sum(axis=0) / counts.sum(axis=0)))
-        return Interval(value, float(low), float(high), len(items), len(codes), kinds.pop() if len(kinds) == 1 else "mixed")
+        kind = kinds.pop() if len(kinds) == 1 else "mixed"
+        return Interval(value, float(low), float(high), len(items), len(codes), kind, len({item.group for item in items}))
 
     def _draws(self, sums: Floats, counts: Floats) -> Floats:
         """Return the resampled means `[resamples]`, from sums and counts `[units, families]`."""
@@ -122,6 +132,11 @@ class Bootstrap:
             means.append(ratios.sum(axis=1) / (drawn > 0).sum(axis=1))
             left -= rows
         return np.concatenate(means)
+
+
+def too_few(items: int, groups: int | None = None) -> bool:
+    """Return whether an interval over so many items and distinct groups (None: not recorded) is not evidence."""
+    return items < MIN_ITEMS or (groups is not None and groups < MIN_GROUPS)
 
 
 def resampling_units(items: Sequence[Item]) -> tuple[list[str], set[Literal["group", "item", "mixed"]]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
-from coat_core.registry.database import connect, locked
+from coat_core.registry.database import locked, open_registry
 from coat_core.registry.gate import Decision
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous_champion", "challenger"
@@ -29,7 +30,7 @@ def apply(name: str, version: str, decision: Decision, workspace: Path = Path())
 
     A refused version becomes `challenger`, unless it was withdrawn. Applying the same decision again changes nothing.
     """
-    client = connect(workspace)
+    client = open_registry(workspace)
     with locked(workspace):
         if decision.unchanged:
             return
@@ -46,9 +47,9 @@ def promote(name: str, version: str, workspace: Path = Path()) -> None:
     Raises:
         RegistryError: the version does not exist, or was withdrawn.
     """
-    client = connect(workspace)
+    client = open_registry(workspace)
     with locked(workspace):
-        tags = _version(client, name, version).tags
+        tags = known_version(client, name, version).tags
         before = champion_version(client, name)
         if before == version:
             return
@@ -66,39 +67,48 @@ def promote(name: str, version: str, workspace: Path = Path()) -> None:
             client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tuple[str, str]:
+def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tuple[str, str | None]:
     """Withdraw the champion and restore the previous one; return (withdrawn version, new champion).
 
-    The version is tagged as withdrawn first, so that the same call completes a rollback that a kill interrupted.
+    Without a previous champion, or if that one was withdrawn itself, there is no champion afterwards, and the second value is None. The
+    version is tagged as withdrawn first, so that the same call completes a rollback that a kill interrupted.
 
     Raises:
-        RegistryError: there is no champion or no previous champion, or `who` or `why` is empty.
+        RegistryError: there is no champion, or `who` or `why` is empty.
     """
     for field, value in (("who", who), ("why", why)):
         if not value.strip():
-            raise RegistryError("a rollback needs who and why", field=field, value=value, allowed="a text that is not empty")
-    client = connect(workspace)
+            raise RegistryError(
+                "a rollback needs who and why",
+                field=field,
+                value=value,
+                allowed="a text that is not empty",
+                next_step=f"give --{field} TEXT",
+            )
+    client = open_registry(workspace)
     with locked(workspace):
         withdrawing, previous = champion_version(client, name), champion_version(client, name, PREVIOUS)
         if withdrawing is None:
             raise RegistryError("there is no champion to roll back", field="name", value=name, next_step="promote one: coat promote")
-        withdrawn = previous is not None and "withdrawn" in client.get_model_version(name, previous).tags
-        if previous is None or previous == withdrawing or withdrawn:
-            raise RegistryError(
-                "there is no previous champion to go back to" + (f" (version {previous} was withdrawn itself)" if withdrawn else ""),
-                field="name",
-                value=f"{name} (champion: version {withdrawing})",
-                next_step="promote another version: coat promote",
-            )
-        client.set_model_version_tag(name, withdrawing, "withdrawn", f"{who.strip()}: {why.strip()}")
-        client.set_model_version_tag(name, withdrawing, "withdrawn_at", _now())
-        client.set_registered_model_alias(name, CHAMPION, previous)
-        client.delete_registered_model_alias(name, PREVIOUS)
-    return withdrawing, previous
+        if "withdrawn" not in client.get_model_version(name, withdrawing).tags:
+            client.set_model_version_tag(name, withdrawing, "withdrawn_at", _now())
+            client.set_model_version_tag(name, withdrawing, "withdrawn", f"{who.strip()}: {why.strip()}")
+        restored = previous if previous != withdrawing and not _is_withdrawn(client, name, previous) else None
+        if restored is not None:
+            client.set_registered_model_alias(name, CHAMPION, restored)
+        else:
+            client.delete_registered_model_alias(name, CHAMPION)
+        if previous is not None:
+            client.delete_registered_model_alias(name, PREVIOUS)
+    return withdrawing, restored
+
+
+def _is_withdrawn(client: Any, name: str, version: str | None) -> bool:
+    return version is not None and "withdrawn" in client.get_model_version(name, version).tags
 
 
 def _record(client: Any, name: str, version: str, decision: Decision) -> None:
-    known = _version(client, name, version)
+    known = known_version(client, name, version)
     reasons = "\n".join(decision.reasons)
     if known.tags.get("decision") == decision.word and known.tags.get("decision_reasons") == reasons:
         return
@@ -126,15 +136,30 @@ def _model(client: Any, name: str) -> Any:
         ) from error
 
 
-def _version(client: Any, name: str, version: str) -> Any:
+def known_version(client: Any, name: str, version: str) -> Any:
+    """Return a version of a registered model.
+
+    Raises:
+        RegistryError: the model or the version does not exist.
+    """
     from mlflow.exceptions import MlflowException
 
     _model(client, name)
-    try:
-        return client.get_model_version(name, version)
-    except MlflowException as error:
-        known = sorted((str(found.version) for found in client.search_model_versions(f"name='{name}'")), key=int)
-        raise RegistryError("this version does not exist", field="version", value=f"{name} {version}", allowed=known) from error
+    cause: Exception | None = None
+    # MLflow reads the text as an integer: to it "01" and " 1" are version 1, and aliases would name another version than the records.
+    if re.fullmatch("[1-9][0-9]{0,17}", str(version)):
+        try:
+            return client.get_model_version(name, version)
+        except MlflowException as error:
+            cause = error
+    known = sorted((str(found.version) for found in client.search_model_versions(f"name='{name}'")), key=int)
+    raise RegistryError(
+        "this version does not exist",
+        field="version",
+        value=f"{name} {version}",
+        allowed=known or "nothing is registered yet",
+        next_step="register one: coat register",
+    ) from cause
 
 
 def _now() -> str:

@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coat_core import watchdog
-from coat_core.registry.database import connect
+from coat_core.registry.database import locked, needs_quotes, open_registry
 from coat_core.registry.lineage import resolve
 from coat_core.registry.packaging import import_pyfunc
+from coat_core.registry.probe import answer_problem
 from coat_core.registry.versions import model_folder
+from coat_core.storage import copy_tree, sha256_bytes
 
 QUESTION = "What do you hear?"
+MAX_NEW_TOKENS = 64
+"""Limit of an answer of the served model."""
 
 
 @dataclass(frozen=True)
 class ColdLoad:
-    """The result of a cold load: `answer` is None if it failed, and `error` contains the cause."""
+    """The result of a cold load: `answer` is None if it failed, and `error` contains the cause.
+
+    `finished` is whether the model ended its turn; False: the answer was cut off at the token limit.
+    """
 
     answer: str | None
     error: str = ""
+    finished: bool = True
+
+    @property
+    def problem(self) -> str:
+        """Why this is not a real answer, as a clause; empty if it is one."""
+        if self.answer is None:
+            return self.error or "no answer"
+        return answer_problem(self.answer) or ("" if self.finished else f"was cut off after {MAX_NEW_TOKENS} tokens")
 
     @property
     def passed(self) -> bool:
-        """Whether the answer contains text."""
-        return bool(self.answer and self.answer.strip())
+        """Whether the answer is a real one: not empty, not cut off, no control text."""
+        return not self.problem
 
 
 def load_cold(
@@ -43,9 +60,10 @@ def load_cold(
     timeout_s: float = 600.0,
     device: str | None = None,
 ) -> ColdLoad:
-    """Load a version in a new process and answer one question. The answer is recorded in the tags `probe` and `probe_answer`.
+    """Load a version in a new process and answer one question.
 
-    A version that has passed is not loaded again, because its files never change.
+    The tags record the result: `probe` (passed or failed), `probe_answer`, `probe_finished` (whether the model ended its turn: true,
+    false or unknown) and, for a failure, `probe_reason`. A version that has passed is not loaded again, because its files never change.
 
     Args:
         name: registered model.
@@ -59,14 +77,21 @@ def load_cold(
     Raises:
         RegistryError: the version does not exist, or its files are missing.
     """
-    client = connect(workspace)
+    client = open_registry(workspace)
     uri = f"models:/{name}/{version}"
     tags = resolve(client, uri).tags
-    if tags.get("probe") == "passed":
+    if tags.get("probe") == "passed" and tags.get("probe_finished") == "true":
         return ColdLoad(tags.get("probe_answer"))
     result = _run_process(model_folder(uri, workspace), str(audio.resolve()) if audio else "", question, timeout_s, device)
-    client.set_model_version_tag(name, version, "probe", "passed" if result.passed else "failed")
-    client.set_model_version_tag(name, version, "probe_answer", (result.answer if result.passed else result.error) or "no answer")
+    recorded = {
+        "probe_answer": (result.error if result.answer is None else result.answer) or "no answer",
+        "probe_finished": "unknown" if result.answer is None else str(result.finished).lower(),
+        "probe_reason": result.problem or "none",
+        "probe": "passed" if result.passed else "failed",
+    }
+    with locked(workspace):
+        for key, value in recorded.items():
+            client.set_model_version_tag(name, version, key, value)
     return result
 
 
@@ -77,7 +102,12 @@ def load_served(folder: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
-            return pyfunc.load_model(str(folder))
+            if not needs_quotes(folder.resolve()):
+                return pyfunc.load_model(str(folder))
+            # MLflow splits such a path at the characters that have a meaning in a URI, and refuses a link to it: it gets a copy.
+            with tempfile.TemporaryDirectory() as temporary:
+                copy_tree(folder, Path(temporary) / "model")
+                return pyfunc.load_model(str(Path(temporary) / "model"))
     finally:
         sys.dont_write_bytecode = before
 
@@ -105,7 +135,8 @@ def _run_process(folder: Path, audio: str, question: str, timeout_s: float, devi
     except subprocess.TimeoutExpired:
         return ColdLoad(None, f"no answer within {timeout_s:.0f} s")
     try:
-        return ColdLoad(str(json.loads(done.stdout.splitlines()[-1])["answer"]))
+        printed = json.loads(done.stdout.splitlines()[-1])
+        return ColdLoad(str(printed["answer"]), finished=printed["finished"] is True)
     except (IndexError, ValueError, KeyError, TypeError):
         lines = done.stderr.strip().splitlines()
         return ColdLoad(None, lines[-1] if lines else f"the process ended with exit status {done.returncode} and printed no error")
@@ -115,7 +146,27 @@ def _main(folder: str, audio: str, question: str) -> None:
     from coat_core.registry.packaging import tone_base64
 
     watchdog.watch_owner()
-    print(json.dumps({"answer": predict(load_served(Path(folder)), audio or tone_base64(), question)}))
+    model = load_served(Path(folder))
+    answer = predict(model, audio or tone_base64(), question)
+    print(json.dumps({"answer": answer, "finished": _finishes(model, audio, question)}))
+
+
+def _finishes(model: Any, audio: str, question: str) -> bool:
+    """Return whether a loaded model ends its answer within the token limit; the table of a served model does not say so."""
+    from coat_core.backbones.base import Query
+    from coat_core.corpus.audio import decode
+    from coat_core.evaluation.generate import generate_answers
+    from coat_core.registry.packaging import tone_base64
+
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        if not audio:
+            file.write(base64.b64decode(tone_base64()))
+            file.flush()
+        waveform = decode(Path(audio or file.name))
+    # MLflow's wrapper has no access to what `load_context` keeps.
+    backbone = model.unwrap_python_model()._release.backbone
+    query = Query(key=sha256_bytes(waveform.tobytes()), waveform=waveform, text=question, name="probe")
+    return generate_answers(backbone, [query], MAX_NEW_TOKENS)[0].finished
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from coat_core.errors import RegistryError
 from coat_core.evaluation.metrics import METRICS, SCORES
 from coat_core.evaluation.statistics import Bootstrap
 from coat_core.registry import gate
-from coat_core.registry.champions import champion_version
-from coat_core.registry.database import connect, locked
-from coat_core.registry.gate import Decision, PairedDifference, VersionRecord
-from coat_core.registry.releases import evaluation_folder, log_evaluation
+from coat_core.registry.champions import champion_version, known_version
+from coat_core.registry.database import locked, open_registry
+from coat_core.registry.gate import Decision
+from coat_core.registry.records import PairedDifference, VersionRecord, as_number
+from coat_core.registry.releases import BASE, evaluation_folder, log_evaluation
 from coat_core.registry.versions import unpack
 from coat_core.settings import RegistrySettings
 from coat_core.storage import read_json
@@ -59,9 +60,9 @@ def compare(name: str, version: str, workspace: Path = Path(), *, bootstrap: Boo
     Raises:
         RegistryError: the version does not exist, its scores are missing, or the champion was evaluated on another set.
     """
-    client = connect(workspace)
-    candidate = read_record(client, name, version)
+    client = open_registry(workspace)
     current = champion_version(client, name)
+    candidate = read_record(client, name, version, bootstrap=bootstrap)
     if current is None:
         return Comparison(candidate, None, None)
     if current == version:
@@ -74,28 +75,48 @@ def compare(name: str, version: str, workspace: Path = Path(), *, bootstrap: Boo
     return Comparison(candidate, champion, _difference(client, candidate, champion, bootstrap))
 
 
-def read_record(client: Any, name: str, version: str, evaluation_set: str | None = None) -> VersionRecord:
+def read_record(
+    client: Any, name: str, version: str, evaluation_set: str | None = None, *, bootstrap: Bootstrap | None = None
+) -> VersionRecord:
     """Return the record of a version, by default on the evaluation set that it was registered with.
 
+    Args:
+        client: client of the registry.
+        name: registered model.
+        version: version of the model.
+        evaluation_set: the evaluation set.
+        bootstrap: bootstrap of the differences to chance and to the base; None: the record is without them.
+
     Raises:
-        RegistryError: its scores on that set are missing.
+        RegistryError: the version does not exist, or its scores on that set are missing.
     """
-    known = client.get_model_version(name, version)
+    known = known_version(client, name, version)
     tags = known.tags
-    metrics = read_json(_scores(client, name, version, evaluation_set or tags.get("evaluation_set", "")) / METRICS)
+    folder = _scores(client, name, version, evaluation_set or tags.get("evaluation_set", ""))
+    metrics = read_json(folder / METRICS)
     unsafe = tags.get("unsafe_files", "not checked")
+    mean = metrics.get("mean_accuracy")
+    probe_passed = tags.get("probe") == "passed"
     return VersionRecord(
         name=name,
         version=str(version),
         contract=tags.get("contract", ""),
-        evaluation_set=metrics["evaluation_set"],
-        families={family: entry.get("accuracy") for family, entry in metrics["families"].items()},
-        mean_accuracy=metrics.get("mean_accuracy"),
-        unscored_share=metrics["unscored_share"],
+        evaluation_set=str(metrics.get("evaluation_set", "")),
+        families={family: _score(entry.get("accuracy")) for family, entry in metrics.get("families", {}).items()},
+        mean_accuracy=_score(mean),
+        unscored_share=as_number(metrics.get("unscored_share")),
         unsafe_files=() if unsafe == "none" else tuple(unsafe.splitlines()),
-        cold_load=tags.get("probe_answer") if tags.get("probe") == "passed" else None,
+        cold_load=tags.get("probe_answer") if probe_passed or tags.get("probe_finished") in ("true", "false") else None,
         withdrawn=tags.get("withdrawn"),
+        over_chance=_over_chance(folder, bootstrap) if bootstrap else None,
+        over_base=_over_base(folder, bootstrap) if bootstrap else None,
+        items={family: entry["n"] for family, entry in metrics.get("families", {}).items() if isinstance(entry.get("n"), int)},
+        probe_problem="" if probe_passed else tags.get("probe_reason", ""),
     )
+
+
+def _score(value: object) -> float | None:
+    return None if value is None else as_number(value)
 
 
 def has_scores(client: Any, name: str, version: str, evaluation_set: str) -> bool:
@@ -124,8 +145,29 @@ def _difference(client: Any, candidate: VersionRecord, champion: VersionRecord, 
         ArmScores.of({0: read_scores(_scores(client, side.name, side.version, candidate.evaluation_set) / SCORES)})
         for side in (candidate, champion)
     )
-    mean = difference(first, second, bootstrap)["mean"]
-    return PairedDifference(mean["difference"], mean["low"], mean["high"], mean["n"], bootstrap.confidence)
+    return _paired(difference(first, second, bootstrap)["mean"], bootstrap)
+
+
+def _over_chance(folder: Path, bootstrap: Bootstrap) -> PairedDifference | None:
+    from coat_core.evaluation.arms import ArmScores
+    from coat_core.evaluation.scores import read_scores
+
+    over = ArmScores.of({0: read_scores(folder / SCORES)}).over_chance(bootstrap)
+    return None if over is None else PairedDifference(over.value, over.low, over.high, over.n, bootstrap.confidence, over.groups)
+
+
+def _over_base(folder: Path, bootstrap: Bootstrap) -> PairedDifference | None:
+    from coat_core.evaluation.arms import ArmScores, difference
+    from coat_core.evaluation.scores import read_scores
+
+    if not (folder / BASE / SCORES).is_file():
+        return None
+    own, base = (ArmScores.of({0: read_scores(place / SCORES)}) for place in (folder, folder / BASE))
+    return _paired(difference(own, base, bootstrap)["mean"], bootstrap)
+
+
+def _paired(mean: dict[str, Any], bootstrap: Bootstrap) -> PairedDifference:
+    return PairedDifference(mean["difference"], mean["low"], mean["high"], mean["n"], bootstrap.confidence, mean["groups"])
 
 
 def _evaluate_again(client: Any, name: str, version: str, evaluation_set: str, evaluate: Evaluate, workspace: Path) -> None:

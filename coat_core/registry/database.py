@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from coat_core.errors import RegistryError
 
@@ -44,11 +44,31 @@ def set_mlflow_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def locked(workspace: Path, name: str = "registry") -> FileLock:
-    """Return the file lock that every writer of the registry acquires: a context manager, reentrant within a thread."""
+@contextmanager
+def locked(workspace: Path, name: str = "registry") -> Iterator[None]:
+    """Hold the file lock that every writer of the registry acquires; it is reentrant within a thread.
+
+    Raises:
+        RegistryError: the folder cannot be written, or another process holds the lock for ten minutes.
+    """
     folder = workspace.resolve() / ".scratch"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{name}.lock", timeout=_LOCK_TIMEOUT_S, is_singleton=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock", timeout=_LOCK_TIMEOUT_S, is_singleton=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RegistryError(
+            f"another process has held the lock of the registry for {_LOCK_TIMEOUT_S:.0f} s",
+            field="lock",
+            value=str(folder / f"{name}.lock"),
+            next_step="wait for it, or end it",
+        ) from error
+    except OSError as error:
+        raise not_writable(workspace, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def tracking_uri(workspace: Path = Path()) -> str:
@@ -60,7 +80,7 @@ def tracking_uri(workspace: Path = Path()) -> str:
     are rewritten.
 
     Raises:
-        RegistryError: the file is not an MLflow database.
+        RegistryError: the file is not an MLflow database, or the folder cannot be written.
     """
     set_mlflow_environment()
     uri = os.environ.get("MLFLOW_TRACKING_URI")
@@ -70,17 +90,50 @@ def tracking_uri(workspace: Path = Path()) -> str:
     if not path.exists():
         with locked(workspace, "database"):
             if not path.exists():
-                _create(path)
+                try:
+                    _create(path)
+                except OSError as error:
+                    raise not_writable(workspace, error) from error
     _relocate(path, path.stat().st_ino)
-    return f"sqlite:///{path.as_posix()}"
+    return database_uri(path)
 
 
 def connect(workspace: Path = Path()) -> Any:
-    """Return an `MlflowClient` of the workspace's records (tracking and registry)."""
-    uri = tracking_uri(workspace)
-    from mlflow import MlflowClient
+    """Return an `MlflowClient` of the workspace's records (tracking and registry); create the database if it does not exist.
 
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    Raises:
+        RegistryError: the file is not an MLflow database, or the folder cannot be written.
+    """
+    uri = tracking_uri(workspace)
+    from coat_core.registry.client import Client
+
+    return Client(uri, workspace)
+
+
+def open_registry(workspace: Path = Path()) -> Any:
+    """Return a client as `connect` does, of records that exist: for commands that read or change what is registered.
+
+    Raises:
+        RegistryError: the folder has no database and no tracking server is configured; nothing is created.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (workspace / DATABASE).exists():
+        raise RegistryError(
+            "there is no registry here: nothing was registered in this folder",
+            field=DATABASE,
+            value=str((workspace / DATABASE).resolve()),
+            next_step="run in the workspace that contains it, or register a release there: coat run",
+        )
+    return connect(workspace)
+
+
+def not_writable(workspace: Path, error: BaseException) -> RegistryError:
+    """Return the error for a workspace whose records cannot be written."""
+    return RegistryError(
+        f"the registry cannot be written: {str(error).splitlines()[0]}",
+        field="workspace",
+        value=str(workspace.resolve()),
+        next_step="make the folder and its mlflow.db writable for this user, or work in a copy",
+    )
 
 
 def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
@@ -90,7 +143,7 @@ def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    location = None if is_served(client.tracking_uri) else (workspace / ARTIFACTS).resolve().as_posix()
+    location = None if is_served(client.tracking_uri) else artifact_location((workspace / ARTIFACTS).resolve())
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
@@ -103,7 +156,7 @@ def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
 
 def is_served(uri: str) -> bool:
     """Return whether a URI names a tracking server, and not a database that this process opens itself."""
-    return not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+    return not uri.startswith(("sqlite:", "sqlite+", "postgresql", "mysql", "mssql"))
 
 
 @contextmanager
@@ -120,12 +173,31 @@ def default_database(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)
 
 
+def database_uri(path: Path) -> str:
+    """Return SQLAlchemy's URI of an SQLite file.
+
+    SQLAlchemy reads `?` as the start of the query: a path with it is written as SQLite's own URI, in which it is percent-encoded
+    (https://www.sqlite.org/uri.html). The name of the driver prevents that MLflow creates a folder `file:` for it.
+    """
+    return f"sqlite+pysqlite:///file:{quote(path.as_posix())}?uri=true" if "?" in path.as_posix() else f"sqlite:///{path.as_posix()}"
+
+
+def artifact_location(folder: Path) -> str:
+    """Return the location of a local folder as MLflow reads it: a path, or a `file:` URI for a path with `%`, `#` or `?`."""
+    return folder.as_uri() if needs_quotes(folder) else folder.as_posix()
+
+
 def portable(uri: str) -> str:
     """Return a tracking URI for records: without user and password; the database of a workspace by its relative name."""
-    if uri.startswith("sqlite:") and uri.endswith(f"/{DATABASE}"):
+    if uri.startswith("sqlite") and uri.partition("?uri=true")[0].endswith(f"/{DATABASE}"):
         return f"sqlite:///{DATABASE}"
     parts = urlsplit(uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def needs_quotes(path: Path) -> bool:
+    """Return whether a path has characters that MLflow would read as a part of a URI."""
+    return any(character in path.as_posix() for character in "%#?")
 
 
 def _create(path: Path) -> None:
@@ -138,7 +210,7 @@ def _create(path: Path) -> None:
 
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(f"sqlite:///{temporary.as_posix()}", artifacts.as_posix())._dispose_engine()
+    SqlAlchemyStore(database_uri(temporary), artifact_location(artifacts))._dispose_engine()
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
     temporary.replace(path)
@@ -161,9 +233,9 @@ def _relocate(path: Path, inode: int) -> None:
     Raises:
         RegistryError: the file is not an MLflow database.
     """
-    here = (path.parent / ARTIFACTS).as_posix()
+    here = artifact_location(path.parent / ARTIFACTS)
     try:
-        with closing(sqlite3.connect(f"file:{path.as_posix()}?mode=ro", uri=True, timeout=60)) as database:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as database:
             row = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
     except sqlite3.DatabaseError as error:
         raise RegistryError(
@@ -176,11 +248,19 @@ def _relocate(path: Path, inode: int) -> None:
     # A database that `mlflow ui` created itself keeps the locations that it chose.
     if not recorded.endswith(f"/{ARTIFACTS}") or recorded == here:
         return
-    with locked(path.parent, "database"), closing(sqlite3.connect(path, timeout=60)) as database, database:
+    with locked(path.parent, "database"):
+        try:
+            _rewrite(path, recorded, here)
+        except sqlite3.OperationalError as error:
+            raise not_writable(path.parent, error) from error
+    # The workspace may move back to a place that is cached.
+    _relocate.cache_clear()
+
+
+def _rewrite(path: Path, recorded: str, here: str) -> None:
+    with closing(sqlite3.connect(path, timeout=60)) as database, database:
         for table, column in _LOCATIONS:
             database.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?",
                 (here, len(recorded) + 1, recorded, len(recorded) + 1, recorded + "/"),
             )
-    # The workspace may move back to a place that is cached.
-    _relocate.cache_clear()

@@ -1,72 +1,26 @@
 """The promotion gate: a pure function from recorded numbers to a decision, with one sentence for every reason.
 
-A candidate is promoted when it passes every check. Without a champion: it is not withdrawn, the data contract passed, every file is
-safe to load (no pickle), a cold load gave an answer, the mean accuracy reaches its floor, and not too many answers are unscored.
-Against a champion also: both were scored on the same evaluation set, the lower bound of the paired interval of candidate − champion
-is *above* `min_improvement`, and no family lost more than `max_slice_drop`.
+A candidate is promoted when it passes every check. Always: it is not withdrawn, the data contract passed, every file is safe to load
+(no pickle), a cold load gave a real answer, the mean accuracy reaches its floor, not too many answers are unscored, and two lower
+bounds pass: that of mean accuracy − chance is *above* `min_above_chance`, and that of the paired difference to the untouched base is
+at least −`max_below_base`. Against a champion also: both were scored on the same evaluation set, the lower bound of the paired
+interval of candidate − champion is *above* `min_improvement`, and no family lost more than `max_slice_drop`.
+
+An interval over fewer than 20 items or 5 groups is too few: it passes no check. A family with fewer than 20 items is not judged by its
+accuracy alone: the reasons say that it is too few, and a drop beyond the margin is still refused. A number that is missing or not
+finite passes no check.
 
 The gain of the thinking block over fine-tuning without it (`coat − sft`) is recorded and shown, but is not a condition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coat_core.evaluation.statistics import MIN_ITEMS, too_few
+from coat_core.registry.probe import answer_problem
+from coat_core.registry.records import PairedDifference, VersionRecord, is_finite
 from coat_core.settings import RegistrySettings
-
-
-@dataclass(frozen=True)
-class VersionRecord:
-    """The record of one registered version.
-
-    Attributes:
-        name: registered model.
-        version: version of the model.
-        contract: result of the data contract, `passed` or another word.
-        evaluation_set: SHA-256 of the examples that it was scored on.
-        families: accuracy by task family (1 − WER for transcription); None for a family without scored answers.
-        mean_accuracy: mean over families; None without any.
-        unscored_share: share of responses without a readable answer.
-        unsafe_files: artifacts that can run code when they are loaded.
-        cold_load: answer of a cold load; None if it failed or was not tried.
-        withdrawn: who withdrew the version, and why; None if it was not withdrawn.
-    """
-
-    name: str
-    version: str
-    contract: str
-    evaluation_set: str
-    families: Mapping[str, float | None]
-    mean_accuracy: float | None
-    unscored_share: float
-    unsafe_files: tuple[str, ...] = ()
-    cold_load: str | None = None
-    withdrawn: str | None = None
-
-    @property
-    def label(self) -> str:
-        """`name version n`, for sentences."""
-        return f"{self.name} version {self.version}"
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """Mean difference candidate − champion over the same examples, with its paired bootstrap interval.
-
-    Attributes:
-        difference: mean difference of scores.
-        low: lower bound of the interval.
-        high: upper bound.
-        n: number of examples that both answered.
-        confidence: confidence of the interval, e.g. 0.95.
-    """
-
-    difference: float
-    low: float
-    high: float
-    n: int
-    confidence: float
 
 
 @dataclass(frozen=True)
@@ -101,11 +55,11 @@ def decide(
         candidate: the record of the candidate.
         champion: the record of the current champion, on the same evaluation set; None without a champion.
         settings: floors and margins.
-        difference: the paired difference; required with a champion.
+        difference: the paired difference candidate − champion; required with a champion.
     """
     if champion is not None and (champion.name, champion.version) == (candidate.name, candidate.version) and candidate.withdrawn is None:
         return Decision(promote=False, reasons=(f"{candidate.label} is the champion already; nothing changes",), unchanged=True)
-    checks = _check_candidate(candidate, settings)
+    checks = _check_release(candidate) + _check_scores(candidate, settings)
     if champion is None:
         checks.append(_Check(True, "there is no champion to compare with"))
     else:
@@ -114,7 +68,7 @@ def decide(
     return Decision(promote=not failed, reasons=failed or tuple(check.sentence for check in checks))
 
 
-def _check_candidate(candidate: VersionRecord, settings: RegistrySettings) -> list[_Check]:
+def _check_release(candidate: VersionRecord) -> list[_Check]:
     checks = []
     if candidate.withdrawn is not None:
         checks.append(_Check(False, f"{candidate.label} was withdrawn: {candidate.withdrawn}"))
@@ -128,24 +82,67 @@ def _check_candidate(candidate: VersionRecord, settings: RegistrySettings) -> li
         if candidate.unsafe_files
         else _Check(True, "all weights are safetensors; no file can run code when loaded")
     )
-    checks.append(
-        _Check(True, f"a cold load answered {candidate.cold_load.strip()!r}")
-        if candidate.cold_load is not None and candidate.cold_load.strip()
-        else _Check(False, "a cold load gave no answer")
-    )
+    answer = candidate.cold_load
+    if answer is None or not answer.strip():
+        problem = candidate.probe_problem
+        checks.append(_Check(False, f"a cold load gave no answer{f': {problem}' if problem else ''}"))
+    elif problem := candidate.probe_problem or answer_problem(answer):
+        checks.append(_Check(False, f"a cold load gave no real answer: {answer.strip()[:200]!r} {problem}"))
+    else:
+        checks.append(_Check(True, f"a cold load answered {answer.strip()!r}"))
+    return checks
+
+
+def _check_scores(candidate: VersionRecord, settings: RegistrySettings) -> list[_Check]:
+    checks = []
     mean = candidate.mean_accuracy
     if mean is None:
         checks.append(_Check(False, "no mean accuracy is recorded: nothing was scored"))
     else:
-        passed = mean >= settings.min_accuracy
+        passed = is_finite(mean) and mean >= settings.min_accuracy
+        note = "" if is_finite(mean) else " (not a finite number)"
         checks.append(
-            _Check(passed, f"mean accuracy {mean:.3f} {'reaches' if passed else 'is below'} the floor {settings.min_accuracy:.3f}")
+            _Check(passed, f"mean accuracy {mean:.3f}{note} {'reaches' if passed else 'is below'} the floor {settings.min_accuracy:.3f}")
         )
-    passed = candidate.unscored_share <= settings.max_unscored_share
-    checks.append(
-        _Check(passed, f"{candidate.unscored_share:.1%} of the answers are unscored; at most {settings.max_unscored_share:.1%} are allowed")
+    unscored = candidate.unscored_share
+    if is_finite(unscored):
+        passed = unscored <= settings.max_unscored_share
+        checks.append(_Check(passed, f"{unscored:.1%} of the answers are unscored; at most {settings.max_unscored_share:.1%} are allowed"))
+    else:
+        checks.append(_Check(False, "the share of unscored answers is not recorded, or is not a finite number"))
+    return [*checks, _above_chance(candidate, settings), _not_below_base(candidate, settings)]
+
+
+def _above_chance(candidate: VersionRecord, settings: RegistrySettings) -> _Check:
+    over = candidate.over_chance
+    if over is None:
+        return _Check(False, "the score of guessing is not known for every example, so the mean accuracy cannot be compared with chance")
+    passed = over.finite and not over.too_few and over.low > settings.min_above_chance
+    return _Check(
+        passed,
+        f"mean accuracy above chance: {over.text} over {over.n} items; "
+        + (over.too_few or f"its lower bound is {'' if passed else 'not '}above {settings.min_above_chance:+.3f}"),
     )
-    return checks
+
+
+def _not_below_base(candidate: VersionRecord, settings: RegistrySettings) -> _Check:
+    over, allowed = candidate.over_base, -settings.max_below_base
+    if over is None:
+        # Scores are in [0, 1], so a margin of 1 allows every difference.
+        if settings.max_below_base >= 1.0:
+            return _Check(True, "the untouched base is not compared: registry.max_below_base is 1")
+        return _Check(
+            False,
+            f"no evaluation of the untouched base on evaluation set {candidate.evaluation_set[:12]} is recorded: add base-0 to `trials` "
+            "in params, run the pipeline, and promote again",
+        )
+    # Accuracies are ratios of whole numbers. A bound equal to the margin must not fail by rounding.
+    passed = over.finite and not over.too_few and over.low >= allowed - 1e-9
+    return _Check(
+        passed,
+        f"difference to the untouched base: {over.text} over {over.n} paired answers; "
+        + (over.too_few or f"its lower bound is {'not below' if passed else 'below'} {allowed:+.3f}"),
+    )
 
 
 def _check_against_champion(
@@ -161,31 +158,34 @@ def _check_against_champion(
         ]
     checks = [_improvement(champion, settings, difference)]
     for family, before in sorted(champion.families.items()):
-        after = candidate.families.get(family)
-        if before is None:
-            continue
-        if after is None:
-            checks.append(_Check(False, f"{family}: the champion has {before:.3f}, the candidate was not scored"))
-            continue
-        drop = before - after
-        # Accuracies are ratios of whole numbers. A drop equal to the margin must not fail by rounding.
-        passed = drop <= settings.max_slice_drop + 1e-9
-        checks.append(
-            _Check(
-                passed,
-                f"{family}: {after:.3f} against {before:.3f} ({-drop:+.3f}; a drop of at most {settings.max_slice_drop:.3f} is allowed)",
-            )
-        )
+        if before is not None:
+            checks.append(_family(family, before, candidate, settings))
     return checks
+
+
+def _family(family: str, before: float, candidate: VersionRecord, settings: RegistrySettings) -> _Check:
+    after = candidate.families.get(family)
+    if after is None:
+        return _Check(False, f"{family}: the champion has {before:.3f}, the candidate was not scored")
+    if not is_finite(after) or not is_finite(before):
+        return _Check(False, f"{family}: {after} against {before} are not two finite numbers")
+    drop = before - after
+    # Accuracies are ratios of whole numbers. A drop equal to the margin must not fail by rounding.
+    passed = drop <= settings.max_slice_drop + 1e-9
+    items = candidate.items.get(family)
+    note = f"; {items} items are too few to judge (at least {MIN_ITEMS})" if items is not None and too_few(items) else ""
+    return _Check(
+        passed,
+        f"{family}: {after:.3f} against {before:.3f} ({-drop:+.3f}; a drop of at most {settings.max_slice_drop:.3f} is allowed{note})",
+    )
 
 
 def _improvement(champion: VersionRecord, settings: RegistrySettings, difference: PairedDifference | None) -> _Check:
     if difference is None:
         return _Check(False, f"no paired difference to the champion (version {champion.version}) is recorded")
-    passed = difference.low > settings.min_improvement
+    passed = difference.finite and not difference.too_few and difference.low > settings.min_improvement
     return _Check(
         passed,
-        f"improvement over the champion (version {champion.version}): {difference.difference:+.3f}, {difference.confidence:.0%} interval "
-        f"[{difference.low:+.3f}, {difference.high:+.3f}] over {difference.n} paired answers; its lower bound is "
-        f"{'' if passed else 'not '}above {settings.min_improvement:+.3f}",
+        f"improvement over the champion (version {champion.version}): {difference.text} over {difference.n} paired answers; "
+        + (difference.too_few or f"its lower bound is {'' if passed else 'not '}above {settings.min_improvement:+.3f}"),
     )

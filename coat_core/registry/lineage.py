@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
-from coat_core.registry.database import connect, portable
+from coat_core.registry.database import open_registry, portable
 from coat_core.registry.packaging import read_info
 from coat_core.storage import read_json, sha256_file, sha256_tree
 
@@ -107,7 +108,7 @@ def lineage(uri: str, workspace: Path = Path()) -> dict[str, Any]:
     Raises:
         RegistryError: the version does not exist.
     """
-    client = connect(workspace)
+    client = open_registry(workspace)
     version = resolve(client, uri)
     tags = dict(version.tags)
     run = client.get_run(version.run_id) if version.run_id else None
@@ -162,14 +163,17 @@ def resolve(client: Any, uri: str) -> Any:
     number = ""
     if not alias:
         name, _, number = text.rpartition("/")
-    if not name or not (alias or number):
+    if not name or not (alias or re.fullmatch("[1-9][0-9]{0,17}", number)):
         raise RegistryError(
             "this is not the URI of a registered version", field="uri", value=uri, allowed="models:/NAME/VERSION or models:/NAME@ALIAS"
         )
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     except MlflowException as error:
-        known = [f"models:/{model.name}@{label}" for model in client.search_registered_models() for label in sorted(model.aliases)]
+        models = client.search_registered_models()
+        known = [f"models:/{model.name}@{label}" for model in models for label in sorted(model.aliases)]
+        if name in [model.name for model in models]:
+            known += [f"models:/{name}/{found.version}" for found in client.search_model_versions(f"name='{name}'", max_results=20)]
         raise RegistryError(
             "this version does not exist",
             field="uri",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import ReleaseError
-from coat_core.registry.database import set_mlflow_environment
+from coat_core.registry.database import artifact_location, set_mlflow_environment
 from coat_core.storage import read_json
 
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "peft", "safetensors", "soundfile", "soxr", "torch", "transformers")
@@ -64,10 +64,10 @@ def save_served(folder: Path, release: Path, workspace: Path = Path(), header: A
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    artifacts = {"release": str(release.resolve())}
+    artifacts = {"release": artifact_location(release.resolve())}
     base = workspace / str(read_info(release)["base"]["id"])
     if base.is_dir():
-        artifacts["base"] = str(base.resolve())
+        artifacts["base"] = artifact_location(base.resolve())
     with warnings.catch_warnings():
         # MLflow warns that the model has no type hints; its signature is given below.
         warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)

@@ -9,16 +9,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coat_core.corpus.examples import Example, read_manifest, select_split
 from coat_core.errors import RegistryError
-from coat_core.evaluation.metrics import bootstrap_of, score_trial
-from coat_core.registry.champions import apply
+from coat_core.evaluation.metrics import SCORES, bootstrap_of, score_trial
+from coat_core.registry.champions import apply, known_version
 from coat_core.registry.cold_load import QUESTION, load_cold
 from coat_core.registry.comparison import compare
+from coat_core.registry.database import locked, open_registry
 from coat_core.registry.packaging import read_info
-from coat_core.registry.releases import register_trial
+from coat_core.registry.releases import base_evaluation, log_base, register_trial
 from coat_core.settings import Settings
+from coat_core.storage import sha256_file
 
 MANIFEST, CORPUS = Path("data/accepted.jsonl"), Path("data/corpus")
 
@@ -67,6 +70,8 @@ def promote_candidate(workspace: Path, settings: Settings, backbone: str, versio
     if version is None:
         registered = register_trial(workspace, name, f"{backbone}-{settings.registry.candidate}")
         version, created = registered.version, registered.created
+    else:
+        _add_base(open_registry(workspace), name, version, workspace)
     examples = read_manifest(workspace / MANIFEST) if (workspace / MANIFEST).is_file() else []
     clip = next(iter(select_split(examples, "validation") or examples), None)
     load_cold(
@@ -87,6 +92,22 @@ def promote_candidate(workspace: Path, settings: Settings, backbone: str, versio
     decision = compared.decide(settings.registry)
     apply(name, version, decision, workspace)
     return Promotion(backbone, name, version, created, decision.word, decision.reasons)
+
+
+def _add_base(client: Any, name: str, version: str, workspace: Path) -> None:
+    """Store the workspace's evaluation of the base with a version that was registered without one, if it is of the same set."""
+    known = known_version(client, name, version)
+    tags = known.tags
+    if not tags.get("evaluation_set"):
+        return
+    revision = tags.get("base_revision")
+    info = {"backbone": tags.get("backbone"), "base": {"id": tags.get("base_id"), "revision": None if revision == "none" else revision}}
+    base = base_evaluation(workspace, info, tags["evaluation_set"])
+    if base is None or tags.get("base_scores_sha256") == sha256_file(base / SCORES):
+        return
+    with locked(workspace):
+        for key, value in log_base(client, known.run_id, base).items():
+            client.set_model_version_tag(name, version, key, value)
 
 
 def _evaluate(release: Path, target: Path, examples: Sequence[Example], workspace: Path, settings: Settings) -> None:

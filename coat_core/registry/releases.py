@@ -14,11 +14,14 @@ from coat_core.registry.card import CardFacts, accuracy_text, model_card
 from coat_core.registry.database import connect, default_database, locked
 from coat_core.registry.lineage import Lineage, gather
 from coat_core.registry.packaging import log_release, read_info, unsafe_files
+from coat_core.registry.records import is_finite
 from coat_core.registry.replay import find_or_replay_run
 from coat_core.registry.tracking import EVALUATION, log_metrics
 from coat_core.settings import ARMS
 from coat_core.storage import read_json, sha256_file
 
+BASE = "base"
+"""Folder, within the scores on an evaluation set, of the untouched base's scores on the same set."""
 _LINEAGE_FILES = ("dvc.lock", "params.yaml")
 
 
@@ -40,7 +43,8 @@ class Registered:
 def register_trial(workspace: Path, name: str, trial: str) -> Registered:
     """Register `models/<trial>` from the files of a workspace; nothing is written if it is registered with the same scores already.
 
-    The model card also shows the scores of the other arms with the same seed that were evaluated.
+    The model card also shows the scores of the other arms with the same seed that were evaluated. The scores of the untouched base on
+    the same evaluation set are stored with the version, for the promotion gate.
 
     Args:
         workspace: the workspace.
@@ -62,7 +66,14 @@ def register_trial(workspace: Path, name: str, trial: str) -> Registered:
             next_step=f"coat answer {backbone_and_trial} && coat score {backbone_and_trial}",
         )
     known = find_version(connect(workspace), name, info["fingerprint"])
-    if known is not None and known.tags.get("scores_sha256") == sha256_file(evaluation / SCORES):
+    base = base_evaluation(workspace, info, read_json(evaluation / METRICS)["evaluation_set"])
+    base_sha256 = sha256_file(base / SCORES) if base is not None else None
+    recorded = known.tags if known is not None else {}
+    if (
+        known is not None
+        and recorded.get("scores_sha256") == sha256_file(evaluation / SCORES)
+        and base_sha256 in (None, recorded.get("base_scores_sha256"))
+    ):
         return Registered(name, str(known.version), known.run_id, created=False)
     found = gather(workspace, release)
     trials = {arm.name: f"{info['backbone']}-{arm.name}-{info['seed'] if arm.lora else 0}" for arm in ARMS.values()}
@@ -76,12 +87,41 @@ def register_trial(workspace: Path, name: str, trial: str) -> Registered:
         controls={arm: read_json(path) for arm, path in controls.items() if path.is_file()},
     )
     return register(
-        release, name, lineage=found, evaluation=evaluation, records=workspace / "runs" / trial, card=model_card(facts), workspace=workspace
-    )
+        release, name, lineage=found, evaluation=evaluation, records=workspace / "runs" / trial, card=model_card(facts),
+        workspace=workspace, base=base,
+    )  # fmt: skip
+
+
+def base_evaluation(workspace: Path, info: Mapping[str, Any], evaluation_set: str) -> Path | None:
+    """Return the folder of the untouched base's scores on an evaluation set; None if the base was not evaluated on it.
+
+    A trial of another base than that of the release (`info`, the content of its `coat.json`) does not count.
+    """
+    for arm in (arm.name for arm in ARMS.values() if not arm.lora):
+        for folder in sorted(workspace.glob(f"evaluation/{info['backbone']}-{arm}-*"), key=lambda path: (len(path.name), path.name)):
+            if not (folder / METRICS).is_file() or not (folder / SCORES).is_file():
+                continue
+            release = workspace / "models" / folder.name
+            same_base = not (release / "coat.json").is_file() or _identity(read_info(release)) == _identity(info)
+            if same_base and read_json(folder / METRICS).get("evaluation_set") == evaluation_set:
+                return folder
+    return None
+
+
+def _identity(info: Mapping[str, Any]) -> tuple[Any, Any]:
+    return info["base"]["id"], info["base"].get("revision")
 
 
 def register(
-    release: Path, name: str, *, lineage: Lineage, evaluation: Path, records: Path, card: str, workspace: Path = Path()
+    release: Path,
+    name: str,
+    *,
+    lineage: Lineage,
+    evaluation: Path,
+    records: Path,
+    card: str,
+    workspace: Path = Path(),
+    base: Path | None = None,
 ) -> Registered:
     """Register a release, once per stage key.
 
@@ -96,13 +136,14 @@ def register(
         records: folder with `run.json` and `history.jsonl` of the training; a run that is not in MLflow is replayed from them.
         card: Markdown, the version's description.
         workspace: folder of MLflow's records, `dvc.lock` and `params.yaml`.
+        base: folder with `metrics.json` and `scores.jsonl` of the untouched base on the same evaluation set.
     """
     client = connect(workspace)
     with locked(workspace):
         known = find_version(client, name, lineage.stage_key)
         run_id = known.run_id if known is not None else find_or_replay_run(client, workspace, release, name, records)
         model_id = log_release(client, workspace, release, run_id=run_id)
-        tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation)
+        tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
         for file in _LINEAGE_FILES:
             if (workspace / file).is_file():
                 client.log_artifact(run_id, str(workspace / file), "lineage")
@@ -131,6 +172,16 @@ def find_version(client: Any, name: str, stage_key: str) -> Any | None:
 def evaluation_folder(evaluation_set: str) -> str:
     """Return the artifact folder of the scores on an evaluation set."""
     return f"evaluation/{evaluation_set[:16]}"
+
+
+def log_base(client: Any, run_id: str, base: Path | None) -> dict[str, str]:
+    """Store the untouched base's scores as artifacts of a run, by evaluation set; return the tags that the version gets."""
+    if base is None:
+        return {}
+    folder = f"{evaluation_folder(read_json(base / METRICS)['evaluation_set'])}/{BASE}"
+    for file in (SCORES, METRICS):
+        client.log_artifact(run_id, str(base / file), folder)
+    return {"base_scores_sha256": sha256_file(base / SCORES)}
 
 
 def log_evaluation(client: Any, run_id: str, evaluation: Path) -> dict[str, Any]:
@@ -162,8 +213,7 @@ def _record_evaluation(client: Any, run_id: str, model_id: str, evaluation: Path
     return shown | {
         "evaluation_set": metrics["evaluation_set"],
         "scores_sha256": sha256_file(evaluation / SCORES),
-        "mean_accuracy": f"{metrics['mean_accuracy']:.6f}",
-        "unscored_share": f"{metrics['unscored_share']:.6f}",
+        **{key: f"{metrics[key]:.6f}" for key in ("mean_accuracy", "unscored_share") if is_finite(metrics.get(key))},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from coat_core.errors import RegistryError
-from coat_core.registry.database import connect
+from coat_core.registry.database import open_registry
 from coat_core.registry.lineage import resolve
 from coat_core.registry.packaging import read_info
 from coat_core.storage import copy_tree, write_json
@@ -17,7 +17,7 @@ def model_folder(uri: str, workspace: Path = Path()) -> Path:
     Raises:
         RegistryError: the version does not exist, or its files are missing.
     """
-    client = connect(workspace)
+    client = open_registry(workspace)
     version = resolve(client, uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException

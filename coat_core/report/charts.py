@@ -57,7 +57,7 @@ def draw_differences(results: Mapping[str, Any], path: Path) -> None:
                 if entry is None:
                     continue
                 strong = row == len(columns) - 1
-                colour = MUTED if entry["includes_zero"] else PREDICTED if entry["difference"] > 0 else INK
+                colour = MUTED if entry["includes_zero"] or entry.get("too_few") else PREDICTED if entry["difference"] > 0 else INK
                 axes.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=colour, linewidth=3.2 if strong else 1.8)
                 axes.plot([100 * entry["difference"]], [row], "o", color=colour, markersize=8 if strong else 6)
             axes.set_title(name_of(key), pad=8)

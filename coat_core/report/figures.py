@@ -71,13 +71,18 @@ def _title(figure: Any, read_out: ReadOut) -> None:
     for text, ink, weight in line:
         drawn = figure.text(place, 0.878, text, fontsize=11, color=ink, weight=weight, va="center")
         place += drawn.get_window_extent().width / figure.bbox.width
-    figure.text(0.955, 0.958, f"{example.family} · {read_out.trial}", fontsize=9, color=MUTED, ha="right", va="center")
+    figure.text(0.955, 0.958, source_of(read_out), fontsize=9, color=MUTED, ha="right", va="center")
     for y, ink, strong, weak in (
         (0.906, MEASURED, "expert", "measured on the audio"), (0.878, PREDICTED, "read-out", "predicted from the thinking block")
     ):  # fmt: skip
         weak_text = figure.text(0.955, y, f"  {weak}", fontsize=9, color=MUTED, ha="right", va="center")
         width = weak_text.get_window_extent().width / figure.bbox.width
         figure.text(0.955 - width, y, f"● {strong}", fontsize=9, color=ink, ha="right", va="center", weight="bold")
+
+
+def source_of(read_out: ReadOut) -> str:
+    """Return the trial, after the family of the question; a question without a known answer has no family."""
+    return f"{read_out.example.family} · {read_out.trial}" if read_out.example.answer else read_out.trial
 
 
 def verdict_of(read_out: ReadOut) -> tuple[str, str]:

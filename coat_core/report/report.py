@@ -139,7 +139,7 @@ def _card(results: Mapping[str, Any], key: str) -> dict[str, Any]:
     claim = results["backbones"][key]["differences"].get(HEADLINE)
     points = "n/a" if claim is None else _points(claim["mean"]["difference"])
     # Not `clear`: in Jinja, `card.clear` is the method of dict.
-    shown = claim is not None and not claim["mean"]["includes_zero"]
+    shown = claim is not None and not claim["mean"]["includes_zero"] and not claim["mean"].get("too_few")
     return {"name": name_of(key), "points": points, "shown": shown, "headline": headline(results, key)}
 
 
@@ -182,7 +182,7 @@ def _difference(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if entry is None:
         return None
     interval = f"{_signed(entry['low'])} to {_signed(entry['high'])}"
-    return {"value": _signed(entry["difference"]), "interval": interval, "shown": not entry["includes_zero"]}
+    return {"value": _signed(entry["difference"]), "interval": interval, "shown": not entry["includes_zero"] and not entry.get("too_few")}
 
 
 def _latency(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -170,6 +170,8 @@ def headline(results: Mapping[str, Any], backbone: str) -> str:
     points, low, high = (100 * mean[name] for name in ("difference", "low", "high"))
     interval = f"{confidence:.0%} interval {low:+.1f} to {high:+.1f}"
     direction = "above" if points > 0 else "below"
+    if mean.get("too_few"):
+        return f"coat is {abs(points):.1f} points {direction} sft over {mean['n']} items in {mean['groups']} groups: too few to judge."
     if mean["includes_zero"]:
         return f"coat is {abs(points):.1f} points {direction} sft, and the interval includes zero ({interval}): no difference is shown."
     return f"coat is {abs(points):.1f} points {direction} sft, and the interval excludes zero ({interval})."

@@ -29,8 +29,8 @@ def test_unscored_counts_as_wrong_and_as_its_own_number() -> None:
 
 
 def test_chance_of_choices_and_of_open_answers() -> None:
-    rows = [row(i, 1.0) for i in range(6)] + [row(i, 0.5, family="transcription", chance=None) for i in range(6)]
-    others = [row(i, 0.1 * (i % 2), family="transcription", chance=None, audio="other") for i in range(6)]
+    rows = [row(i, 1.0) for i in range(20)] + [row(i, 0.5, family="transcription", chance=None) for i in range(20)]
+    others = [row(i, 0.1 * (i % 2), family="transcription", chance=None, audio="other") for i in range(20)]
     table = ArmScores.of({0: rows + others}).table(BOOTSTRAP)
     music, spoken = table["families"]["music"], table["families"]["transcription"]
     assert (music["chance"], music["over_chance"], music["clear_of_chance"]) == (0.25, 0.75, True)
@@ -46,6 +46,34 @@ def test_an_interval_that_includes_chance_is_not_clear_of_it() -> None:
     assert entry["over_chance"] == pytest.approx(0.025)
     assert entry["over_chance_low"] < 0.0 < entry["over_chance"]
     assert entry["clear_of_chance"] is False
+
+
+@pytest.mark.parametrize(
+    ("count", "groups", "few"),
+    [
+        pytest.param(1, 1, True, id="one-item"),
+        pytest.param(19, 19, True, id="19-items"),
+        pytest.param(40, 4, True, id="four-groups"),
+        pytest.param(20, 5, False, id="enough"),
+    ],
+)
+def test_an_interval_over_few_items_or_groups_is_not_evidence(count: int, groups: int, few: bool) -> None:
+    rows = [row(i, 1.0).model_copy(update={"group": f"g{i % groups}"}) for i in range(count)]
+    right, wrong = ArmScores.of({0: rows}), ArmScores.of({0: [r.model_copy(update={"score": 0.0}) for r in rows]})
+    for entry in (right.table(BOOTSTRAP)["mean"], right.table(BOOTSTRAP)["families"]["music"]):
+        assert (entry["over_chance_low"], entry["groups"]) == (0.75, groups)
+        assert (entry["too_few"], entry["clear_of_chance"]) == (few, not few)
+    gap = difference(right, wrong, BOOTSTRAP)["mean"]
+    assert (gap["low"], gap["high"], gap["too_few"]) == (1.0, 1.0, few)
+
+
+def test_the_mean_above_chance_is_that_of_the_table() -> None:
+    scores = arm([1.0, 0.0, 0.0, 1.0] * 5)
+    over, entry = scores.over_chance(BOOTSTRAP), scores.table(BOOTSTRAP)["mean"]
+    assert over is not None
+    assert (round(over.value, 6), round(over.low, 6)) == (entry["over_chance"], entry["over_chance_low"])
+    unknown = ArmScores.of({0: [row(i, 1.0, family="transcription", chance=None) for i in range(20)]})
+    assert unknown.over_chance(BOOTSTRAP) is None
 
 
 def test_a_difference_is_paired() -> None:

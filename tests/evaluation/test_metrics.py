@@ -42,12 +42,22 @@ def test_saved_responses_are_scored(tmp_path: Path) -> None:
 def test_a_failed_scoring_leaves_no_output_and_can_be_repeated(tmp_path: Path) -> None:
     examples = make_examples(6)
     responses = write_answers(tmp_path / "responses.jsonl", examples)
-    wrong = [example.model_copy(update={"answer": "a whistle"}) if example.choices else example for example in examples]
-    with pytest.raises(EvaluationError, match="not among the choices"):
-        score_trial(responses, wrong, EVALUATION, tmp_path / "out", IDENTITY)
+    with pytest.raises(EvaluationError, match="do not match"):
+        score_trial(responses, examples[:-1], EVALUATION, tmp_path / "out", IDENTITY)
     assert [path.name for path in tmp_path.iterdir()] == ["responses.jsonl"]
     score_trial(responses, examples, EVALUATION, tmp_path / "out", IDENTITY)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json", "scores.jsonl"]
+
+
+def test_an_example_that_cannot_be_scored_does_not_end_the_evaluation(tmp_path: Path) -> None:
+    examples = make_examples(6)
+    responses = write_answers(tmp_path / "responses.jsonl", examples)
+    # The contract quarantines such rows: an answer that is not among the choices, a transcript of fillers.
+    wrong = [example.model_copy(update={"answer": "a whistle" if example.choices else "um"}) for example in examples]
+    score_trial(responses, wrong, EVALUATION, tmp_path / "out", IDENTITY)
+    rows = read_scores(tmp_path / "out/scores.jsonl")
+    assert {row.score for row in rows} == {None}
+    assert all(row.unscored and row.unscored.startswith("the answer") for row in rows if row.audio == "own")
 
 
 def test_responses_of_another_manifest_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coat_core.errors import EvaluationError
-from coat_core.evaluation.statistics import Bootstrap, Item, mean_over_seeds, resampling_units
+from coat_core.evaluation.statistics import MIN_GROUPS, MIN_ITEMS, Bootstrap, Item, mean_over_seeds, resampling_units, too_few
 
 
 def items(groups: list[str], family: str = "music") -> list[Item]:
@@ -31,6 +31,14 @@ def test_whole_groups_are_resampled() -> None:
 def test_a_family_with_fewer_than_five_groups_is_resampled_by_item() -> None:
     result = Bootstrap().macro(items([g for g in "abcd" for _ in range(10)]), np.repeat([0.0, 1.0, 0.0, 1.0], 10))
     assert (result.resampling, result.units) == ("item", 40)
+
+
+def test_few_items_or_groups_are_too_few() -> None:
+    assert (MIN_ITEMS, MIN_GROUPS) == (20, 5)
+    assert [too_few(*counts) for counts in ((19, 19), (20, 4), (20, 5), (19, None), (20, None))] == [True, True, False, True, False]
+    assert Bootstrap(200).macro(items(["a"]), np.ones(1)).too_few
+    assert Bootstrap(200).macro(items(list("abcd") * 10), np.ones(40)).groups == 4
+    assert not Bootstrap(200).macro(items(list("abcde") * 4), np.ones(20)).too_few
 
 
 def test_a_composite_group_is_a_separate_group() -> None:

@@ -62,13 +62,17 @@ def client(workspace: Path) -> Any:
 
 @pytest.fixture
 def add_trial(workspace: Path) -> Callable[..., str]:
-    """Return a function that writes the outputs of train and score: a release, its records, its scores."""
+    """Return a function that writes the outputs of train and score: a release, its records, its scores, and those of the base.
+
+    A family has four examples for each of `of`, so that the intervals have enough items.
+    """
 
     def add(
         trial: str = "qwen2_audio-coat-0",
         *,
         right: Sequence[int] = (6, 6),
         of: int = 10,
+        base: Sequence[int] | None = (4, 4),
         content: str = "",
         questions: str = "q",
         steps: int = 3,
@@ -101,7 +105,9 @@ def add_trial(workspace: Path) -> Callable[..., str]:
             workspace / "runs" / trial / "history.jsonl",
             "".join(json.dumps({"step": step, "stage": "ground", "loss": 1.0 / step}) + "\n" for step in range(1, steps + 1)),
         )
-        write_evaluation(workspace / "evaluation" / trial, right, of, questions)
+        write_evaluation(workspace / "evaluation" / trial, [4 * n for n in right], 4 * of, questions)
+        if base is not None:
+            write_evaluation(workspace / "evaluation" / f"{backbone}-base-0", [4 * n for n in base], 4 * of, questions)
         return trial
 
     return add
@@ -115,6 +121,7 @@ def register(workspace: Path, client: Any, add_trial: Callable[..., str]) -> Cal
         made = register_trial(workspace, NAME, add_trial(right=right, content=content or str(right), **changes))
         client.set_model_version_tag(NAME, made.version, "probe", "passed")
         client.set_model_version_tag(NAME, made.version, "probe_answer", "a tone")
+        client.set_model_version_tag(NAME, made.version, "probe_finished", "true")
         return made.version
 
     return make

@@ -77,9 +77,38 @@ def test_rollback_restores_the_previous_champion_and_the_gate_refuses_the_withdr
     assert aliases(client) == {"champion": "1"}, "a withdrawn version does not become challenger"
     with pytest.raises(RegistryError, match="withdrawn version cannot be promoted"):
         promote(NAME, better, workspace)
-    with pytest.raises(RegistryError, match="no previous champion"):
-        rollback(NAME, who="ada", why="again", workspace=workspace)
-    assert champion_version(client, NAME) == "1"
+    assert rollback(NAME, who="ada", why="again", workspace=workspace) == ("1", None)
+    assert aliases(client) == {}
+    with pytest.raises(RegistryError, match="no champion to roll back"):
+        rollback(NAME, who="ada", why="once more", workspace=workspace)
+    assert champion_version(client, NAME) is None
+
+
+@pytest.mark.parametrize("killed", ["not", "after-the-tag", "with-the-alias-of-the-same-version"])
+def test_rollback_withdraws_a_first_champion(
+    workspace: Path, client: Any, register: Callable[..., str], judge: Callable[..., str], killed: str
+) -> None:
+    judge(register(6, 6))
+    if killed == "after-the-tag":
+        client.set_model_version_tag(NAME, "1", "withdrawn", "ada: clicks")
+    if killed == "with-the-alias-of-the-same-version":
+        client.set_registered_model_alias(NAME, "previous_champion", "1")
+    assert rollback(NAME, who="ada", why="clicks", workspace=workspace) == ("1", None)
+    assert aliases(client) == {}
+    assert client.get_model_version(NAME, "1").tags["withdrawn"] == "ada: clicks"
+    assert judge("1") == "refused"
+    assert judge(register(7, 7)) == "promoted"
+    assert aliases(client) == {"champion": "2"}
+
+
+def test_rollback_does_not_restore_a_withdrawn_version(
+    workspace: Path, client: Any, register: Callable[..., str], judge: Callable[..., str]
+) -> None:
+    judge(register(5, 5))
+    judge(register(9, 9))
+    client.set_model_version_tag(NAME, "1", "withdrawn", "ada: noise")
+    assert rollback(NAME, who="ada", why="clicks", workspace=workspace) == ("2", None)
+    assert aliases(client) == {}
 
 
 def test_the_same_call_completes_an_interrupted_rollback(
@@ -98,8 +127,6 @@ def test_the_same_call_completes_an_interrupted_promotion(
     judge(register(5, 5))
     better = register(9, 9)
     client.set_registered_model_alias(NAME, "previous_champion", "1")
-    with pytest.raises(RegistryError, match="no previous champion"):
-        rollback(NAME, who="ada", why="too early", workspace=workspace)
     judge(better)
     assert aliases(client) == {"champion": better, "previous_champion": "1"}
 
@@ -117,7 +144,8 @@ def test_errors_list_the_existing_models_and_versions(workspace: Path, register:
     register(5, 5)
     with pytest.raises(RegistryError, match=f"allowed: {NAME}"):
         rollback("coat-unknown", who="ada", why="typo", workspace=workspace)
-    with pytest.raises(RegistryError, match="allowed: 1"):
-        promote(NAME, "7", workspace)
+    for wrong in ("7", "abc", "01", " 1", "1.0", "-1", "", "9" * 30):
+        with pytest.raises(RegistryError, match=r"version does not exist.*allowed: 1"):
+            promote(NAME, wrong, workspace)
     with pytest.raises(RegistryError, match="no champion"):
         rollback(NAME, who="ada", why="none yet", workspace=workspace)

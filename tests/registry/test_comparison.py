@@ -26,7 +26,7 @@ def test_a_champion_of_another_evaluation_set_is_evaluated_again_once(
 
     def evaluate(release: Path, target: Path) -> None:
         calls.append(read_json(release / "coat.json"))
-        write_evaluation(target, (4, 4), 10, "new")
+        write_evaluation(target, (16, 16), 40, "new")
 
     compared = compare(NAME, better, workspace, bootstrap=BOOTSTRAP, evaluate=evaluate)
     assert compared.champion is not None

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 
 from coat_core.registry.gate import PairedDifference, VersionRecord, decide
+from coat_core.registry.probe import answer_problem
 from coat_core.settings import RegistrySettings
 
 SETTINGS = RegistrySettings(min_accuracy=0.3, max_unscored_share=0.2, max_slice_drop=0.05, min_improvement=0.0)
 FAMILIES = {"music": 0.50, "emotion": 0.40, "transcription": 0.60}
+OVER_CHANCE = PairedDifference(difference=0.2, low=0.1, high=0.3, n=300, confidence=0.95, groups=40)
+OVER_BASE = PairedDifference(difference=0.01, low=-0.02, high=0.04, n=300, confidence=0.95, groups=40)
 CHAMPION = VersionRecord(
     name="coat-x",
     version="1",
@@ -18,6 +21,9 @@ CHAMPION = VersionRecord(
     mean_accuracy=0.5,
     unscored_share=0.1,
     cold_load="two",
+    over_chance=OVER_CHANCE,
+    over_base=OVER_BASE,
+    items=dict.fromkeys(FAMILIES, 100),
 )
 CANDIDATE = replace(CHAMPION, version="2", families={"music": 0.60, "emotion": 0.45, "transcription": 0.60}, mean_accuracy=0.55)
 BETTER = PairedDifference(difference=0.05, low=0.01, high=0.09, n=300, confidence=0.95)
@@ -35,6 +41,30 @@ FIRST = [
     ("a pickle", {"unsafe_files": ("release/heads.pkl",)}, False, "release/heads.pkl"),
     ("no cold load", {"cold_load": None}, False, "cold load gave no answer"),
     ("cold load answered with blanks", {"cold_load": "  \n"}, False, "cold load gave no answer"),
+    ("mean infinite", {"mean_accuracy": float("inf")}, False, "is below the floor"),
+    ("unscored share not a number", {"unscored_share": float("nan")}, False, "share of unscored answers is not recorded"),
+    ("unscored share infinite", {"unscored_share": float("-inf")}, False, "share of unscored answers is not recorded"),
+    ("chance not known", {"over_chance": None}, False, "score of guessing is not known"),
+    ("at chance", {"over_chance": replace(OVER_CHANCE, low=0.0)}, False, "its lower bound is not above +0.000"),
+    ("below chance", {"over_chance": PairedDifference(-0.33, -0.36, -0.3, 300, 0.95, 40)}, False, "-0.330, 95% interval [-0.360, -0.300]"),
+    ("chance bound not a number", {"over_chance": replace(OVER_CHANCE, low=float("nan"))}, False, "not above +0.000"),
+    ("chance bound infinite", {"over_chance": replace(OVER_CHANCE, low=float("inf"))}, False, "not above +0.000"),
+    (
+        "one item above chance",
+        {"over_chance": PairedDifference(1.0, 1.0, 1.0, 1, 0.95, 1)},
+        False,
+        "1 item in 1 group are too few to judge",
+    ),
+    ("19 items above chance", {"over_chance": replace(OVER_CHANCE, n=19)}, False, "19 items in 40 groups are too few to judge"),
+    ("4 groups above chance", {"over_chance": replace(OVER_CHANCE, groups=4)}, False, "300 items in 4 groups are too few to judge"),
+    ("20 items in 5 groups", {"over_chance": replace(OVER_CHANCE, n=20, groups=5)}, True, "over 20 items; its lower bound is above"),
+    ("base not evaluated", {"over_base": None}, False, "add base-0 to `trials`"),
+    ("below base by the margin", {}, True, "-0.020, +0.040] over 300 paired answers; its lower bound is not below -0.020"),
+    ("below base by more", {"over_base": replace(OVER_BASE, low=-0.021)}, False, "its lower bound is below -0.020"),
+    ("base bound not a number", {"over_base": replace(OVER_BASE, low=float("nan"))}, False, "difference to the untouched base"),
+    ("base over few items", {"over_base": replace(OVER_BASE, low=1.0, n=3, groups=3)}, False, "3 items in 3 groups are too few"),
+    ("cold load of control text", {"cold_load": "user\nuser\n::::"}, False, "contains words of the chat template"),
+    ("cold load cut off", {"probe_problem": "was cut off after 64 tokens"}, False, "'two' was cut off after 64 tokens"),
     ("withdrawn", {"withdrawn": "ada: clicks on silence"}, False, "version 2 was withdrawn: ada: clicks on silence"),
 ]
 
@@ -63,6 +93,13 @@ AGAINST = [
     ("a family lost more", {"families": {**FAMILIES, "music": 0.44}}, BETTER, {}, False, "music: 0.440 against 0.500 (-0.060"),
     ("a family is missing", {"families": {"music": 0.9, "emotion": 0.9}}, BETTER, {}, False, "transcription: the champion has 0.600"),
     ("a family without scores", {"families": {**FAMILIES, "music": None}}, BETTER, {}, False, "music: the champion has 0.500"),
+    ("a family not a number", {"families": {**FAMILIES, "music": float("nan")}}, BETTER, {}, False, "are not two finite numbers"),
+    ("a family infinite", {"families": {**FAMILIES, "music": float("inf")}}, BETTER, {}, False, "are not two finite numbers"),
+    ("a family of few items", {"items": {"music": 3}}, BETTER, {}, True, "is allowed; 3 items are too few to judge (at least 20))"),
+    ("a family of few items lost more", {"families": {**FAMILIES, "music": 0.4}, "items": {"music": 3}}, BETTER, {}, False, "3 items are"),
+    ("one item better", {}, PairedDifference(1.0, 1.0, 1.0, 1, 0.95, 1), {}, False, "1 item in 1 group are too few to judge"),
+    ("few groups better", {}, replace(BETTER, groups=4), {}, False, "300 items in 4 groups are too few"),
+    ("bound infinite", {}, replace(BETTER, low=float("inf")), {}, False, "is not above"),
     ("a new family", {"families": {**FAMILIES, "understanding": 0.1}}, BETTER, {}, True, "improvement over the champion"),
     ("another evaluation set", {"evaluation_set": "f" * 64}, BETTER, {}, False, "evaluate the champion again"),
     ("below the floor, yet better", {"mean_accuracy": 0.2}, BETTER, {}, False, "is below the floor"),
@@ -110,3 +147,43 @@ def test_the_same_version_number_of_another_model_is_not_the_champion() -> None:
 def test_a_family_without_scores_of_the_champion_is_not_compared() -> None:
     champion = replace(CHAMPION, families={**FAMILIES, "reasoning": None})
     assert decide(CANDIDATE, champion, SETTINGS, BETTER).promote
+
+
+@pytest.mark.parametrize("margin", [0.99, 1.0])
+def test_a_margin_of_one_needs_no_evaluation_of_the_base(margin: float) -> None:
+    decision = decide(replace(CANDIDATE, over_base=None), None, SETTINGS.model_copy(update={"max_below_base": margin}))
+    assert decision.promote is (margin == 1.0)
+
+
+def test_a_record_without_the_new_numbers_is_refused_by_name() -> None:
+    old = VersionRecord("coat-x", "1", "passed", "e" * 64, FAMILIES, 0.5, 0.1, cold_load="two")
+    reasons = decide(old, None, SETTINGS).reasons
+    assert len(reasons) == 2
+    assert "score of guessing" in reasons[0]
+    assert "base-0" in reasons[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        pytest.param("six two", "", id="words"),
+        pytest.param("440", "", id="number"),
+        pytest.param("human", "", id="a-choice-that-is-also-a-role"),
+        pytest.param("雨。\n音", "", id="another-script"),
+        pytest.param("The user speaks.", "", id="a-sentence-with-a-role"),
+        pytest.param(" \n", "is empty", id="empty"),
+        pytest.param("::::", "is only punctuation", id="punctuation"),
+        pytest.param("…?!", "is only punctuation", id="unicode-punctuation"),
+        pytest.param("user\nuser\n::::", "contains words of the chat template", id="roles"),
+        pytest.param("assistant", "contains words of the chat template", id="one-role"),
+        pytest.param("dog\nuser\nWhat is it?", "contains words of the chat template", id="a-continued-turn"),
+        pytest.param("Assistant: dog", "contains words of the chat template", id="role-and-colon"),
+        pytest.param("dog<|im_end|>", "contains the control text '<|im_end|>'", id="special-token"),
+        pytest.param("<sound> dog", "contains the control text '<sound>'", id="audio-token"),
+        pytest.param("[INST] dog", "contains the control text '[INST]'", id="instruction-tag"),
+        pytest.param("dog\x00", "contains control characters", id="control-character"),
+        pytest.param("d\ufffdg", "contains bytes that are not text", id="broken-bytes"),
+    ],
+)
+def test_an_answer_is_real_or_its_problem_is_named(answer: str, problem: str) -> None:
+    assert answer_problem(answer) == problem

@@ -1,0 +1,60 @@
+"""MLflow's client, with errors of the place itself (a read-only database, an unreachable server) as errors for users."""
+
+from __future__ import annotations
+
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from coat_core.errors import RegistryError
+from coat_core.registry.database import not_writable, portable
+
+_READ_ONLY = ("readonly database", "read-only", "permission denied", "unable to open database file")
+_UNREACHABLE = ("max retries exceeded", "failed to establish a new connection", "connection refused", "name or service not known")
+
+
+class Client:
+    """An `MlflowClient` of one tracking URI, for tracking and registry.
+
+    Every method of `MlflowClient` is available; other errors of MLflow are raised as they are.
+
+    Args:
+        uri: tracking URI.
+        workspace: folder that error messages name.
+    """
+
+    def __init__(self, uri: str, workspace: Path) -> None:
+        from mlflow import MlflowClient
+
+        self._uri, self._workspace = uri, workspace
+        with_errors = self._explained(MlflowClient)
+        self._client: Any = with_errors(tracking_uri=uri, registry_uri=uri)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the `MlflowClient`; a method raises errors of the place as `RegistryError`."""
+        value = getattr(self._client, name)
+        return self._explained(value) if callable(value) else value
+
+    def _explained(self, function: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        @wraps(function, updated=())
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                return function(*arguments, **named)
+            except PermissionError as error:
+                raise not_writable(self._workspace, error) from error
+            except MlflowException as error:
+                text = str(error).lower()
+                if any(part in text for part in _READ_ONLY):
+                    raise not_writable(self._workspace, error) from error
+                if any(part in text for part in _UNREACHABLE):
+                    raise RegistryError(
+                        "the tracking server is unreachable",
+                        field="MLFLOW_TRACKING_URI",
+                        value=portable(self._uri),
+                        next_step="start the server, or unset MLFLOW_TRACKING_URI to use mlflow.db in this folder",
+                    ) from error
+                raise
+
+        return call

@@ -1,0 +1,111 @@
+"""`coat serve` and what a user types for a model, against a tiny registered version."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coat_core.errors import CoatError, RegistryError
+from coat_core.registry.references import existing_version, model_uri
+from coat_core.serve import serve
+from coat_core.servers import free_port
+from tests.testing.served import QUESTION, Served
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "coat-qwen2-audio"
+
+
+@pytest.mark.slow
+def test_a_version_is_served_without_an_activated_environment(served: Served, wav: Path) -> None:
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment |= {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "coat_core.cli", "serve", f"{NAME}@champion", "--port", str(port)]
+    with (served.workspace / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=served.workspace, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert f"http://127.0.0.1:{port}/invocations" in line, (served.workspace / "serve.log").read_text()[-2000:]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=60) as reply:
+        assert reply.status == 200
+    body = json.dumps({"dataframe_records": [{"audio": str(wav), "question": QUESTION}]}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as reply:
+        assert json.loads(reply.read()) == {"predictions": [{"answer": served.answer}]}
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    with socket.socket() as sock:
+        assert sock.connect_ex(("127.0.0.1", port))
+
+
+def test_a_port_in_use_and_other_mistakes_start_no_server(registered: Path, wav: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(CoatError, match="another port"):
+        serve(f"models:/{NAME}/1", sock.getsockname()[1])
+    port = free_port()
+    for model, message in ((f"{NAME}@nobody", "no alias nobody"), ("models", "only a registered version"), (str(wav), "only a registered")):
+        with pytest.raises(RegistryError, match=message):
+            serve(model, port)
+    with pytest.raises(CoatError, match="no such device"):
+        serve(f"{NAME}/1", port, device="abacus")
+    with pytest.raises(CoatError, match="cannot use this address"):
+        serve(f"{NAME}/1", port, host="203.0.113.7")
+
+
+@pytest.fixture
+def registered(workspace: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with version 1, the champion, without files; it is the working directory."""
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, source=str(workspace))
+    client.set_registered_model_alias(NAME, "champion", "1")
+    monkeypatch.chdir(workspace)
+    return workspace
+
+
+def test_the_short_forms_name_the_same_version(registered: Path) -> None:
+    for text in (f"models:/{NAME}@champion", f"{NAME}@champion"):
+        assert model_uri(text) == f"models:/{NAME}@champion"
+    for text in (f"models:/{NAME}/1", f"{NAME}/1"):
+        assert existing_version(text) == f"models:/{NAME}/1"
+    (registered / f"{NAME}@champion").mkdir()
+    assert model_uri(f"{NAME}@champion") is None, "a folder of this name is meant"
+    assert model_uri("models/nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        (f"{NAME}@champio", ["has no alias champio", f"models:/{NAME}@champion"]),
+        (f"models:/{NAME}/7", ["has no version 7", f"models:/{NAME}/1"]),
+        ("models:/coat-qwen2-audi@champion", ["no registered model has this name", f"did you mean models:/{NAME}?"]),
+        ("entirely-other/1", ["no registered model has this name", NAME]),
+        (NAME, ["needs a version or an alias", f"models:/{NAME}@champion"]),
+        (f"models:/{NAME}", ["does not name a version"]),
+        (f"models:/{NAME}/abc", ["does not name a version"]),
+        ("models:/", ["does not name a version"]),
+        (f"models:/{NAME}@", ["does not name a version"]),
+    ],
+    ids=["alias", "version", "near-name", "other-name", "no-version", "uri-without-version", "version-word", "empty", "empty-alias"],
+)
+def test_a_wrong_reference_says_what_exists(registered: Path, text: str, messages: list[str]) -> None:
+    with pytest.raises(RegistryError) as caught:
+        existing_version(text)
+    assert all(message in str(caught.value) for message in messages), caught.value
+
+
+def test_no_database_is_created_for_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for text in ("coat-qwen2-audio@champion", "models:/coat-qwen2-audio/1", "nonsense", "a/b/c"):
+        with pytest.raises(RegistryError):
+            existing_version(text)
+    assert list(tmp_path.iterdir()) == []
