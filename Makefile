@@ -1,8 +1,8 @@
-# One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python >= 3.11, git and make.
+# One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python 3.11 to 3.13, git and make.
 .DEFAULT_GOAL := help
 .PHONY: help setup run recordings evidence test lint format graph bench lock clean
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 # Disable telemetry in all tools.
@@ -60,12 +60,14 @@ graph: $(READY)  ## Write the code that each stage imports into dvc.yaml
 bench: $(READY)  ## The benchmarks, each with both sides in one run
 	@for name in experts training_step frontend extract; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-lock:  ## Resolve the newest versions that work together (see the traps in pyproject.toml) and write requirements.lock
-	@rm -rf .scratch/lock && $(PYTHON) -m venv .scratch/lock
-	@.scratch/lock/bin/python -m pip install -qq --no-compile torch==2.13.0
-	@.scratch/lock/bin/python -m pip install -qq --no-compile ".[speech,pitch,dev]"
-	@.scratch/lock/bin/python -m pip freeze --exclude coat --exclude pip | sed -E 's/\+cpu//' | sort -f > .scratch/requirements.new
-	@(head -2 requirements.lock; cat .scratch/requirements.new) > .scratch/requirements.lock && mv .scratch/requirements.lock requirements.lock
+lock:  ## Write requirements.lock for every Python that pyproject.toml allows; UPGRADE=--upgrade takes the newest versions
+	@test -x .scratch/lock/bin/uv || ($(PYTHON) -m venv .scratch/lock && .scratch/lock/bin/python -m pip install -qq uv)
+	@cp requirements.lock .scratch/requirements.txt
+	@echo torch==2.13.0 > .scratch/torch.in
+	@.scratch/lock/bin/uv pip compile -q --universal --python-version 3.11 --all-extras --no-header --no-annotate $(UPGRADE) \
+	  -o .scratch/requirements.txt pyproject.toml .scratch/torch.in > .scratch/lock.log
+	@(head -3 requirements.lock; grep -vE '^(nvidia-|cuda-|triton=)' .scratch/requirements.txt) > .scratch/requirements.lock
+	@mv .scratch/requirements.lock requirements.lock
 
 clean:  ## Remove results and scratch; .venv, the DVC cache and mlflow.db stay
 	rm -rf .scratch data features models runs responses evaluation latency report

@@ -78,7 +78,7 @@ class Ours:
         from coat_core.training.dataset import AudioEmbeddingCache, TrainingDataset
         from coat_core.training.targets import Targets
         from coat_core.training.tracker import History, NullTracker
-        from coat_core.training.train import fixed_compute
+        from coat_core.training.train import MIXED_PRECISION, fixed_compute
         from coat_core.training.trainer import Trainer, Trial
 
         block = ThinkingBlock.install(backbone, settings.thinking)
@@ -93,7 +93,8 @@ class Ours:
         training = settings.training
         order = BatchOrder((1,) * options.rows, options.rows, accumulation=1, world=1, length_groups=1, seed=0)
         dataset = TrainingDataset(backbone, examples, folder, AudioEmbeddingCache(backbone, 8192 if options.cached else 0))
-        accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=training.precision, gradient_accumulation_steps=1)
+        mixed = MIXED_PRECISION[training.precision]
+        accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=1)
         self.trainer = Trainer(
             self.model, Trial(find_arm("coat"), 0, training, settings.losses), dataset, order, Targets(stores), accelerator,
             CheckpointFolder(folder / "checkpoints", "benchmark"), History(None, NullTracker()),
@@ -141,7 +142,7 @@ def stock_trainer(backbone: Any, settings: Any, options: argparse.Namespace, fol
     arguments = TrainingArguments(
         output_dir=str(folder / "stock"), per_device_train_batch_size=options.rows, max_steps=options.steps + WARM_UP,
         learning_rate=training.learning_rate, max_grad_norm=training.max_gradient_norm, weight_decay=training.weight_decay,
-        bf16=training.precision == "bf16", activation_checkpointing=training.gradient_checkpointing,
+        bf16=training.precision == "bfloat16", activation_checkpointing=training.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False}, remove_unused_columns=False, label_names=["labels"], report_to="none",
         save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=options.device == "cpu",
         dataloader_pin_memory=options.device != "cpu",
@@ -246,7 +247,7 @@ def measure(options: argparse.Namespace, folder: Path) -> int:
     root = Path(__file__).resolve().parent.parent
     settings = load_settings(options.params or root / ("params.yaml" if options.size == "tiny" else "params/published.yaml"))
     if options.device == "cpu":
-        training = settings.training.model_copy(update={"precision": "no"})
+        training = settings.training.model_copy(update={"precision": "float32"})
         settings = settings.model_copy(update={"training": training})
     # One forward pass per step, independent of the params file.
     settings = settings.model_copy(update={"training": settings.training.model_copy(update={"batch_seconds": None, "accumulation": 1})})

@@ -54,11 +54,11 @@ def trial(task: tuple[Path, str, str, dict[str, str]]) -> dict[str, Any]:
     from coat_core.corpus.examples import read_manifest, select_split
     from coat_core.evaluation.generate import answer_release
     from coat_core.evaluation.metrics import score_trial
-    from coat_core.settings import parse_settings
+    from coat_core.settings import parse_settings, read_values
     from coat_core.training.tracker import NullTracker
     from coat_core.training.train import train
 
-    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    values = read_values(workspace / "params.yaml")
     for name, text in changed.items():
         for key in [f"training.{rate}" for rate in RATES] if name == "rate" else [name]:
             *sections, field = key.split(".")

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coat_core.errors import CoatError
+from coat_core.packages import failed_imports, unmet_requirements, used_modules
 from coat_core.settings import load_settings
 
 MINIMUM_DISK_GB = 4.0
+REPAIR = "make setup installs the locked packages; if it says that nothing is to do: rm .venv/.ready && make setup"
 _LIMITS = {
     "fastapi": (None, (0, 160), "Prefect 3.8 fails at start-up with it"),
     "sqlalchemy": (None, (2, 1), "Prefect's scheduler stops silently with it"),
@@ -35,12 +37,20 @@ class Finding:
 
 
 def examine(workspace: Path) -> list[Finding]:
-    """Check versions, disk, device, params, and the MLflow and Prefect endpoints; nothing is changed."""
-    return [*_versions(), *_machine(workspace), *_params(workspace), *_endpoints(workspace)]
+    """Check versions, packages, disk, device, params, and the MLflow and Prefect endpoints; nothing is changed.
+
+    It imports every module that the pipeline uses, in a process of its own: about 20 s, longer on the first call.
+    """
+    return [*_versions(), *_packages(), *_machine(workspace), *_params(workspace), *_endpoints(workspace)]
 
 
 def _versions() -> Iterator[Finding]:
-    yield Finding("python", sys.version_info >= (3, 11), sys.version.split()[0], "use Python 3.11 or newer: make setup PYTHON=python3.11")
+    yield Finding(
+        "python",
+        (3, 11) <= sys.version_info < (3, 14),
+        sys.version.split()[0],
+        "use Python 3.11, 3.12 or 3.13: make setup PYTHON=python3.11",
+    )
     for name in ("torch", "transformers", "peft", "accelerate", "prefect", "mlflow", "dvc", "great-expectations", "fastapi", "sqlalchemy"):
         try:
             version = importlib.metadata.version(name)
@@ -51,6 +61,20 @@ def _versions() -> Iterator[Finding]:
         low, high, why = _LIMITS.get(name, (None, None, ""))
         ok = (low is None or numbers >= low) and (high is None or numbers < high)
         yield Finding(name, ok, version, f"{why}; make setup installs the locked version")
+
+
+def _packages() -> Iterator[Finding]:
+    unmet = unmet_requirements()
+    yield Finding("requirements", not unmet, "\n".join(unmet) or "every package has what it requires", REPAIR)
+    modules = used_modules()
+    by_error: dict[str, list[str]] = {}
+    for module, error in failed_imports(modules).items():
+        by_error.setdefault(error, []).append(module)
+    for error, failed in by_error.items():
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        yield Finding("imports", False, f"{error} (in import {', '.join(failed[:3])}{more})", REPAIR)
+    if not by_error:
+        yield Finding("imports", True, f"{len(modules)} modules that the pipeline uses")
 
 
 def _machine(workspace: Path) -> Iterator[Finding]:

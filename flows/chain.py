@@ -22,16 +22,19 @@ from coat_core import storage
 from coat_core.errors import Interrupted, StageError
 from coat_core.pipeline.runner import OUTCOMES
 from coat_core.pipeline.workspace import match_graph
+from coat_core.progress import PROGRESS
 from coat_core.registry.tracking import close_dead_runs
 from coat_core.settings import Settings, load_settings
 from flows import dvc
 from flows.limits import StageLimits, accelerated_stages
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses
+from flows.progress import ProgressDisplay
 from flows.promotion import promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results
 
 LOGS = Path(".scratch/logs")
+PROGRESS_FILES = Path(".scratch/progress")
 
 
 class StageFailedError(StageError):
@@ -50,6 +53,7 @@ class StageRuns:
         upstream: every stage of this run with its upstream stages in this run, in topological order.
         limits: which of them may run side by side.
         logger: the flow run's logger. A task's own logger is silent, since Prefect writes a traceback to it.
+        display: shows the progress of the running stages; default: one that is not open.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class StageRuns:
         upstream: Mapping[str, frozenset[str]],
         limits: StageLimits,
         logger: logging.Logger | logging.LoggerAdapter[Any],
+        display: ProgressDisplay | None = None,
     ) -> None:
         self.workspace, self.upstream, self.limits, self.logger = workspace, upstream, limits, logger
+        self.display = display or ProgressDisplay(workspace / PROGRESS_FILES, logger)
         self.seconds: dict[str, float] = {}
         """Of each stage that has completed."""
         self._lock = threading.Lock()
@@ -76,7 +82,8 @@ class StageRuns:
             self.logger.info("start %s", name)
             outcome.unlink(missing_ok=True)
             started = time.monotonic()
-            ended = _processes.run(dvc.reproduce_command(name), self.workspace, log)
+            with self.display.stage(name) as progress:
+                ended = _processes.run(dvc.reproduce_command(name), self.workspace, log, **{PROGRESS: str(progress)})
             if ended.returncode:
                 # Without an outcome file the stage was killed, or DVC did not start it.
                 unknown = {"class": f"exit status {ended.returncode}", "message": ended.output[-1500:].strip(), "retryable": False}
@@ -160,12 +167,15 @@ def _run_stale(workspace: Path, jobs: int, settings: Settings) -> tuple[dict[str
     upstream = dvc.direct_upstream({name: graph[name] & stale for name in graph if name in stale})
     logger.info("%d of %d stages to run", len(upstream), len(graph))
     limits = StageLimits(list(upstream), jobs=jobs, accelerated=accelerated_stages(graph, settings))
-    runs, futures = StageRuns(workspace, upstream, limits, logger), dict[str, PrefectFuture[Any]]()
+    display = ProgressDisplay(workspace / PROGRESS_FILES, logger)
+    runs, futures = StageRuns(workspace, upstream, limits, logger, display), dict[str, PrefectFuture[Any]]()
     try:
-        for name in upstream:
-            before = [futures[other] for other in sorted(upstream[name])]
-            futures[name] = run_stage.with_options(name=name, task_run_name=name).submit(name, runs, wait_for=before)  # type: ignore[call-overload]
-        _collect(futures, runs)
+        with display.open():
+            for name in upstream:
+                before = [futures[other] for other in sorted(upstream[name])]
+                task_ = run_stage.with_options(name=name, task_run_name=name)
+                futures[name] = task_.submit(name, runs, wait_for=before)  # type: ignore[call-overload]
+            _collect(futures, runs)
     except BaseException:
         limits.close()
         raise

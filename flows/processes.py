@@ -46,8 +46,14 @@ class StageProcesses:
         with self._lock:
             self._closed = False
 
-    def run(self, command: Sequence[str], workspace: Path, log: Path) -> Ended:
+    def run(self, command: Sequence[str], workspace: Path, log: Path, **variables: str) -> Ended:
         """Run a command in its own session, write its output to `log`, and wait for it.
+
+        Args:
+            command: the program and its arguments.
+            workspace: its working directory.
+            log: the file of its output.
+            variables: further environment variables.
 
         Raises:
             Interrupted: `end_all` was called.
@@ -64,7 +70,7 @@ class StageProcesses:
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    env=environment(**{OWNER: owner_mark(os.getpid())}),
+                    env=environment(**variables, **{OWNER: owner_mark(os.getpid())}),
                 )
                 self._running.add(process)
             try:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
 
 from coat_core.errors import SettingsError
 from coat_core.settings import ARMS, COMPARISONS, find_arm, load_settings, parse_settings, parse_trial
@@ -39,7 +40,7 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
     assert "4 mistakes" in text
     assert "surprise: unknown key; allowed: backbones," in text
     assert "training.batch_size: Input should be greater than or equal to 1 (got 0)" in text
-    assert "training.precision: Input should be 'no', 'bf16' or 'fp16'" in text
+    assert "training.precision: Input should be 'float32', 'bfloat16' or 'float16'" in text
     assert "lora.rank" in text
 
 
@@ -98,3 +99,51 @@ def test_only_the_table_of_arms_decides_by_name() -> None:
         if compared.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("path", sorted([ROOT / "params.yaml", *(ROOT / "params").glob("*.yaml")]), ids=lambda path: path.name)
+def test_params_have_the_same_values_in_yaml_1_1_and_1_2(path: Path, tmp_path: Path) -> None:
+    """DVC reads and writes YAML 1.2, other tools 1.1: no value of ours is spelt as another type in one of them."""
+    settings = load_settings(path)
+    assert parse_settings(yaml.safe_load(path.read_text())) == settings
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(yaml.safe_load(path.read_text())))
+    with (tmp_path / "new.yaml").open("w") as stream:
+        YAML().dump(YAML(typ="safe").load(path.read_text()), stream)
+    for copy in ("old.yaml", "new.yaml"):
+        assert load_settings(tmp_path / copy) == settings
+        assert parse_settings(yaml.safe_load((tmp_path / copy).read_text())) == settings
+
+
+@pytest.mark.parametrize(
+    ("written", "new"), [("no", "float32"), ('"no"', "float32"), ("false", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")]
+)
+def test_an_old_precision_is_refused_with_its_new_name(tmp_path: Path, written: str, new: str) -> None:
+    text = (ROOT / "params.yaml").read_text().replace("precision: float32", f"precision: {written}")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=f"training.precision: .*write {new}; allowed: float32, bfloat16, float16"):
+        load_settings(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("written", ["2e-05", "1e-3", "0.001", "1.0E-3"])
+def test_a_number_as_dvc_writes_it_is_a_number(tmp_path: Path, written: str) -> None:
+    text = re.sub(r"  learning_rate: .*", f"  learning_rate: {written}", (ROOT / "params.yaml").read_text(), count=1)
+    (tmp_path / "params.yaml").write_text(text)
+    assert load_settings(tmp_path / "params.yaml").training.learning_rate == float(written)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("gradient_checkpointing: false", "gradient_checkpointing: off", "write true or false"),
+        ("gradient_checkpointing: false", "gradient_checkpointing: false\n  gradient_checkpointing: true", "gradient_checkpointing"),
+        ("seed: 7", 'seed: "7"', "write the number without quotes"),
+        ("candidate: coat-0", "candidate: 0", "write it in quotes"),
+    ],
+    ids=["boolean-word", "key-twice", "number-in-quotes", "text-without-quotes"],
+)
+def test_a_value_of_another_yaml_type_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert old in text
+    (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(SettingsError, match=message):
+        load_settings(tmp_path / "params.yaml")

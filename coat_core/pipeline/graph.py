@@ -6,6 +6,7 @@ all of them.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -103,16 +104,22 @@ def find_stage(name: str, workspace: Path, values: Mapping[str, Any]) -> Stage:
     """Return one stage of the graph.
 
     Raises:
-        StageError: the graph has no such stage; the error lists all stages.
+        StageError: the graph has no such stage; the error names the nearest one and the values of each axis.
     """
     stages = read_graph(workspace, values)
     if name not in stages:
+        kind = name.split("@")[0]
+        same = [stage for stage in stages.values() if stage.kind == kind]
+        near = difflib.get_close_matches(name, [stage.name for stage in same] or list(stages), n=1, cutoff=0.0)
+        axes = [list(dict.fromkeys(values)) for values in zip(*(stage.axes for stage in same), strict=True)]
         raise StageError(
             "params name no such stage",
             field="stage",
             value=name,
-            allowed=sorted(stages),
-            next_step="fix backbones, experts or trials in params.yaml",
+            allowed=f"{kind} of " + " and of ".join(f"({', '.join(axis)})" for axis in axes)
+            if axes
+            else list(dict.fromkeys(stage.kind for stage in stages.values())),
+            next_step=f"did you mean {' and '.join(near)}? Otherwise fix backbones, experts or trials in params.yaml",
         )
     return stages[name]
 

@@ -15,12 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from coat_core import storage, watchdog
 from coat_core.errors import CoatError, OutOfMemoryError
 from coat_core.pipeline.graph import Stage, find_stage, stage_key
-from coat_core.settings import Settings, load_settings
+from coat_core.settings import Settings, load_settings, read_values
 
 if TYPE_CHECKING:
     from coat_core.training.tracker import Tracker
@@ -93,7 +91,7 @@ def run_stage(name: str, workspace: Path = Path()) -> None:
 
 def _run(name: str, workspace: Path) -> None:
     settings = load_settings(workspace / "params.yaml")
-    values = yaml.safe_load((workspace / "params.yaml").read_text())
+    values = read_values(workspace / "params.yaml")
     stage = find_stage(name, workspace, values)
     key = stage_key(stage, workspace, values)
     scratch = workspace / SCRATCH / key

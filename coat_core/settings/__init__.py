@@ -2,7 +2,7 @@
 
 from coat_core.settings.arm import ARMS, CLAIM, COMPARISONS, Arm, find_arm, parse_trial
 from coat_core.settings.base import BackboneKey, Device, Dtype, Section
-from coat_core.settings.params import Settings, load_settings, parse_settings
+from coat_core.settings.params import Settings, load_settings, parse_settings, read_values
 from coat_core.settings.sections import (
     BackboneSettings,
     ContractSettings,
@@ -46,4 +46,5 @@ __all__ = [
     "load_settings",
     "parse_settings",
     "parse_trial",
+    "read_values",
 ]

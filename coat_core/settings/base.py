@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,8 @@ BACKBONE_NAMES = {"qwen2_audio": "Qwen2-Audio", "qwen2_5_omni": "Qwen2.5-Omni", 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Difference = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+"""A difference of two accuracies."""
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -28,6 +31,25 @@ class Section(BaseModel):
 def as_tuple(value: Any) -> Any:
     """Return a YAML list as a tuple, and any other value unchanged."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def name_problem(name: str) -> str:
+    """Return why a text cannot be the name of a registered model, as a clause; empty if it can.
+
+    MLflow refuses `/` and `:`; `@`, `%`, `?`, `#` and quotes have a meaning in its URIs or its search.
+    """
+    if not name.strip():
+        return "is empty"
+    if len(name) > 200:
+        return f"has {len(name)} characters"
+    wrong = sorted(
+        {character for character in name if not (character.isalnum() or character in "-_. " or unicodedata.combining(character))}
+    )
+    if wrong:
+        return "contains " + ", ".join(map(repr, wrong))
+    if not (name[0].isalnum() and (name[-1].isalnum() or unicodedata.combining(name[-1]))):
+        return "does not begin and end with a letter or digit"
+    return "contains two spaces in a row" if "  " in name else ""
 
 
 def is_commit(revision: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from coat_core.errors import SettingsError
@@ -74,6 +73,9 @@ class Settings(Section):
         for field, trial in named.items():
             if trial not in self.trials:
                 raise ValueError(f"{field} is {trial!r}; allowed: {', '.join(self.trials)}")
+        nameless = [key for key in self.backbones if key not in self.registry.names]
+        if nameless:
+            raise ValueError(f"registry.names has no name for {', '.join(nameless)}; allowed: one name for each of `backbones`")
         return self
 
 
@@ -99,8 +101,23 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
     Raises:
         SettingsError: the file is missing, is not YAML, or is invalid.
     """
+    return parse_settings(read_values(path), str(path))
+
+
+def read_values(path: Path) -> Any:
+    """Return the unchecked values of a params file.
+
+    The reader is that of DVC, YAML 1.2: `no` is a string, `1e-5` is a number, and a key that is written twice is an error. PyYAML reads
+    YAML 1.1, where `no` is false and `1e-5` is a string: a file that `dvc exp run --set-param` has written would have other values.
+
+    Raises:
+        SettingsError: the file is missing, or is not YAML.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
-        values = yaml.safe_load(path.read_text())
+        return YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(
             f"cannot read params: {error}",
@@ -108,9 +125,10 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
             value=str(path),
             next_step="run in a workspace, or create one with `coat workspace`",
         ) from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"params are not YAML: {error}", field="params", value=str(path)) from error
-    return parse_settings(values, str(path))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"params are not YAML: {error}", field="params", value=str(path), next_step="fix the file (YAML 1.2, UTF-8)"
+        ) from error
 
 
 def _mistake(error: dict[str, Any]) -> str:
@@ -118,7 +136,18 @@ def _mistake(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key; allowed: {', '.join(_siblings(error['loc']))}"
     shown = repr(error["input"])
-    return f"{path}: {error['msg']} (got {shown[:80]})"
+    return f"{path}: {error['msg'].removeprefix('Value error, ')} (got {shown[:80]}){_hint(error)}"
+
+
+def _hint(error: dict[str, Any]) -> str:
+    """Return what to write instead of a value that YAML reads as another type."""
+    if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+        return "; write it in quotes to make it a text"
+    if error["type"] == "bool_type" and str(error["input"]).lower() in ("yes", "no", "on", "off", "y", "n"):
+        return "; write true or false"
+    if error["type"] in ("int_type", "float_type") and isinstance(error["input"], str):
+        return "; write the number without quotes"
+    return ""
 
 
 def _siblings(location: tuple[str | int, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from coat_core.settings.base import (
     BackboneKey,
     Count,
     Device,
+    Difference,
     Dtype,
     Name,
     NonNegative,
@@ -18,6 +20,7 @@ from coat_core.settings.base import (
     Share,
     as_tuple,
     check_revision,
+    name_problem,
 )
 
 
@@ -27,10 +30,18 @@ class CorpusSettings(Section):
     kind: Literal["generated", "recordings", "manifest", "audiofolder"] = "generated"
     path: str | None = None
     """Folder of the recordings, the manifest file or the audio folder, relative to the workspace; null for `generated`."""
+    roots: tuple[str, ...] = ()
+    """Other folders from which a manifest or an audio folder may read audio, by absolute paths or by links; relative to the folder of the
+    manifest. Files in the manifest's own folder are always allowed."""
     seed: int = 7
     clips_per_family: dict[Literal["train", "validation", "test"], Count]
     questions_per_clip: Count = 2
     max_duration_s: Positive = 8.0
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return as_tuple(value)
 
     @model_validator(mode="after")
     def _path_when_needed(self) -> CorpusSettings:
@@ -203,10 +214,19 @@ class TrainingSettings(Section):
     checkpoint_every: Count = 100
     length_groups: Count = 8
     """Batches are cut from windows of this many batches, sorted by length; 1 disables grouping."""
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Dtype = "float32"
+    """Precision of the computation; the weights have the dtype of their backbone."""
     gradient_checkpointing: bool = False
     tower_cache_mb: Annotated[int, Field(ge=0)] = 1024
     """Memory (MB) for outputs of the frozen audio tower, so that each clip is encoded once; 0 disables the cache."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _new_name(cls, value: Any) -> Any:
+        new = {"no": "float32", "False": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(str(value))
+        if new is not None:
+            raise ValueError(f"this value was renamed: write {new}; allowed: float32, bfloat16, float16")
+        return value
 
 
 class EvaluationSettings(Section):
@@ -245,10 +265,31 @@ class RegistrySettings(Section):
             "audio_flamingo_3": "coat-audio-flamingo-3",
         }
     )
+    """Registered model of each backbone: letters, digits, `-`, `_`, `.` and single spaces, at most 200 characters."""
     min_accuracy: Share = 0.0
     max_unscored_share: Share = 0.5
+    min_above_chance: Difference = 0.0
+    """The lower bound of the interval of mean accuracy − chance must exceed this."""
+    max_below_base: Share = 0.02
+    """The lower bound of the paired interval of candidate − untouched base may be at most this far below zero; 1: no comparison."""
     max_slice_drop: Share = 0.05
     """A family may lose at most this much accuracy against the champion."""
-    min_improvement: float = 0.0
+    min_improvement: Difference = 0.0
     """The lower bound of the paired interval of candidate − champion must exceed this: 0 requires an improvement that the interval
     supports; a negative value accepts a candidate that is worse by at most this margin (see registry/gate.py)."""
+
+    @field_validator("names")
+    @classmethod
+    def _usable_names(cls, value: dict[str, str]) -> dict[str, str]:
+        mistakes = [f"{key}: {name!r} {problem}" for key, name in value.items() if (problem := name_problem(name))]
+        owners: dict[str, list[str]] = {}
+        for key, name in value.items():
+            # A registry on MySQL does not distinguish case, and a folder may hold a name in another Unicode form.
+            owners.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(key)
+        mistakes += [f"{value[keys[0]]!r} is the name of {' and '.join(keys)}" for keys in owners.values() if len(keys) > 1]
+        if mistakes:
+            raise ValueError(
+                "; ".join(mistakes) + ". Allowed: for each backbone another name of letters, digits, '-', '_', '.' and single spaces, that "
+                "begins and ends with a letter or digit, at most 200 characters"
+            )
+        return value

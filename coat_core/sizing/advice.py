@@ -86,11 +86,11 @@ def advise_training(
     if estimate.total <= budget:
         return Advice(estimate, budget, (), None)
     checkpointed = make_change({f"{prefix}.gradient_checkpointing": True}, replace(workload, gradient_checkpointing=True))
-    sixteen_bit_settings: dict[str, object] = {f"{base}.dtype": "bfloat16", f"{prefix}.precision": "bf16"}
-    sixteen_bit = make_change(sixteen_bit_settings, replace(workload, dtype="bfloat16", precision="bf16"))
+    sixteen_bit_settings: dict[str, object] = {f"{base}.dtype": "bfloat16", f"{prefix}.precision": "bfloat16"}
+    sixteen_bit = make_change(sixteen_bit_settings, replace(workload, dtype="bfloat16", precision="bfloat16"))
     single = [] if workload.gradient_checkpointing else [checkpointed]
     single += [make_change(settings, changed) for settings, changed in _smaller(shape, workload, budget, prefix)]
-    single += [] if workload.dtype != "float32" and workload.precision != "no" else [sixteen_bit]
+    single += [] if workload.dtype != "float32" and workload.precision != "float32" else [sixteen_bit]
     combined: list[Change] = []
     for first in ([] if workload.gradient_checkpointing else [checkpointed]) + ([sixteen_bit] if sixteen_bit in single else []):
         combined += [make_change({**first.settings, **more}, changed) for more, changed in _smaller(shape, first.workload, budget, prefix)]

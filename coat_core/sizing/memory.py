@@ -67,7 +67,7 @@ def layer_bytes_per_token(shape: ModelShape, workload: TrainingWorkload) -> int:
     activation's input and both factors of the gate.
     """
     computed, query = workload.compute_bytes, shape.heads * shape.head_dim
-    cast = DTYPE_BYTES[workload.dtype] != 4 or workload.precision != "no"
+    cast = DTYPE_BYTES[workload.dtype] != 4 or workload.precision != "float32"
     copied = cast or workload.dropout
     shared = {} if copied else {"q_proj": "norm 1", "k_proj": "norm 1", "v_proj": "norm 1", "gate_proj": "norm 2", "up_proj": "norm 2"}
     kept = {shared.get(name, name): shape.linears[name][0] for name in workload.modules if copied or name != "o_proj"}
@@ -75,7 +75,7 @@ def layer_bytes_per_token(shape: ModelShape, workload: TrainingWorkload) -> int:
     attention = computed * 4 * query + 4 * shape.heads
     mlp = computed * 3 * shape.intermediate
     # Without autocast, the inputs that PEFT casts stay in float32.
-    lora = (sum(kept.values()) + len(workload.modules) * workload.rank) * (4 if workload.precision == "no" else 2)
+    lora = (sum(kept.values()) + len(workload.modules) * workload.rank) * (4 if workload.precision == "float32" else 2)
     lora += sum(kept.values()) if workload.dropout else 0
     return norms + attention + mlp + lora
 
@@ -98,7 +98,7 @@ def training_memory(shape: ModelShape, workload: TrainingWorkload) -> Estimate:
         kept = (
             Line("activations", layers * (tokens * per_token + mask), f"{layers} layers x ({shown} x {per_token:,} B + mask {mask:,} B)"),
         )
-    if weight == 4 and workload.precision != "no":
+    if weight == 4 and workload.precision != "float32":
         linears = sum(a * b for a, b in shape.linears.values()) * 2
         copies = 1 if workload.gradient_checkpointing else layers
         kept += (
@@ -106,7 +106,7 @@ def training_memory(shape: ModelShape, workload: TrainingWorkload) -> Estimate:
                 "16-bit copies of weights", copies * linears, f"autocast saves them for the backward pass: {copies} layers x {linears:,} B"
             ),
         )
-    if workload.precision != "no":
+    if workload.precision != "float32":
         kept += (Line("16-bit copies of LoRA", 2 * lora, f"{lora:,} x 2 B"),)
     frames = workload.examples * min(workload.head_max_frames, max(1, round(workload.audio_s * workload.head_rate_hz)))
     working = shape.intermediate * (3 * workload.compute_bytes + 4)

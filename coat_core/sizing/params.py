@@ -10,6 +10,7 @@ from coat_core.experts.base import ExpertSpec
 from coat_core.experts.catalogue import ACOUSTIC, load_expert
 from coat_core.settings import (
     BackboneSettings,
+    Dtype,
     ExpertSettings,
     HeadSettings,
     LoraSettings,
@@ -17,7 +18,6 @@ from coat_core.settings import (
     TrainingSettings,
     load_settings,
 )
-from coat_core.sizing.workload import Precision
 
 ASSUMED = "assumed"
 """Version of a spec with an assumed width."""
@@ -76,7 +76,7 @@ class Params:
         limit = self.training.batch_seconds
         return self.training.batch_size if limit is None else min(self.training.batch_size, max(1, int(limit // audio_s)))
 
-    def dtype(self, key: str) -> tuple[str, Precision, str]:
+    def dtype(self, key: str) -> tuple[str, Dtype, str]:
         """Return the dtype of the weights, the precision of the computation, and a note on their source.
 
         If the base in params is a local folder, most often a tiny base, its dtype does not apply to the full-size model: bfloat16 is
@@ -84,7 +84,7 @@ class Params:
         """
         backbone = self.backbones.get(key)
         if backbone is None or (self.workspace / backbone.base).is_dir():
-            return "bfloat16", "bf16", "params contain no hub id for this backbone: bfloat16 weights and bf16 precision are assumed"
+            return "bfloat16", "bfloat16", "params contain no hub id for this backbone: bfloat16 weights and precision are assumed"
         return backbone.dtype, self.training.precision, f"dtype and precision are those of params, with the base {backbone.base}"
 
     def specs(self) -> tuple[dict[str, ExpertSpec], dict[str, str]]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-Precision = Literal["no", "bf16", "fp16"]
+from coat_core.settings import Dtype
+
 DTYPE_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 AUDIO_TOKENS_PER_S = 25
 
@@ -91,7 +91,7 @@ class TrainingWorkload:
     prompt_tokens: int
     answer_tokens: int
     dtype: str
-    precision: Precision
+    precision: Dtype
     gradient_checkpointing: bool
     accumulation: int = 1
     modules: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class TrainingWorkload:
     @property
     def compute_bytes(self) -> int:
         """Bytes of a value in the matrix products."""
-        return 2 if self.precision != "no" else DTYPE_BYTES[self.dtype]
+        return 2 if self.precision != "float32" else DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Checkpoint:
         step: number of optimizer steps taken.
         parameters: trainable tensors by name (LoRA, trainable tokens, heads).
         optimizer: state dictionary of the optimizer.
-        scaler: state of the fp16 gradient scaler; empty without one.
+        scaler: state of the float16 gradient scaler; empty without one.
         rng: state of the random generators.
     """
 

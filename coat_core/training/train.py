@@ -17,7 +17,6 @@ import torch.utils.deterministic
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from tqdm import tqdm
 
 from coat_core.backbones.base import Backbone
 from coat_core.backbones.catalogue import load_backbone
@@ -25,6 +24,7 @@ from coat_core.corpus.examples import Example, select_split
 from coat_core.device import check_device
 from coat_core.errors import ExpertError, Interrupted, TrainingError
 from coat_core.experts.store.store import ExpertStore
+from coat_core.progress import ProgressBar
 from coat_core.settings import Arm, BackboneSettings, RuntimeSettings, Settings, parse_trial
 from coat_core.storage import copy_tree, read_json, sha256_json, sha256_tree, write_json, write_text
 from coat_core.thinking.block import ThinkingBlock
@@ -43,6 +43,8 @@ from coat_core.training.trainer import ExplainMemory, Trainer, Trial
 RELEASE, RUN, HISTORY, CHECKPOINTS, FINISHED = "release", "run.json", "history.jsonl", "checkpoints", "finished.json"
 """Names in the scratch folder; the marker `finished.json` is written last."""
 
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+"""accelerate's names of the values of `training.precision`."""
 _SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
 _TRACKED_SECTIONS = ("runtime", "thinking", "heads", "losses", "lora", "training")
 
@@ -228,7 +230,7 @@ def _accelerator(settings: Settings) -> Accelerator:
     """
     check_device(settings.runtime.device, "runtime.device")
     accelerator = Accelerator(
-        cpu=settings.runtime.device == "cpu", mixed_precision=settings.training.precision, gradient_accumulation_steps=1,
+        cpu=settings.runtime.device == "cpu", mixed_precision=MIXED_PRECISION[settings.training.precision], gradient_accumulation_steps=1,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )  # fmt: skip
     if accelerator.distributed_type.value in _SHARDED:
@@ -307,15 +309,20 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield stopped.is_set
         return
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         stopped.set()
+        received.append(number)
         signal.signal(number, usual[signal.Signals(number)])
 
     for number in usual:
         signal.signal(number, stop)
     try:
         yield stopped.is_set
+    except Interrupted as error:
+        error.exit_status = 128 + received[0] if received else error.exit_status
+        raise
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
@@ -323,14 +330,17 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress_bar(title: str, steps: int, *, shown: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield a function that receives the row of each step and shows stage, loss, rate and remaining time on stderr."""
+    """Yield a function that receives the row of each step and shows stage, loss, rate and remaining time."""
     interval = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(desc=title, total=steps, unit="step", file=sys.stderr, disable=not shown, mininterval=interval, dynamic_ncols=True) as bar:
+    with ProgressBar(
+        desc=title, total=steps, unit="step", file=sys.stderr, recorded=shown, disable=not shown, mininterval=interval, dynamic_ncols=True
+    ) as bar:
 
         def show(row: Mapping[str, Any]) -> None:
             if bar.n == 0 and row["step"] > 1:
                 # In a resumed run, only its own steps count for the rate.
-                bar.initial = bar.n = bar.last_print_n = row["step"] - 1
+                bar.start_at(row["step"] - 1)
+            bar.note(loss=row["loss"])
             bar.set_postfix(stage=row["stage"], loss=f"{row['loss']:.3f}", refresh=False)
             bar.update()
 

@@ -216,7 +216,7 @@ class Trainer:
         return bool(self._sum_over_ranks(torch.tensor(int(self.stop()), device=self.accelerator.device)))
 
     def _scale_may_overflow(self) -> bool:
-        """Return whether a gradient may overflow because the fp16 gradient scaler is still lowering its scale (it skips such a step)."""
+        """Return whether a gradient may overflow because the float16 gradient scaler is still lowering its scale (it skips such a step)."""
         scaler = self.accelerator.scaler
         return scaler is not None and scaler.get_scale() > 1.0
 

@@ -12,5 +12,5 @@ from coat_core.sizing.published import PUBLISHED
 
 @pytest.fixture(scope="session")
 def diagnoses() -> dict[str, Diagnosis]:
-    training = TrainingSettings(batch_size=8, gradient_checkpointing=True, precision="bf16")
+    training = TrainingSettings(batch_size=8, gradient_checkpointing=True, precision="bfloat16")
     return {key: diagnose(key, Params(training=training, answers=8), SizingRequest(audio_s=30.0)) for key in PUBLISHED}

@@ -94,7 +94,7 @@ def test_block_rows(diagnoses, backbone_key):
 
 
 def test_training_memory_by_hand(diagnoses):
-    """Qwen2-Audio, 8 examples of 30 s, bf16, gradient checkpointing."""
+    """Qwen2-Audio, 8 examples of 30 s, bfloat16, gradient checkpointing."""
     lines = {line.name: line.bytes for line in diagnoses["qwen2_audio"].training.estimate.lines}
     length = 750 + 96 + 27 + 64
     tokens = 8 * length
@@ -161,7 +161,7 @@ def test_disk(diagnoses):
 
 
 def test_the_advice_of_a_workload_that_does_not_fit():
-    found = diagnose("qwen2_5_omni", Params(training=TrainingSettings(batch_size=16, precision="bf16")), SizingRequest(audio_s=30.0))
+    found = diagnose("qwen2_5_omni", Params(training=TrainingSettings(batch_size=16, precision="bfloat16")), SizingRequest(audio_s=30.0))
     assert not found.training.fits
     assert found.training.recommended is not None
     assert found.training.recommended.settings == {"training.gradient_checkpointing": True}
@@ -249,11 +249,11 @@ def test_a_missing_base_and_one_of_another_model_are_refused(tiny_bases, tmp_pat
 
 def test_dtype_and_precision_of_params_apply_to_a_hub_id(tmp_path):
     hub = BackboneSettings(base="Qwen/Qwen2-Audio-7B-Instruct", revision="0" * 40, dtype="float32")
-    params = Params(backbones={"qwen2_audio": hub}, training=TrainingSettings(precision="no"))
-    assert params.dtype("qwen2_audio")[:2] == ("float32", "no")
+    params = Params(backbones={"qwen2_audio": hub}, training=TrainingSettings(precision="float32"))
+    assert params.dtype("qwen2_audio")[:2] == ("float32", "float32")
     (tmp_path / "tiny").mkdir()
     local = Params(backbones={"qwen2_audio": BackboneSettings(base="tiny")}, workspace=tmp_path)
-    assert local.dtype("qwen2_audio")[:2] == ("bfloat16", "bf16")
+    assert local.dtype("qwen2_audio")[:2] == ("bfloat16", "bfloat16")
 
 
 def test_an_expert_of_unknown_width_is_reported_and_omitted(tmp_path):

@@ -18,7 +18,7 @@ SHAPE = ModelShape(
     window_s=30.0, logits_everywhere=True,
 )  # fmt: skip
 WORKLOAD = TrainingWorkload(
-    examples=2, audio_s=1.0, prompt_tokens=10, answer_tokens=5, dtype="bfloat16", precision="bf16", gradient_checkpointing=False,
+    examples=2, audio_s=1.0, prompt_tokens=10, answer_tokens=5, dtype="bfloat16", precision="bfloat16", gradient_checkpointing=False,
     modules=("q_proj", "down_proj"), rank=2, rows=24, heads=100, head_values=7,
 )  # fmt: skip
 # A row has 25 + 10 + 5 = 40 tokens, the batch 80. LoRA: 3 layers x ((8 + 8) + (20 + 8)) x 2 = 264.
@@ -63,7 +63,7 @@ def test_training_with_checkpointing_by_hand():
 def test_dropout_adds_a_copy_and_a_mask_of_each_input():
     # In 16 bits the inputs are copied without dropout too: dropout adds a byte for each of 8 + 20 inputs.
     assert layer_bytes_per_token(SHAPE, replace(WORKLOAD, dropout=True)) == PER_TOKEN + 28
-    float32 = replace(WORKLOAD, dtype="float32", precision="no", modules=("q_proj", "k_proj", "o_proj"))
+    float32 = replace(WORKLOAD, dtype="float32", precision="float32", modules=("q_proj", "k_proj", "o_proj"))
     # In float32, q and k share norm 1's output and o uses attention's output: with dropout three inputs of 8 instead of one.
     added = layer_bytes_per_token(SHAPE, replace(float32, dropout=True)) - layer_bytes_per_token(SHAPE, float32)
     assert added == 2 * 8 * 4 + 3 * 8
@@ -104,7 +104,7 @@ def test_logits_are_counted_once_per_row_if_the_class_can_omit_the_others():
 
 # A full-size shape, so that the activations are not negligible.
 BIG = ModelShape(8_000_000_000, 3584, 28, 28, 4, 128, 18944, 152064, 1280, 5120, None, True)
-HEAVY = TrainingWorkload(16, 30.0, 100, 50, "bfloat16", "bf16", False, modules=ALL, rank=16)
+HEAVY = TrainingWorkload(16, 30.0, 100, 50, "bfloat16", "bfloat16", False, modules=ALL, rank=16)
 
 
 def test_advice_recommends_the_first_change_that_fits():
@@ -135,10 +135,10 @@ def test_advice_combines_changes_if_no_single_one_fits():
 
 
 def test_advice_for_float32_weights_includes_16_bits():
-    advice = advise_training(BIG, replace(HEAVY, dtype="float32", precision="no"), 30_000_000_000, base="backbones.x")
+    advice = advise_training(BIG, replace(HEAVY, dtype="float32", precision="float32"), 30_000_000_000, base="backbones.x")
     assert advice.recommended is not None
     assert advice.recommended.settings["backbones.x.dtype"] == "bfloat16"
-    assert advice.recommended.settings["training.precision"] == "bf16"
+    assert advice.recommended.settings["training.precision"] == "bfloat16"
 
 
 def test_advice_if_the_workload_fits_and_if_no_change_fits():
@@ -173,7 +173,10 @@ def saved_bytes(skip) -> Iterator[dict[int, int]]:
 
 
 @pytest.mark.parametrize("modules", [ALL, ("q_proj", "v_proj"), ("o_proj", "down_proj"), ("gate_proj",)], ids=len)
-@pytest.mark.parametrize(("dtype", "precision"), [("float32", "no"), ("bfloat16", "no"), ("bfloat16", "bf16"), ("float32", "bf16")])
+@pytest.mark.parametrize(
+    ("dtype", "precision"),
+    [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float32", "bfloat16")],
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_decoder_layer_saves_the_bytes_of_the_formula(dtype, precision, modules, dropout):
     """The numbers are equal, for the CPU's SDPA (its dropout mask is float32, a GPU's has one byte)."""
@@ -194,13 +197,13 @@ def test_a_decoder_layer_saves_the_bytes_of_the_formula(dtype, precision, module
     states = torch.randn(B, L, 64, dtype=getattr(torch, dtype)).requires_grad_()
     cos_sin = rotary(states, torch.arange(L)[None])
     mask = torch.ones(L, L, dtype=torch.bool).tril().expand(B, 1, L, L)
-    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bfloat16" else nullcontext()
     with saved_bytes([*layer.parameters(), *cos_sin]) as sizes, autocast:
         layer(states * 1, attention_mask=mask, position_embeddings=cos_sin)
     shape = ModelShape(0, 64, 1, 4, 2, 16, 160, 10, 0, 0, None, True)
     workload = TrainingWorkload(B, 0.0, L, 0, dtype, precision, False, modules=modules, rank=rank, dropout=dropout > 0)
     expected = B * L * layer_bytes_per_token(shape, workload) + B * L * L * workload.compute_bytes
-    if precision != "no":
+    if precision != "float32":
         expected += 2 * lora_parameters(shape, modules, rank)
         expected += 2 * sum(a * b for a, b in shape.linears.values()) if dtype == "float32" else 0
     if dropout:

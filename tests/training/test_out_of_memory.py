@@ -25,7 +25,7 @@ from coat_core.training.trainer import Trainer
 from tests.testing.tiny_training import World, one_step
 
 SHAPE = ModelShape(8_000_000_000, 3584, 28, 28, 4, 128, 18944, 152064, 1280, 5120, 30.0, False)
-WORKLOAD = TrainingWorkload(16, 30.0, 120, 64, "bfloat16", "bf16", False, modules=("q_proj", "v_proj"), rank=16)
+WORKLOAD = TrainingWorkload(16, 30.0, 120, 64, "bfloat16", "bfloat16", False, modules=("q_proj", "v_proj"), rank=16)
 
 
 def full(*arguments: Any, **options: Any) -> Any:

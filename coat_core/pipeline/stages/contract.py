@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 def run(job: StageRun) -> None:
-    """Check the corpus. When the contract is not met, the findings are published in `data/contract` all the same."""
+    """Check the corpus and print what was read and set aside.
+
+    When the contract is not met, the findings are published in `data/contract` all the same.
+    """
     records = job.out("data/contract")
     try:
-        check_corpus(
+        result = check_corpus(
             job.path("data/corpus"),
             job.settings.contract,
             accepted=job.out("data/accepted.jsonl"),
@@ -29,3 +32,4 @@ def run(job: StageRun) -> None:
         if records.exists():
             storage.copy_tree(records, job.workspace / "data/contract")
         raise
+    print(result.summary())
