@@ -2,13 +2,72 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
+import mimetypes
+import os
 import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coat_core.errors import CoatError
+from coat_core.errors import AudioError, CoatError, EvaluationError, ReleaseError
 from coat_core.storage import sha256_file
+
+TINY_PARAMETERS = 100_000_000
+"""A base with fewer parameters is one of the tiny ones (about one million); the published ones have billions."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer.
+
+    Attributes:
+        model: `models:/name@alias`, `models:/name/version`, or the release folder.
+        version: number of the registered version; None for a folder.
+        backbone: key of the LALM.
+        trial: `<arm>-<seed>` of the release.
+        audio: the audio file.
+        question: the question, without the choices.
+        choices: the choices, or None.
+        answer: the model's text.
+        choice: the choice that the answer names; None without choices, or if it names none.
+        choice_note: why the answer names no choice; empty otherwise.
+        finished: whether the model ended its answer; False: it was cut off at the limit of tokens.
+        seconds: duration of the generation, without loading, in seconds.
+        tiny_base: whether the base is a tiny one, pretrained on synthetic data: its answers have no meaning.
+    """
+
+    model: str
+    version: str | None
+    backbone: str
+    trial: str
+    audio: str
+    question: str
+    choices: tuple[str, ...] | None
+    answer: str
+    choice: str | None
+    choice_note: str
+    finished: bool
+    seconds: float
+    tiny_base: bool
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the answer should know, one sentence each."""
+        notes = [] if self.answer.strip() else ["the answer is empty"]
+        if self.choices is not None:
+            notes.append(f"choice: {self.choice}" if self.choice is not None else f"the answer names no choice: {self.choice_note}")
+        if not self.finished:
+            notes.append("the answer was cut off; allow more tokens with --max-new-tokens")
+        if self.tiny_base:
+            notes.append(f"warning: the base of {self.model} is a tiny one, pretrained on synthetic data: its answers have no meaning")
+        return notes
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the answer as JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -26,73 +85,247 @@ class _Measured:
         return self.features, self.mask
 
 
-def ask(model: str, audio: Path, question: str, *, show: Path | None = None, max_new_tokens: int = 24, device: str = "cpu") -> str:
+def ask(
+    model: str,
+    audio: Path,
+    question: str,
+    *,
+    show: Path | None = None,
+    max_new_tokens: int = 24,
+    device: str = "cpu",
+    choices: Sequence[str] | None = None,
+    base: str | None = None,
+    report: Callable[[Answer], None] = lambda answer: None,
+) -> str:
     """Return a model's answer to a question about a clip.
 
     Args:
-        model: `models:/name@alias`, `models:/name/version`, or a release folder.
+        model: `models:/name@alias`, `models:/name/version` (both also without `models:/`), or a release folder.
         audio: an audio file.
-        question: the question; choices may follow it, as in `… Choices: rain, wind.`
+        question: the question.
         show: PNG to which the read-out of the thinking block is drawn.
         max_new_tokens: maximum length of the answer, in tokens.
         device: `cpu` or `cuda`.
+        choices: the choices; they follow the question as in the manifest.
+        base: folder or cached hub id of the base; None: as in the release.
+        report: called with the answer before the read-out is drawn, so that a read-out that fails loses no answer.
 
     Raises:
-        CoatError: the model, the audio or (with `show`) the heads are missing.
+        CoatError: the model, its base or the audio cannot be used, the question is blank, the choices are not distinct, or (with `show`)
+            the read-out cannot be drawn or written.
     """
     from transformers.utils import logging
 
     from coat_core.backbones.base import Query
     from coat_core.corpus.audio import decode
-    from coat_core.evaluation.generate import generate_texts
-    from coat_core.registry.lineage import MODEL_PREFIX
+    from coat_core.evaluation.generate import generate_answers
+    from coat_core.registry.references import model_uri, version_number
     from coat_core.registry.versions import unpack
     from coat_core.thinking.release import load_release
 
     logging.disable_progress_bar()
-    if show is not None and show.suffix.lower() != ".png":
+    if show is not None and not _is_folder(show) and show.suffix.lower() != ".png":
         raise CoatError("the figure must be a PNG file", field="--show", value=str(show), allowed="a name that ends in .png")
+    _check_question(question)
+    listed = check_choices(choices) if choices is not None else None
+    _check_audio(audio)
+    uri = model_uri(model)
     waveform = decode(audio)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = unpack(model, Path(temporary)) if model.startswith(MODEL_PREFIX) else Path(model)
-        release = load_release(folder, device=device)
-        query = Query(key=sha256_file(audio), waveform=waveform, text=question, name=audio.name)
-        answer = generate_texts(release.backbone, [query], max_new_tokens)[0]
+        folder = unpack(uri, Path(temporary)) if uri else Path(model)
+        release = load_release(folder, device=device, base=base or (None if uri else release_base(folder)))
+        example = _example(audio, len(waveform), question, listed)
+        query = Query(key=example.sha256, waveform=waveform, text=example.prompt, name=audio.name)
+        before = time.perf_counter()
+        generated = generate_answers(release.backbone, [query], max_new_tokens)[0]
+        seconds = time.perf_counter() - before
+        choice, note = _read_choice(listed, generated.text)
+        trial = f"{release.info.arm}-{release.info.seed}"
+        report(
+            Answer(
+                uri or model, version_number(uri) if uri else None, release.info.backbone, trial, str(audio), question, listed,
+                generated.text, choice, note, generated.finished, round(seconds, 3), _is_tiny(release.backbone),
+            )
+        )  # fmt: skip
         if show is not None:
-            _draw(release, query, audio, answer, show)
-    return answer
+            try:
+                if _is_folder(show):
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(show))
+                _draw(release, example, waveform, audio, generated.text, trial, show)
+            except OSError as error:
+                raise CoatError(
+                    f"the figure cannot be written: {error.strerror or error}", field="--show", value=str(show),
+                    next_step=f"choose another file; the answer is “{generated.text}”",
+                ) from error  # fmt: skip
+    return generated.text
 
 
-def _draw(release: Any, query: Any, audio: Path, answer: str, target: Path) -> None:
-    import numpy as np
+def check_choices(choices: Sequence[str]) -> tuple[str, ...]:
+    """Return the choices without surrounding spaces.
 
-    from coat_core.corpus.audio import decode
+    Raises:
+        EvaluationError: fewer than two, or two that an answer cannot tell apart.
+    """
+    from coat_core.corpus.normal_form import normalise_option
+
+    listed = tuple(choice.strip() for choice in choices)
+    forms = [normalise_option(choice) for choice in listed]
+    if len(listed) < 2 or not all(forms):
+        raise EvaluationError(
+            "there must be at least two choices, and none may be empty", field="--choices", value=", ".join(listed),
+            allowed="choices with a comma between them: --choices 'rain,wind'",
+        )  # fmt: skip
+    twice = [choice for choice, form in zip(listed, forms, strict=True) if forms.count(form) > 1]
+    if twice:
+        raise EvaluationError("two choices are the same after normalisation", field="--choices", value=", ".join(twice))
+    return listed
+
+
+def release_base(folder: Path) -> str | None:
+    """Return the folder of a release's base; None if the base is on the hub.
+
+    A relative base belongs to the workspace of the release: the nearest folder above the release that contains it, else the working
+    folder.
+
+    Raises:
+        ReleaseError: the folder is not a release, or its base is not on this disk.
+    """
+    from coat_core.thinking.release import read_info
+
+    _check_release_folder(folder)
+    stored = read_info(folder).base
+    if stored.revision is not None and not Path(stored.id).is_absolute():
+        return None
+    places = [above / stored.id for above in (*folder.resolve().parents, Path.cwd())]
+    for place in places:
+        if place.is_dir():
+            return str(place)
+    raise ReleaseError(
+        f"the base of this release is not here: {folder} was trained on {stored.id}", field="base", value=stored.id,
+        allowed=f"a folder {stored.id} in the working folder or beside the release, or --base",
+        next_step=f"run the command in the workspace of the release, or give its base: coat ask --base FOLDER {folder} …",
+    )  # fmt: skip
+
+
+def _check_release_folder(folder: Path) -> None:
+    if (folder / "coat.json").is_file():
+        return
+    if not folder.exists():
+        siblings = [str(path) for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(str(folder), siblings, n=1)
+        step = f"did you mean {near[0]}?" if near else "coat run trains releases into models/"
+        message = "there is no such model: neither a release folder nor a registered model"
+    elif not folder.is_dir():
+        message, step = "the model is a file, not a release folder", "name the model first, then the audio file, then the question"
+    elif (folder / "export.json").is_file():
+        message = "this folder is an export, not a release"
+        step = "ask the version or release that was exported, or load the export with transformers (docs/serving.md)"
+    elif (folder / "MLmodel").is_file():
+        message, step = "this folder is a saved MLflow model, not a release", "name its registered version, models:/NAME/VERSION"
+    else:
+        message, step = "this folder is not a release: it contains no coat.json", "name a folder below models/, or a registered model"
+    raise ReleaseError(
+        message, field="model", value=str(folder), allowed="models:/NAME@ALIAS, models:/NAME/VERSION or a release folder", next_step=step
+    )
+
+
+def _check_question(question: str) -> None:
+    if not question.strip():
+        raise EvaluationError("the question is blank", field="question", value=question, allowed="a text that is not empty")
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise EvaluationError(f"the question is not valid Unicode: {error.reason}", field="question", value=ascii(question)) from error
+
+
+def _check_audio(audio: Path) -> None:
+    """Check that the path is a file.
+
+    Raises:
+        AudioError: it is missing, a folder or not a regular file.
+    """
+    if audio.is_file():
+        return
+    if audio.is_dir():
+        names = sorted(path.name for path in audio.iterdir() if path.is_file())
+        inside = [name for name in names if (mimetypes.guess_type(name)[0] or "").startswith("audio/")]
+        raise AudioError(
+            "this is a folder, not an audio file", field="audio", value=str(audio), allowed="the path of one audio file",
+            next_step=f"name one file, for example {audio / inside[0]}" if inside else "name one file",
+        )  # fmt: skip
+    if audio.exists():
+        raise AudioError("this is not a regular file", field="audio", value=str(audio), allowed="the path of one audio file")
+    siblings = [path.name for path in audio.parent.iterdir()] if audio.parent.is_dir() else []
+    near = difflib.get_close_matches(audio.name, siblings, n=1)
+    raise AudioError(
+        "there is no such audio file", field="audio", value=str(audio), allowed="the path of one audio file",
+        next_step=f"did you mean {audio.parent / near[0]}?" if near else "correct the path; it is relative to the working folder",
+    )  # fmt: skip
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_tiny(backbone: Any) -> bool:
+    return bool(sum(parameter.numel() for parameter in backbone.model.parameters()) < TINY_PARAMETERS)
+
+
+def _read_choice(choices: Sequence[str] | None, text: str) -> tuple[str | None, str]:
+    """Return the choice that an answer names, and why it names none."""
+    from coat_core.corpus.normal_form import normalise_option
+    from coat_core.evaluation.scorers import read_choice
+
+    if choices is None:
+        return None, ""
+    read = read_choice([normalise_option(choice) for choice in choices], text)
+    return (choices[read], "") if isinstance(read, int) else (None, read.reason)
+
+
+def _example(audio: Path, samples: int, question: str, choices: tuple[str, ...] | None) -> Any:
+    """Return the question as an example whose right answer is unknown."""
     from coat_core.corpus.examples import Example
-    from coat_core.experts.catalogue import build_expert
-    from coat_core.report.figures import draw_read_out
-    from coat_core.report.read_out import predict_clip
 
-    stores = {}
-    for key, spec in release.info.experts.items():
-        expert = build_expert(spec)
-        waveform = decode(audio, sample_rate_hz=spec.sample_rate_hz)
-        features, mask = expert(waveform[None], np.array([len(waveform)]))
-        stores[key] = _Measured(expert.spec, features[0], mask[0])
-    example = Example(
+    return Example(
         id=audio.name,
         audio=audio.name,
-        sha256=query.key,
-        duration_s=len(query.waveform) / 16_000,
+        sha256=sha256_file(audio),
+        duration_s=samples / 16_000,
         sample_rate_hz=16_000,
         split="test",
         group="",
         family="understanding",
         task="ask",
-        question=query.text,
-        choices=None,
+        question=question,
+        choices=choices,
         answer="",
         source="",
         licence="",
     )
-    trial = f"{release.info.arm}-{release.info.seed}"
-    draw_read_out(predict_clip(release, example, query.waveform, stores, trial=trial, response=answer, score=None), target)
+
+
+def build_stores(release: Any, audio: Path) -> dict[str, Any]:
+    """Return for each expert of a release its features of one clip, by key."""
+    import numpy as np
+
+    from coat_core.corpus.audio import decode
+    from coat_core.experts.catalogue import build_expert
+
+    stores = {}
+    for key, spec in release.info.experts.items():
+        expert = build_expert(spec)
+        samples = decode(audio, sample_rate_hz=spec.sample_rate_hz)
+        features, mask = expert(samples[None], np.array([len(samples)]))
+        stores[key] = _Measured(expert.spec, features[0], mask[0])
+    return stores
+
+
+def _draw(release: Any, example: Any, waveform: Any, audio: Path, answer: str, trial: str, target: Path) -> None:
+    from coat_core.report.figures import draw_read_out
+    from coat_core.report.read_out import predict_clip
+
+    stores = build_stores(release, audio)
+    draw_read_out(predict_clip(release, example, waveform, stores, trial=trial, response=answer, score=None), target)

@@ -11,17 +11,35 @@ from typing import Annotated
 
 import typer
 
+from coat_core.settings.base import Dtype
 from coat_core.sizing.published import PUBLISHED
 
 app = typer.Typer(
     name="coat",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Train a thinking block into a large audio language model, and run every step as a production pipeline.",
 )
+_RESUMES = "completed work is kept, and the same command resumes"
 Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
 Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
+Model = Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")]
+Version = Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"coat {version('coat')}")
+        raise typer.Exit
+
+
+@app.callback()
+def coat(
+    version: Annotated[bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Train a thinking block into a large audio language model, and run every step as a production pipeline."""
 
 
 @app.command(rich_help_panel="The pipeline")
@@ -29,9 +47,10 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="number of stages that run in parallel; default: the number of cores")] = None,
 ) -> None:
     """Run all stale stages of the pipeline under Prefect, then register and promote. Resumes after Ctrl-C or a crash."""
+    from coat_core.servers import sigterm_as_interrupt
     from flows.main import run_chain
 
-    with _report_interrupt():
+    with _report_end(_RESUMES), sigterm_as_interrupt():
         run_chain(Path(), jobs)
 
 
@@ -45,6 +64,19 @@ def workspace(
 
     made = make_workspace(folder, params)
     typer.echo(f"workspace {made} is ready; next: cd {made} && coat run")
+
+
+@app.command(rich_help_panel="The pipeline")
+def ui(
+    start: Annotated[bool, typer.Option("--start/--no-start", help="start the pages, or only print the commands that do")] = True,
+    mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port of MLflow; default: a free one")] = None,
+    prefect_port: Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port of Prefect; default: a free one")] = None,
+) -> None:
+    """Open the pages of MLflow and Prefect over the results of this workspace, on this machine only. Ctrl-C stops them."""
+    from flows.ui import show_pages
+
+    with _report_end("the pages are closed; the records are kept"):
+        show_pages(Path(), start=start, mlflow_port=mlflow_port, prefect_port=prefect_port, echo=_say)
 
 
 @app.command(rich_help_panel="Stages (what dvc.yaml calls)")
@@ -142,41 +174,76 @@ def promote(
 def rollback(
     backbone: Backbone,
     why: Annotated[str, typer.Option(help="the reason; it is stored with the version")],
-    who: Annotated[str, typer.Option(help="your name; it is stored with the version", envvar="USER")] = "",
+    who: Annotated[str, typer.Option(help="your name; it is stored with the version; default: the name of your account")] = "",
 ) -> None:
-    """Withdraw the champion and restore the previous one."""
+    """Withdraw the champion and restore the previous one, if there is one."""
     from coat_core.registry.champions import rollback as withdraw
 
-    withdrawn, restored = withdraw(_model_name(backbone), who=who, why=why)
-    typer.echo(f"{_model_name(backbone)}: version {withdrawn} withdrawn, version {restored} is champion again")
+    withdrawn, restored = withdraw(_model_name(backbone), who=who or _account(), why=why)
+    after = f"version {restored} is champion again" if restored else "there is no champion now"
+    typer.echo(f"{_model_name(backbone)}: version {withdrawn} withdrawn, {after}")
 
 
 @app.command(rich_help_panel="Registry")
-def lineage(model: Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")]) -> None:
+def lineage(model: Version) -> None:
     """Print where a model comes from: commit, params, data and feature hashes, contract result, base and revision."""
     from coat_core.registry.lineage import lineage as trace
     from coat_core.registry.lineage import lineage_text
+    from coat_core.registry.references import existing_version
 
-    typer.echo(lineage_text(trace(model)))
+    typer.echo(lineage_text(trace(existing_version(model))))
 
 
 @app.command(rich_help_panel="Models")
 def ask(
-    model: Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")],
+    model: Model,
     audio: Annotated[Path, typer.Argument(help="an audio file")],
     question: Annotated[str, typer.Argument(help="a question about it")],
+    choices: Annotated[str | None, typer.Option(help="choices with a comma between them; they are appended to the question")] = None,
     show: Annotated[Path | None, typer.Option(help="also write a figure of the predicted features, as PNG")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object: model, version, answer, choice …")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="largest length of the answer, in tokens")] = 24,
+    base: Annotated[str | None, typer.Option(help="folder of the base; default: as stored in the release")] = None,
     device: Annotated[str, typer.Option(help="device of the model: cpu or cuda")] = "cpu",
 ) -> None:
     """Ask a model a question about a clip and print the answer."""
+    from coat_core.ask import Answer
     from coat_core.ask import ask as ask_model
 
-    typer.echo(ask_model(model, audio, question, show=show, device=device))
+    def report(answer: Answer) -> None:
+        if as_json:
+            import json
+
+            _say(json.dumps(answer.to_json(), ensure_ascii=False))
+        else:
+            _say(answer.answer)
+            for note in answer.notes():
+                typer.echo(f"coat: {note}", err=True)
+
+    listed = choices.split(",") if choices is not None else None
+    ask_model(
+        model, audio, question, show=show, max_new_tokens=max_new_tokens, device=device, choices=listed, base=base, report=report
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel="Models")
+def serve(
+    model: Version,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port")] = 5000,
+    host: Annotated[str, typer.Option(help="address of the interface; 0.0.0.0: every interface")] = "127.0.0.1",
+    device: Annotated[str, typer.Option(help="device of the model: cpu or cuda")] = "cpu",
+    dtype: Annotated[Dtype | None, typer.Option(help="dtype of the weights; default: as in training")] = None,
+) -> None:
+    """Serve a registered version over HTTP (MLflow's scoring server). Ctrl-C stops it."""
+    from coat_core.serve import serve as serve_model
+
+    with _report_end("the server is stopped"):
+        serve_model(model, port, host=host, device=device, dtype=dtype, echo=_say)
 
 
 @app.command(rich_help_panel="Models")
 def export(
-    model: Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")],
+    model: Model,
     to: Annotated[Path, typer.Option(help="folder to create; an earlier export there is replaced once the new one has passed")],
     merge: Annotated[bool, typer.Option("--merge", help="a merged checkpoint of the stock class, not the PEFT adapter")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the dtype of the base's files")] = None,
@@ -186,9 +253,17 @@ def export(
 ) -> None:
     """Export a model for stock transformers and peft; the folder appears once the parity gate has passed."""
     from coat_core.export.export import export as export_model
+    from coat_core.registry.references import model_uri
 
     done = export_model(
-        model, to, merge=merge, dtype=dtype, device=device, max_shard_size=max_shard_size, speakers=speakers, progress=typer.echo
+        model_uri(model) or model,
+        to,
+        merge=merge,
+        dtype=dtype,
+        device=device,
+        max_shard_size=max_shard_size,
+        speakers=speakers,
+        progress=typer.echo,
     )
     typer.echo(f"{done.folder}  {done.size_bytes / 1e6:,.1f} MB\n\n{done.usage}")
 
@@ -235,34 +310,57 @@ def _model_name(backbone: str) -> str:
     return names[backbone]
 
 
+def _say(text: str) -> None:
+    """Print to standard output at once, also into a pipe; what the encoding of the terminal lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _account() -> str:
+    """Return the name of the user's account; empty if it has none, as in some containers."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
 def _stage(name: str) -> None:
     from coat_core.pipeline.runner import run_stage
+    from coat_core.servers import sigterm_as_interrupt
 
-    with _report_interrupt():
+    with _report_end(_RESUMES), sigterm_as_interrupt():
         run_stage(name)
 
 
 @contextmanager
-def _report_interrupt() -> Iterator[None]:
-    """Print a message on Ctrl-C and exit with status 130; Typer itself would exit without a message."""
+def _report_end(message: str) -> Iterator[None]:
+    """Print a message on Ctrl-C or SIGTERM and exit with status 130 or 143; Typer itself would exit without a message."""
     try:
         yield
-    except KeyboardInterrupt:
-        typer.secho("coat: stopped; completed work is kept, and the same command resumes", err=True, fg=typer.colors.YELLOW)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as error:
+        from coat_core.servers import Stopped
+
+        typer.secho(f"coat: stopped; {message}", err=True, fg=typer.colors.YELLOW)
+        raise typer.Exit(143 if isinstance(error, Stopped) else 130) from None
 
 
 def main() -> None:
     """Run the command line; an error that the user can fix is one message, not a traceback."""
     for switch in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ.setdefault(switch, "true")
-    from coat_core.errors import CoatError
+    from coat_core.errors import CoatError, file_problem
 
     try:
         app()
-    except CoatError as error:
-        typer.secho(f"coat: {error}", err=True, fg=typer.colors.RED)
-        sys.exit(1)
+    except (CoatError, OSError) as error:
+        message = str(error) if isinstance(error, CoatError) else file_problem(error)
+        if not message:
+            raise
+        typer.secho(f"coat: {message}", err=True, fg=typer.colors.RED)
+        sys.exit(error.exit_status if isinstance(error, CoatError) else 1)
 
 
 if __name__ == "__main__":

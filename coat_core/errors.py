@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class CoatError(ValueError):
@@ -19,6 +22,8 @@ class CoatError(ValueError):
     """
 
     retryable = False
+    exit_status = 1
+    """Exit status of the command that fails with it."""
 
     def __init__(
         self,
@@ -116,3 +121,33 @@ class Interrupted(CoatError):  # noqa: N818 - not an error of the user
     """The run was stopped from outside; the same command resumes it."""
 
     retryable = True
+    exit_status = 130
+
+
+_NEXT_STEPS = {
+    errno.EACCES: "give this user access, or use another folder",
+    errno.EPERM: "give this user access, or use another folder",
+    errno.EROFS: "use a folder that can be written",
+    errno.ENOSPC: "free space on the disk, or use a folder on another one",
+    errno.EDQUOT: "free space in your quota, or use a folder on another disk",
+    errno.ENOENT: "correct the path; it is relative to the working folder",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "name a folder: a part of the path is a file",
+    errno.EEXIST: "choose a name that is not in use",
+    errno.ENOTEMPTY: "choose a name that is not in use",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ELOOP: "remove the loop of symbolic links",
+    errno.EXDEV: "use a folder on the same disk",
+    errno.EIO: "check the disk",
+}
+"""Errors of the operating system that a user can fix, and how."""
+
+
+def file_problem(error: OSError) -> str:
+    """Return one line about an error of the operating system that a user can fix; empty for every other one."""
+    step = _NEXT_STEPS.get(error.errno or 0)
+    if step is None:
+        return ""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    field, value = ("file", names[0]) if names else ("working folder", str(Path.cwd()))
+    return f"{os.strerror(error.errno or 0)}; field: {field}; value: {value!r}; next step: {step}"

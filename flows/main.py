@@ -9,6 +9,7 @@ from pathlib import Path
 from coat_core.errors import CoatError
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
+from flows.promotion import decisions_text
 from flows.server import prefect_api
 
 _LOGGING = {
@@ -51,6 +52,7 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
         if isinstance(outcome, BaseException):
             raise outcome
         _print_summary(workspace)
+        print(decisions_text(outcome["decisions"]))
 
 
 class _ReportedFailures(logging.Filter):
@@ -78,3 +80,4 @@ def _print_summary(workspace: Path) -> None:
     print(summary_table(read_json(workspace / "report/results.json")))
     print(f"\nreport   {workspace / 'report/report.html'}  (opens without a server)")
     print(f"registry .venv/bin/mlflow ui --backend-store-uri {tracking_uri(workspace)}")
+    print("pages    .venv/bin/coat ui  (starts the pages of MLflow and Prefect)")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,14 +21,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coat_core.errors import StageError
+from coat_core.servers import free_port
 from coat_core.watchdog import OWNER, owner_mark
 
+HOME = Path(".scratch/prefect")
+"""Folder of Prefect's records, relative to the workspace."""
 START_S = 120.0
 DELIVERY_LIMIT_S = 10.0
 DRAIN_S = 2.0
 """Time for the server to store what it has received."""
 _DATABASE_WAIT_S = "60"
 """SQLite has one writer at a time: on a busy disk the default limit of 10 s ends in errors that no user can fix."""
+_ADDRESS = "server.url"
+_UI_API_URL = "PREFECT_SERVER_UI_API_URL"
 _SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -38,11 +42,23 @@ _SERVER_SETTINGS = {
 }
 
 
-def free_port() -> int:
-    """Return a free TCP port of the loopback interface."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def server_settings(workspace: Path, url: str) -> dict[str, str]:
+    """Return the environment of a server over a workspace's own records; its page calls the API at `url`."""
+    home = (workspace / HOME).resolve()
+    return {
+        **_SERVER_SETTINGS,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        _UI_API_URL: url,
+    }
+
+
+def running_server(workspace: Path) -> str | None:
+    """Return the API's URL of the server that a run in this workspace has started; it may have ended by now."""
+    try:
+        return (workspace / HOME / _ADDRESS).read_text().strip() or None
+    except OSError:
+        return None
 
 
 @contextmanager
@@ -56,15 +72,11 @@ def prefect_api(workspace: Path) -> Iterator[str]:
     if configured:
         yield configured
         return
-    home = (workspace / ".scratch" / "prefect").resolve()
+    home = (workspace / HOME).resolve()
     home.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), home / "server.log"
     url = f"http://127.0.0.1:{port}/api"
-    settings = {
-        **_SERVER_SETTINGS,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
-    }
+    settings = server_settings(workspace, url)
     with log.open("wb") as stream:
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.server", "--port", str(port)],
@@ -76,13 +88,17 @@ def prefect_api(workspace: Path) -> Iterator[str]:
         )
     try:
         _wait_healthy(server, url, log)
+        (home / _ADDRESS).write_text(url)
+        # The page's setting belongs to this server alone: the next one in this process has another port.
         os.environ.update({**settings, "PREFECT_API_URL": url})
+        os.environ.pop(_UI_API_URL)
         try:
             yield url
         finally:
             _deliver_records()
     finally:
         os.environ.pop("PREFECT_API_URL", None)
+        (home / _ADDRESS).unlink(missing_ok=True)
         server.send_signal(signal.SIGTERM)
         try:
             server.wait(10)
@@ -94,6 +110,8 @@ def serve(port: int) -> None:
     """Run a Prefect server on the loopback interface in this process until it is signalled or its owner is gone."""
     for name in ("PREFECT_SERVER_DATABASE_TIMEOUT", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT"):
         os.environ.setdefault(name, _DATABASE_WAIT_S)
+    # Prefect's page would call port 4200 otherwise.
+    os.environ.setdefault(_UI_API_URL, f"http://127.0.0.1:{port}/api")
     import uvicorn
 
     from coat_core.watchdog import watch_owner

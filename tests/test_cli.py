@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from coat_core.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "export", "doctor"]
+COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "serve", "export", "doctor", "ui"]
 COMMANDS += ["corpus", "contract", "features", "train", "answer", "score", "latency", "report"]
 HEAVY = {
     "torch",
