@@ -16,6 +16,8 @@ from typing import Any
 from coat_core.errors import AudioError, CoatError, EvaluationError, ReleaseError
 from coat_core.storage import sha256_file
 
+RELEASES = Path("models")
+"""Folder of the releases of a workspace."""
 TINY_PARAMETERS = 100_000_000
 """A base with fewer parameters is one of the tiny ones (about one million); the published ones have billions."""
 
@@ -211,8 +213,9 @@ def _check_release_folder(folder: Path) -> None:
     if (folder / "coat.json").is_file():
         return
     if not folder.exists():
-        siblings = [str(path) for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(str(folder), siblings, n=1)
+        places = [place for place in (folder.parent, RELEASES) if place.is_dir()]
+        found = {path.name: str(path) for place in places for path in place.iterdir() if (path / "coat.json").is_file()}
+        near = [found[name] for name in difflib.get_close_matches(folder.name, found, n=1)]
         step = f"did you mean {near[0]}?" if near else "coat run trains releases into models/"
         message = "there is no such model: neither a release folder nor a registered model"
     elif not folder.is_dir():
@@ -230,8 +233,10 @@ def _check_release_folder(folder: Path) -> None:
 
 
 def _check_question(question: str) -> None:
-    if not question.strip():
-        raise EvaluationError("the question is blank", field="question", value=question, allowed="a text that is not empty")
+    from coat_core.corpus.normal_form import is_blank
+
+    if is_blank(question):
+        raise EvaluationError("the question is blank", field="question", value=question, allowed="text with a visible character")
     try:
         question.encode()
     except UnicodeEncodeError as error:

@@ -291,6 +291,7 @@ def doctor(
         return
     from coat_core.doctor import examine
 
+    typer.echo("importing the modules that the pipeline uses: about a minute", err=True)
     findings = examine(Path())
     for finding in findings:
         typer.secho(f"{'ok  ' if finding.ok else 'BAD '} {finding.name:20} {finding.found}", fg=None if finding.ok else typer.colors.RED)

@@ -39,7 +39,7 @@ class Finding:
 def examine(workspace: Path) -> list[Finding]:
     """Check versions, packages, disk, device, params, and the MLflow and Prefect endpoints; nothing is changed.
 
-    It imports every module that the pipeline uses, in a process of its own: about 20 s, longer on the first call.
+    It imports every module that the pipeline uses, in a process of its own: 30 to 60 s, longer on the first call.
     """
     return [*_versions(), *_packages(), *_machine(workspace), *_params(workspace), *_endpoints(workspace)]
 

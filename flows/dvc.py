@@ -12,6 +12,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from coat_core.errors import StageError
+from coat_core.servers import path_with
 
 _EDGE = re.compile(r'^"(?P<upstream>[^"]+)" -> "(?P<downstream>[^"]+)";$')
 _NODE = re.compile(r'^"(?P<name>[^"]+)";$')
@@ -23,8 +24,9 @@ def tool(name: str) -> str:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """Return the environment for a DVC call: no telemetry, no update check."""
-    return {**os.environ, "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "true", **extra}
+    """Return the environment for a DVC call: no telemetry, no update check, and the programs of this interpreter's environment."""
+    path = path_with(Path(sys.executable).parent)
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "true", "DO_NOT_TRACK": "true", **extra}
 
 
 def read_graph(workspace: Path) -> dict[str, frozenset[str]]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 
 from coat_core.errors import CoatError
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
-from flows.promotion import decisions_text
 from flows.server import prefect_api
 
 _LOGGING = {
@@ -40,10 +40,12 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
         os.environ.setdefault(name, value)
     with hold_workspace(workspace):
         with prefect_api(workspace):
+            # Prefect reads its settings from the environment when it is imported: before this line it would start a server of its own.
             from prefect import tags
 
             from coat_core.watchdog import owner_mark
             from flows.chain import chain
+            from flows.promotion import decisions_text
 
             _hide_reported_failures()
             with tags(f"owner:{owner_mark()}"):
@@ -79,5 +81,5 @@ def _print_summary(workspace: Path) -> None:
     print()
     print(summary_table(read_json(workspace / "report/results.json")))
     print(f"\nreport   {workspace / 'report/report.html'}  (opens without a server)")
-    print(f"registry .venv/bin/mlflow ui --backend-store-uri {tracking_uri(workspace)}")
+    print(f"registry .venv/bin/mlflow ui --backend-store-uri {shlex.quote(tracking_uri(workspace))}")
     print("pages    .venv/bin/coat ui  (starts the pages of MLflow and Prefect)")

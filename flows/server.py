@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coat_core.errors import StageError
+from coat_core.registry.database import database_uri
 from coat_core.servers import free_port
 from coat_core.watchdog import OWNER, owner_mark
 
@@ -48,7 +49,7 @@ def server_settings(workspace: Path, url: str) -> dict[str, str]:
     return {
         **_SERVER_SETTINGS,
         "PREFECT_HOME": str(home),
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_API_DATABASE_CONNECTION_URL": database_uri(home / "prefect.db", "aiosqlite"),
         _UI_API_URL: url,
     }
 

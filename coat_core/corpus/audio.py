@@ -12,7 +12,7 @@ import mmap
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ _BLOCK_S = 1.0
 _MAX_SHOWN = 200
 _NO_STREAM = Stream("PCM_16", 1, 0, SAMPLE_RATE_HZ)
 _CANCELLED_WINDOW_S = 0.5
+_CANCELLED_RUN, _CANCELLED_SHARE = 2, 0.1
+"""A file is refused if this many windows in a row cancel (1 s), or this share of the audible ones: a single short effect is not a fault."""
 _CANCELLED_DB = 20.0
 """The channels of a window cancel if their mean is this much below their RMS. The mean of N independent channels is 10 log10(N) below."""
 _AUDIBLE_DBFS, _AUDIBLE_RANGE_DB = -60.0, 30.0
@@ -220,14 +222,15 @@ def _open(path: Path) -> tuple[AudioHeader, Contents]:
                 container = recognise(data)
                 if container is None:
                     raise _unsupported(path)
+                rewritten = None
                 try:
                     header = _header(path, None)
                 except AudioError:
                     # The scanner may know a better reason (a cut or joined file), or how to write the header of a file of unknown length.
-                    found = scan(container, data, _NO_STREAM)
-                    if found.rewritten is None:
+                    rewritten = scan(container, data, _NO_STREAM).rewritten
+                    if rewritten is None:
                         raise
-                    header = _header(path, found.rewritten)
+                    header = _header(path, rewritten)
                 if not agrees(container, header.format):
                     raise _unreadable(path, f"the file begins as {container}, but decodes as {header.format}")
                 contents = scan(container, data, Stream(header.subtype, header.channels, header.frames, header.sample_rate_hz))
@@ -235,6 +238,7 @@ def _open(path: Path) -> tuple[AudioHeader, Contents]:
         raise _unreadable(path, str(error)) from error
     except OSError as error:
         raise _unreadable(path, f"the file cannot be read ({error.strerror or error})") from error
+    contents = replace(contents, rewritten=contents.rewritten or rewritten)
     if contents.rewritten is not None:
         header = _header(path, contents.rewritten)
     if contents.frames <= 0 or header.frames <= 0:
@@ -273,14 +277,15 @@ def _mix(path: Path, header: AudioHeader, samples: NDArray[np.float32], sample_r
 
 
 def _check_cancellation(path: Path, samples: NDArray[np.float32], mono: NDArray[np.float32], rate: int) -> None:
-    """Refuse a file with a window whose channels are audible and cancel each other in the mix (opposite phase)."""
+    """Refuse a file whose channels are audible and cancel each other in the mix (opposite phase) for 1 s, or in a tenth of its windows."""
     starts = np.arange(0, len(mono), max(1, int(_CANCELLED_WINDOW_S * rate)))
     counts = np.diff(np.append(starts, len(mono)))
     mixed = np.add.reduceat(np.square(mono, dtype=np.float64), starts) / counts
     loud = np.add.reduceat(np.mean(np.square(samples, dtype=np.float64), axis=1), starts) / counts
     audible = loud > max(10 ** (_AUDIBLE_DBFS / 10), float(loud.max()) * 10 ** (-_AUDIBLE_RANGE_DB / 10))
     cancelled = audible & (mixed < loud * 10 ** (-_CANCELLED_DB / 10))
-    if cancelled.any():
+    runs = np.convolve(cancelled, np.ones(_CANCELLED_RUN, dtype=np.int64))
+    if cancelled.any() and (runs.max() >= _CANCELLED_RUN or cancelled.sum() >= _CANCELLED_SHARE * audible.sum()):
         first = int(np.argmax(cancelled))
         levels = f"{to_dbfs(float(np.sqrt(loud[first]))):.1f} dBFS before, {to_dbfs(float(np.sqrt(mixed[first]))):.1f} dBFS after mixing"
         raise AudioError(

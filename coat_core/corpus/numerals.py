@@ -24,7 +24,7 @@ _VAGUE = frozenset(("dozen", "dozens", "half", "halves", "couple"))
 _FRACTIONS = frozenset(("third", "thirds", "quarter", "quarters", "fifth", "fifths", "tenth", "tenths"))
 _BEFORE_PRONOUN = frozenset(
     ("the", "this", "that", "first", "second", "third", "last", "next", "other", "another", "which", "each", "every", "any", "no",
-     "some", "same", "only", "right", "wrong", "correct", "former", "latter")
+     "some", "same", "right", "wrong", "correct", "former", "latter")
 )  # fmt: skip
 
 _BODY = "(?:[.,]?\\d+|\u2044)(?:[.,:/^*\u00d7'_]?\\d+|\u2044)*"

@@ -12,8 +12,9 @@ an answer. Rules, in order:
    is an answer at the start of a response ("No, it is not").
 4. Two options: unscored. One option together with a negation, an alternative or a condition, or in a question: unscored.
 5. An option with a number must be the only number, and not a bound ("at least 2"). If no text is found, a number in digits or words
-   is compared with the numbers of the options.
-6. In a response of more than 16 words the first sentence must name the option.
+   is compared with the numbers of the options. Units, ranges, times and notes have one spelling ("10 s", "10 seconds").
+6. Labels of the options ("(A) cat") are their letters.
+7. In a response of more than 16 words the first sentence must name the option.
 
 Kinds of wrong readings in other harnesses: negation (ds4 #321), "no" in other words (POPE #19), letters in explanations (opencompass
 #2647), letters behind markup (omlx #3668).
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 
 from coat_core.corpus.normal_form import fold_characters, normalise_option
 from coat_core.corpus.numerals import UNCLEAR, is_bound, numbers_in, parse_number, split_units
+from coat_core.evaluation.notation import letters_of_numbers, one_spelling, quantity, split_labels, states
 from coat_core.evaluation.statements import abstains, asks, denies, doubts, fold_lines, strip_markup
 
 MAX_PHRASE_WORDS = 16
@@ -40,7 +42,11 @@ _FUNCTION_WORDS = frozenset(
 _OTHER = -1
 """Stands for a letter beyond the options."""
 
-_LEAD = re.compile(r"\W*(no|nope)(?=\W*$|\s*[,.;:!\n]|\s+-\s|\s+(?:it|there|they|he|she|this|that|these|those|we|i)\b)")
+_LEAD = re.compile(
+    r"(?:[(\[]?[a-z][).:\]]+\s+)?\W*(no|nope|false|incorrect)"
+    r"(?=\W*$|\s*[,.;:!\n]|\s+-\s|\s+(?:no|it|there|they|he|she|this|that|these|those|we|i)\b)"
+)
+"""A negative answer at the start; the negation that follows agrees with it."""
 _SYNONYMS = {"nope": "no", "yeah": "yes", "yep": "yes", "yup": "yes"}
 _FRAME = re.compile(
     r"(?:(?:so|well|okay|ok|sure|therefore|thus),? )?(?:(?:the |my )?(?:correct |right |final |best )?(?:answer|option|choice|letter)"
@@ -59,7 +65,7 @@ _NAMED = re.compile(
     r"\b(?:answers?|options?|choices?|letters?)(?:\s+(?:is|are|was|would be|should be|must be))?"
     r"(?:\s+(?:clearly|probably|likely|definitely))?\s*[:=>-]*\s*[\"'(\[]*"
 )
-_LEADING = re.compile(r"[.):\]](?!\w)|\s*$|\n|\s+-\s")
+_LEADING = re.compile(r"[.):\]](?!\w)|[\"']?\s*$|\n|\s+-\s")
 _CORRECT = re.compile(r"\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b")
 _BEFORE_CAPITAL = re.compile(
     r"(?:^|[.:;,!?()\[\]\"'/=>&|\n-]|\b(?:is|s|be|choose|pick|select|say|with|either|or|and|not|than|both|neither|nor|think|guess|believe|for)"
@@ -69,6 +75,7 @@ _AFTER_CAPITAL = re.compile(r"\s*(?:$|[.:;,!?()\[\]\"'/&|\n-]|(?:is|was|because|
 _POSITION = re.compile(r"\b(?:option|choice)s? #?\d")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
 _MARKUP = re.compile(r"[*_`<>\\$]|^#")
+_LABEL_ONLY = re.compile(r"[(\[]?([a-z])[)\].:]+")
 _LETTER_ONLY = re.compile(r"\W*[A-Za-z]\W*")
 
 
@@ -103,11 +110,25 @@ def choose(options: Sequence[str], response: str) -> int | NoChoice:
         return options.index(text)
     # An option with characters of markup is searched in the response as it is.
     clean = fold_lines(response if any(map(_MARKUP.search, options)) else strip_markup(response))
-    clean = re.sub(r"^\w+", lambda m: _synonym(options, m[0]), clean)
     text = normalise_option(clean)
     if not text:
         return NoChoice("empty response")
     if text in options:
+        return options.index(text)
+    if labels := split_labels(options):
+        order, texts, numbered = labels
+        if (label := _LABEL_ONLY.fullmatch(clean.casefold())) and (place := ord(label[1]) - ord("a")) < len(order):
+            return order[place]
+        chosen = _choose(texts, letters_of_numbers(texts, clean) if numbered else clean)
+        return chosen if isinstance(chosen, NoChoice) else order[chosen]
+    return _choose(options, clean)
+
+
+def _choose(options: Sequence[str], clean: str) -> int | NoChoice:
+    spell = one_spelling(options)
+    options, clean = [spell(option) for option in options], spell(clean)
+    clean = re.sub(r"^\w+", lambda m: _synonym(options, m[0]), clean)
+    if (text := normalise_option(clean)) in options:
         return options.index(text)
     frame = _FRAME.match(clean.casefold())
     if frame and (core := normalise_option(clean[frame.end() :])) in options and not _POSITION.search(clean.casefold()):
@@ -124,7 +145,7 @@ def _search(options: Sequence[str], clean: str) -> int | NoChoice:
     lower = clean.casefold()
     found = _mentions(options, clean)
     frame = _FRAME.match(lower)
-    no = options.index("no") if "no" in options and _LEAD.match(lower, frame.end() if frame else 0) else None
+    no = _lead(options, lower, frame.end() if frame else 0)
     if no is not None:
         found.text.add(no)
     named = found.strong | found.weak
@@ -158,8 +179,14 @@ def _first_sentence_names(options: Sequence[str], clean: str, named: set[int]) -
         first = clean[: len(first) + 1]
     if len(first.split()) > MAX_PHRASE_WORDS:
         return False
-    no = "no" in options and _LEAD.match(first.casefold()) is not None
-    return _mentions(options, first).strong == named or (no and named == {options.index("no")})
+    return _mentions(options, first).strong == named or named == {_lead(options, first.casefold())}
+
+
+def _lead(options: Sequence[str], lower: str, start: int = 0) -> int | None:
+    """Return the index of the negative option ("no", "false") at the start of a response."""
+    match = _LEAD.match(lower, start)
+    word = "no" if match and match[1] == "nope" else match and match[1]
+    return options.index(word) if word in options else None
 
 
 def _mentions(options: Sequence[str], clean: str) -> _Mentions:
@@ -194,8 +221,9 @@ def _pattern(option: str) -> str:
     words = r"\s+".join(map(re.escape, option.split()))
     before = r"(?<![\w#♯♭-])(?<!\w')" if re.match(r"\w", option) else ""
     after = r"(?![\w#♯♭]|-\w|'\w)" if re.search(r"\w$", option) else ""
-    before += r"(?<!\d[.,:/])" if option[0].isdecimal() else ""
+    before += r"(?<!\d[.,:/])(?<!(?<!\.)\.)" if option[0].isdecimal() else ""
     after += r"(?![.,:/]\d)" if option[-1].isdecimal() else ""
+    after += r"(?!\w)" if option[-1] in "#♯♭" else ""
     after += rf"(?!{_NOTE})" if len(option) == 1 and option.isalpha() else ""
     after += rf"(?!{_ARTICLE.pattern})" if option == "a" else ""
     return f"{before}{words}{after}"
@@ -238,10 +266,9 @@ def _search_number(options: Sequence[str], lower: str) -> int | NoChoice:
     if denies(lower) or doubts(lower) or is_bound(lower) or _POSITION.search(lower):
         return NoChoice("names no option: a number next to a negation, a bound or an alternative")
     values = [parse_number(option) for option in options]
-    if parse_number(lower) is not None:
-        units = {re.sub(r"^\S+\s+", "", split_units(option)) for option in options}
-        numbers = [numbers_in(option) for option in options]
-        if len(units) == 1 and all(len(number) == 1 for number in numbers):
-            values = [number[0] for number in numbers]
+    quantities = [quantity(option) for option in options]
+    if parse_number(lower) is not None and None not in quantities and len({unit for _, unit in filter(None, quantities)}) == 1:
+        values = [pair and pair[0] for pair in quantities]
     equal = [index for index, value in enumerate(values) if value == found[0]]
+    equal = equal or [index for index, pair in enumerate(quantities) if pair and pair[0] == found[0] and states(lower, *pair)]
     return equal[0] if len(equal) == 1 else NoChoice("names no option")

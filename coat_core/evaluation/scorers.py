@@ -6,6 +6,7 @@ never raises on data: an example that cannot be scored is unscored, with the rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -84,7 +85,7 @@ def score_number(example: Example, response: str, *, tolerance: float = 0.0) -> 
     """Score a numeric response, digits or words: 1 if it is within `tolerance` (absolute, in the answer's unit) of the answer.
 
     A response with several numbers, an unclear numeral ("2,5", "1/2"), a bound ("at least 3"), a negation ("not 3") or an alternative
-    ("3 or so"), and a question ("Is it 3?") are unscored. Units are not read: "440Hz" is 440.
+    ("3 or more"), and a question ("Is it 3?") are unscored. Units are not read: "440Hz" is 440.
     """
     expected = parse_number(example.answer)
     if expected is None:
@@ -122,10 +123,12 @@ def score_words(example: Example, response: str) -> Score | Unscored:
         return Unscored("the answer contains no words", "wer")
     if not any(map(str.isalnum, hypothesis)):
         return Unscored("contains no words" if response.strip() else "empty response", "wer")
-    if reference.replace(" ", "").isdigit():
-        reference, hypothesis = _split_digits(reference), _split_digits(hypothesis)
+    if (digits := _split_digits(reference)).replace(" ", "").isdigit():
+        reference, hypothesis = digits, _split_digits(hypothesis)
     return Score(min(1.0, max(0.0, 1.0 - float(jiwer.wer(reference, hypothesis)))), "wer")
 
 
 def _split_digits(text: str) -> str:
-    return " ".join(" ".join(word) if word.isdigit() else word for word in text.split())
+    # The normaliser writes a digit 1 that stands alone as "one": "9 1" → "9 one".
+    words = re.sub(r"(?<!\bno )\bone\b", "1", text).split()
+    return " ".join(" ".join(word) if word.isdigit() else word for word in words)

@@ -10,6 +10,7 @@ _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 _LATEX_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_LATEX_LETTER = re.compile(r"(?<![\w$])\$\s*([A-Za-z])\s*\$(?![\w$])")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _CODE = re.compile(r"(?<!\w)`+([^`]*)`+(?!\w)")
 _EMPHASIS = re.compile(r"\*+|(?<![^\W_])_+|_+(?![^\W_])|^[ \t]*#+[ \t]+", re.MULTILINE)
@@ -19,7 +20,7 @@ _DENIALS = frozenset(
      "wasnt", "arent", "werent", "wont", "aint", "hasnt", "havent", "couldnt", "wouldnt", "shouldnt")
 )  # fmt: skip
 _DOUBTS = re.compile(
-    r"(?<![\w'])(?:or|either|if|unless|whether|versus|vs|except|excluding|excludes?|excluded|besides|unlike|unlikely|hardly|scarcely|barely"
+    r"(?<![\w'])(?:or(?!\s+so\b)|either|if|unless|whether|versus|vs|except|excluding|excludes?|excluded|besides|unlike|unlikely|hardly|scarcely|barely"
     r"|anything|everything|(?:all|any|none|nothing) but|(?:rather|other) than|instead|(?:apart|aside|far) from|opposite|non"
     r"|wrong|incorrect|incorrectly|false|untrue|mistaken|eliminat(?:e|es|ed)|reject(?:s|ed)?|rul(?:e|es|ed|ing)(?: \w+)? out"
     r"|discard(?:s|ed)?|doubt|doubtful|impossible|absent|absence|lacks?|lacking|missing|unable)(?![\w'])|~~|[❌✗✘🚫≠¬]|!="
@@ -41,6 +42,7 @@ def strip_markup(response: str) -> str:
     text = _REASONING.sub(" ", response)
     if len(answers := _ANSWER.findall(text)) == 1:
         text = answers[0]
+    text = _LATEX_LETTER.sub(r"\1", text)
     if "\\" in text:
         text = _BOXED.sub(r" (\1) ", _LATEX_TEXT.sub(r"\1", text)).replace("$", " ")
     return _EMPHASIS.sub("", _CODE.sub(r"\1", _TAG.sub(" ", text)))

@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coat_core import watchdog
 from coat_core.registry.database import locked, needs_quotes, open_registry
@@ -20,6 +20,9 @@ from coat_core.registry.packaging import import_pyfunc
 from coat_core.registry.probe import answer_problem
 from coat_core.registry.versions import model_folder
 from coat_core.storage import copy_tree, sha256_bytes
+
+if TYPE_CHECKING:
+    from coat_core.evaluation.generate import GeneratedAnswer
 
 QUESTION = "What do you hear?"
 MAX_NEW_TOKENS = 64
@@ -30,23 +33,29 @@ MAX_NEW_TOKENS = 64
 class ColdLoad:
     """The result of a cold load: `answer` is None if it failed, and `error` contains the cause.
 
-    `finished` is whether the model ended its turn; False: the answer was cut off at the token limit.
+    `finished` is whether the model ended its turn; False: the answer was cut off at the token limit. `control_tokens` are the control
+    tokens that the model generated within its turn: the text of the answer hides them.
     """
 
     answer: str | None
     error: str = ""
     finished: bool = True
+    control_tokens: tuple[str, ...] = ()
 
     @property
     def problem(self) -> str:
         """Why this is not a real answer, as a clause; empty if it is one."""
         if self.answer is None:
             return self.error or "no answer"
-        return answer_problem(self.answer) or ("" if self.finished else f"was cut off after {MAX_NEW_TOKENS} tokens")
+        if problem := answer_problem(self.answer):
+            return problem
+        if self.control_tokens:
+            return f"was generated with the control tokens {' '.join(dict.fromkeys(self.control_tokens))}"
+        return "" if self.finished else f"was cut off after {MAX_NEW_TOKENS} tokens"
 
     @property
     def passed(self) -> bool:
-        """Whether the answer is a real one: not empty, not cut off, no control text."""
+        """Whether the answer is a real one: not empty, not cut off, no control text or control tokens."""
         return not self.problem
 
 
@@ -136,9 +145,12 @@ def _run_process(folder: Path, audio: str, question: str, timeout_s: float, devi
         return ColdLoad(None, f"no answer within {timeout_s:.0f} s")
     try:
         printed = json.loads(done.stdout.splitlines()[-1])
-        return ColdLoad(str(printed["answer"]), finished=printed["finished"] is True)
+        return ColdLoad(
+            str(printed["answer"]), finished=printed["finished"] is True, control_tokens=tuple(map(str, printed["control_tokens"]))
+        )
     except (IndexError, ValueError, KeyError, TypeError):
-        lines = done.stderr.strip().splitlines()
+        # Of a process that a signal ended (out of memory, say), the last line is no error.
+        lines = done.stderr.strip().splitlines() if done.returncode > 0 else []
         return ColdLoad(None, lines[-1] if lines else f"the process ended with exit status {done.returncode} and printed no error")
 
 
@@ -147,12 +159,12 @@ def _main(folder: str, audio: str, question: str) -> None:
 
     watchdog.watch_owner()
     model = load_served(Path(folder))
-    answer = predict(model, audio or tone_base64(), question)
-    print(json.dumps({"answer": answer, "finished": _finishes(model, audio, question)}))
+    answer, generated = predict(model, audio or tone_base64(), question), _generate(model, audio, question)
+    print(json.dumps({"answer": answer, "finished": generated.finished, "control_tokens": generated.control_tokens}))
 
 
-def _finishes(model: Any, audio: str, question: str) -> bool:
-    """Return whether a loaded model ends its answer within the token limit; the table of a served model does not say so."""
+def _generate(model: Any, audio: str, question: str) -> GeneratedAnswer:
+    """Generate the answer of a loaded model again, with what the table of a served model leaves out: its end and its control tokens."""
     from coat_core.backbones.base import Query
     from coat_core.corpus.audio import decode
     from coat_core.evaluation.generate import generate_answers
@@ -166,7 +178,7 @@ def _finishes(model: Any, audio: str, question: str) -> bool:
     # MLflow's wrapper has no access to what `load_context` keeps.
     backbone = model.unwrap_python_model()._release.backbone
     query = Query(key=sha256_bytes(waveform.tobytes()), waveform=waveform, text=question, name="probe")
-    return generate_answers(backbone, [query], MAX_NEW_TOKENS)[0].finished
+    return generate_answers(backbone, [query], MAX_NEW_TOKENS)[0]
 
 
 if __name__ == "__main__":

@@ -173,13 +173,19 @@ def default_database(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)
 
 
-def database_uri(path: Path) -> str:
+def database_uri(path: Path, driver: str = "") -> str:
     """Return SQLAlchemy's URI of an SQLite file.
 
     SQLAlchemy reads `?` as the start of the query: a path with it is written as SQLite's own URI, in which it is percent-encoded
-    (https://www.sqlite.org/uri.html). The name of the driver prevents that MLflow creates a folder `file:` for it.
+    (https://www.sqlite.org/uri.html). The name of a driver prevents that MLflow creates a folder `file:` for it.
+
+    Args:
+        path: the file.
+        driver: SQLAlchemy's driver; empty: its default.
     """
-    return f"sqlite+pysqlite:///file:{quote(path.as_posix())}?uri=true" if "?" in path.as_posix() else f"sqlite:///{path.as_posix()}"
+    if "?" in path.as_posix():
+        return f"sqlite+{driver or 'pysqlite'}:///file:{quote(path.as_posix())}?uri=true"
+    return f"{f'sqlite+{driver}' if driver else 'sqlite'}:///{path.as_posix()}"
 
 
 def artifact_location(folder: Path) -> str:

@@ -1,9 +1,9 @@
 """The promotion gate: a pure function from recorded numbers to a decision, with one sentence for every reason.
 
 A candidate is promoted when it passes every check. Always: it is not withdrawn, the data contract passed, every file is safe to load
-(no pickle), a cold load gave a real answer, the mean accuracy reaches its floor, not too many answers are unscored, and two lower
-bounds pass: that of mean accuracy − chance is *above* `min_above_chance`, and that of the paired difference to the untouched base is
-at least −`max_below_base`. Against a champion also: both were scored on the same evaluation set, the lower bound of the paired
+(no pickle), a cold load gave a real answer, the mean accuracy is above 0 and reaches its floor, not too many answers are unscored, and
+two lower bounds pass: that of mean accuracy − chance is *above* `min_above_chance`, and that of the paired difference to the untouched
+base is at least −`max_below_base`. Against a champion also: both were scored on the same evaluation set, the lower bound of the paired
 interval of candidate − champion is *above* `min_improvement`, and no family lost more than `max_slice_drop`.
 
 An interval over fewer than 20 items or 5 groups is too few: it passes no check. A family with fewer than 20 items is not judged by its
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from coat_core.evaluation.statistics import MIN_ITEMS, too_few
 from coat_core.registry.probe import answer_problem
-from coat_core.registry.records import PairedDifference, VersionRecord, is_finite
+from coat_core.registry.records import PairedDifference, VersionRecord, as_number, is_finite
 from coat_core.settings import RegistrySettings
 
 
@@ -95,21 +95,23 @@ def _check_release(candidate: VersionRecord) -> list[_Check]:
 
 def _check_scores(candidate: VersionRecord, settings: RegistrySettings) -> list[_Check]:
     checks = []
-    mean = candidate.mean_accuracy
-    if mean is None:
+    if candidate.mean_accuracy is None:
         checks.append(_Check(False, "no mean accuracy is recorded: nothing was scored"))
     else:
-        passed = is_finite(mean) and mean >= settings.min_accuracy
-        note = "" if is_finite(mean) else " (not a finite number)"
-        checks.append(
-            _Check(passed, f"mean accuracy {mean:.3f}{note} {'reaches' if passed else 'is below'} the floor {settings.min_accuracy:.3f}")
-        )
+        mean = as_number(candidate.mean_accuracy)
+        passed = 0.0 < mean <= 1.0 and mean >= settings.min_accuracy
+        outcome = (
+            "is not a number between 0 and 1" if not 0.0 <= mean <= 1.0
+            else "means that no answer is right" if mean == 0.0
+            else f"{'reaches' if passed else 'is below'} the floor {settings.min_accuracy:.3f}"
+        )  # fmt: skip
+        checks.append(_Check(passed, f"mean accuracy {mean:.3f} {outcome}"))
     unscored = candidate.unscored_share
-    if is_finite(unscored):
+    if is_finite(unscored) and 0.0 <= unscored <= 1.0:
         passed = unscored <= settings.max_unscored_share
         checks.append(_Check(passed, f"{unscored:.1%} of the answers are unscored; at most {settings.max_unscored_share:.1%} are allowed"))
     else:
-        checks.append(_Check(False, "the share of unscored answers is not recorded, or is not a finite number"))
+        checks.append(_Check(False, "the share of unscored answers is not recorded, or is not a number between 0 and 1"))
     return [*checks, _above_chance(candidate, settings), _not_below_base(candidate, settings)]
 
 

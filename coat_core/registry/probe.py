@@ -8,15 +8,15 @@ import unicodedata
 _ROLES = r"(?:user|assistant|system|im_start|im_end|endoftext)"
 _CONTROL = re.compile(
     r"<\|[^<>|\s]*\|>"  # <|im_end|>, <|AUDIO|>
-    r"|</?(?:s|unk|pad|bos|eos|mask|sound|audio|image|think|start_of_turn|end_of_turn)>"
-    r"|\[/?(?:INST|PAD|CLS|SEP|MASK|UNK)\]|<<?/?SYS>?>",
+    r"|</?(?:s|unk|pad|bos|eos|mask|sound|audio|image|video|think|user|assistant|system|[a-z]+_\w+|[a-z]+\d+|0x[0-9a-f]{2})>"
+    r"|\[/?(?:INST|PAD|CLS|SEP|MASK|UNK|UNUSED\d*)\]|<<?/?SYS>?>",
     re.IGNORECASE,
 )
 _ROLE_LINE = re.compile(
-    rf"^\W*(?:{_ROLES}(?:\W+{_ROLES})+\W*$|(?:user|assistant|im_start|im_end|endoftext)\W*$|{_ROLES}\s*:)",
+    rf"^\W*(?:{_ROLES}(?:\W+{_ROLES})+\b|(?:user|assistant|im_start|im_end|endoftext)\W*$|{_ROLES}\s*:)",
     re.IGNORECASE,
 )
-"""A line with nothing but names of roles, or one that begins with a role and a colon: the model continued the chat template itself."""
+"""A line that is a role, or begins with several roles, or with a role and a colon: the model continued the chat template itself."""
 
 
 def answer_problem(answer: str) -> str:
@@ -32,6 +32,8 @@ def answer_problem(answer: str) -> str:
         return "contains bytes that are not text"
     if not any(character.isalnum() for character in text):
         return "is only punctuation"
-    if any(_ROLE_LINE.match(line) for line in text.splitlines()):
+    lines = text.splitlines()
+    # "system" alone can be an answer; as one of several lines it is a role.
+    if any(_ROLE_LINE.match(line) or (len(lines) > 1 and line.strip().lower() == "system") for line in lines):
         return "contains words of the chat template"
     return ""

@@ -37,15 +37,19 @@ class PairedDifference:
     @property
     def too_few(self) -> str:
         """Why the interval is not evidence, as a clause; empty if it is."""
+        if not is_finite(self.n):
+            return "the number of items is not recorded"
         if not too_few(self.n, self.groups):
             return ""
         groups = "" if self.groups is None else f" in {self.groups} group{'s' * (self.groups != 1)}"
-        return f"{self.n} item{'s' * (self.n != 1)}{groups} are too few to judge (at least {MIN_ITEMS} items in {MIN_GROUPS} groups)"
+        items = f"1 item{groups} is" if self.n == 1 else f"{self.n} items{groups} are"
+        return f"{items} too few to judge (at least {MIN_ITEMS} items in {MIN_GROUPS} groups)"
 
     @property
     def text(self) -> str:
         """The numbers, for a sentence."""
-        return f"{self.difference:+.3f}, {self.confidence:.0%} interval [{self.low:+.3f}, {self.high:+.3f}]"
+        difference, low, high = (as_number(value) for value in (self.difference, self.low, self.high))
+        return f"{difference:+.3f}, {self.confidence:.0%} interval [{low:+.3f}, {high:+.3f}]"
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _absent(client: Any, uri: str, name: str, what: str) -> RegistryError:
     near = difflib.get_close_matches(name, names, n=1)
     return RegistryError(
         "no registered model has this name", field="model", value=uri, allowed=names or "nothing is registered yet",
-        next_step=f"did you mean {MODEL_PREFIX}{near[0]}?" if near else "register one: coat run, or coat register",
+        next_step=f"did you mean {uri.replace(name, near[0], 1)}?" if near else "register one: coat run, or coat register",
     )  # fmt: skip
 
 

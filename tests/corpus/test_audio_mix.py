@@ -21,6 +21,8 @@ CANCELLING = {
     "nearly": [X, -X + 0.02 * Y],
     "unequal": [X, -0.9 * X],
     "one half": [X, np.where(np.arange(16000) < 8000, X, -X)],
+    "one second of a minute": [np.tile(X, 60), np.tile(X, 60) * np.where(np.arange(960_000) < 944_000, 1, -1)],
+    "every ninth second": [np.tile(X, 18), np.tile(X, 18) * np.where(np.arange(288_000) // 8000 % 9 == 4, -1, 1)],
 }
 
 
@@ -36,6 +38,16 @@ def test_channels_that_cancel_are_refused_by_measure_and_decode(tmp_path: Path, 
     with pytest.raises(AudioError, match=r"clip\.wav.*give a `channel`"):
         decode(path)
     assert np.allclose(read_samples(path)[1], np.stack(CANCELLING[kind], axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("start_s", [0.0, 3.0, 9.5])
+def test_a_single_short_effect_in_opposite_phase_is_not_a_fault(tmp_path: Path, start_s: float) -> None:
+    left, right = (np.concatenate([noise(seed=seed) for seed in range(first, first + 10)]) for first in (0, 10))
+    effect = slice(int(start_s * 16000), int(start_s * 16000) + 8000)
+    right[effect] = -left[effect]
+    path = write(tmp_path, [left, right])
+    assert measure(path).error is None
+    assert np.allclose(decode(path), (left + right) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [[X, X], [X, Y], [X, 0 * X], [X, -0.3 * X], [noise(seed=i) for i in range(8)]])

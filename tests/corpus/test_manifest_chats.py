@@ -47,6 +47,22 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "system key": (chat(system="Use one word."), "Use one word.\nWho speaks?"),
     "query and response": ({"query": "<audio>Who speaks?", "response": "Kim", "history": [], "audios": ["a.wav"]}, "Who speaks?"),
+    "several turns": (
+        {
+            "messages": [turn("user", "<audio>What is it?"), turn("assistant", "Speech."), *chat("Who speaks?")["messages"]],
+            "audios": ["a.wav"],
+        },
+        "What is it?\nSpeech.\nWho speaks?",
+    ),
+    "audio in a turn of its own": (
+        {"messages": [turn("user", "<audio>"), turn("assistant", "Yes?"), *chat("Who speaks?")["messages"]], "audios": ["a.wav"]},
+        "Yes?\nWho speaks?",
+    ),
+    "history": (
+        {"query": "Who speaks?", "response": "Kim", "history": [["<audio>What is it?", "Speech."]], "audios": ["a.wav"]},
+        "What is it?\nSpeech.\nWho speaks?",
+    ),
+    "label of the data": (chat(channel="chat"), "Who speaks?"),
     "parts": (
         {
             "messages": [
@@ -77,14 +93,14 @@ def test_a_chat_row_keeps_the_other_keys(data: Path) -> None:
     ("row", "words"),
     [
         pytest.param(
-            {"messages": [*chat()["messages"], *chat("And?")["messages"]], "audios": ["a.wav"]},
-            "the turns are user, assistant, user, assistant, allowed: one user turn and one assistant turn",
-            id="several turns",
+            {"messages": [*chat()["messages"], turn("assistant", "And?")], "audios": ["a.wav"]},
+            "the turns are user, assistant, assistant, allowed: user and assistant in turn",
+            id="two answers",
         ),
         pytest.param(chat(audios=["a.wav", "b.wav"]), "the row names 2 audio files, allowed: one", id="two audio files"),
         pytest.param(chat(audios=[]), "the row names 0 audio files, allowed: one", id="no audio file"),
         pytest.param(chat("<audio><audio>Who?"), "the tag <audio> must occur at most once", id="two tags"),
-        pytest.param(chat(answer="<audio>"), "the tag <audio> must occur at most once, in the user turn", id="tag in the answer"),
+        pytest.param(chat(answer="<audio>"), "the tag <audio> must occur at most once, in a user turn", id="tag in the answer"),
         pytest.param(chat("<audio>a.wav</audio>Who?"), "name it in `audios`", id="name inside the tag"),
         pytest.param(chat("<audio>"), "the question is blank", id="blank question"),
         pytest.param(chat("<audio>\u200b"), "question is '\\u200b', allowed: text that is not blank", id="zero-width question"),
@@ -101,9 +117,7 @@ def test_a_chat_row_keeps_the_other_keys(data: Path) -> None:
         pytest.param(chat(audios=[7]), "the audio file is 7", id="number as audio"),
         pytest.param(chat(question=[turn("user", "x")]), "a part of the user message is", id="part without a type"),
         pytest.param(chat(history=[["a", "b"]], query="x"), "the chat is given twice", id="two chats"),
-        pytest.param(
-            {"query": "Who?", "response": "x", "history": [["a", "b"]], "audios": ["a.wav"]}, "the row has a history", id="history"
-        ),
+        pytest.param({"query": "Who?", "response": "x", "history": ["a"], "audios": ["a.wav"]}, "history is not a list of", id="history"),
         pytest.param({"instruction": "Who?", "output": "Kim", "audios": ["a.wav"]}, "the key 'instruction'", id="alpaca"),
     ],
 )

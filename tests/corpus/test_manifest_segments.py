@@ -12,6 +12,7 @@ import soundfile
 from coat_core.corpus.audio import read_samples
 from coat_core.corpus.imported import clips
 from coat_core.errors import CorpusError
+from tests.testing.audio_files import mp3
 from tests.testing.manifests import corpus_of, import_rows, import_table, write_noise, write_tones
 
 RATE = 8000
@@ -182,3 +183,50 @@ def test_facts_and_names_that_change_nothing_are_accepted(data: Path, capsys: py
     (example,) = import_rows(data, [{"audio_filepath": "a.wav", "text": "x", **keys}])
     assert example.duration_s == 2.0
     assert "ignored keys (rows): lang 1, pitch_mean 1, pred_text 1, segment_id 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stated", [2.0137, 2.014, 2.01, 2.02, 2.0, 2.1, "2.01"])
+def test_a_rounded_duration_of_a_whole_file_is_replaced_by_the_measured_one(data: Path, stated: float | str) -> None:
+    write_noise(data / "a.wav", 2.0137, 16000)
+    [example] = import_rows(data, [{"audio_filepath": "a.wav", "text": "x", "duration": stated}])
+    assert example.duration_s == round(2.0137 * 16000) / 16000
+
+
+@pytest.mark.parametrize("stated", [1.9, 2.2, 2, 1.0])
+def test_another_duration_of_a_whole_file_stays_for_the_contract_to_report(data: Path, stated: float) -> None:
+    write_noise(data / "a.wav", 2.05 if stated != 2 else 2.4, 16000)
+    [example] = import_rows(data, [{"audio_filepath": "a.wav", "text": "x", "duration": stated}])
+    assert example.duration_s == stated
+
+
+def test_the_duration_of_an_mp3_may_count_the_padding_of_its_encoder(data: Path) -> None:
+    (data / "a.mp3").write_bytes(mp3(1.0))
+    [example] = import_rows(data, [{"audio_filepath": "a.mp3", "text": "x", "duration": 1.045}])
+    assert example.duration_s == 1.0
+
+
+@pytest.mark.parametrize("over", [0.01, 0.05, 0.1])
+def test_a_segment_ends_with_its_file_if_its_end_is_rounded_up(data: Path, over: float) -> None:
+    samples = write_noise(data / "a.wav", 2.0, RATE)
+    [example] = import_rows(data, [{"audio_filepath": "a.wav", "text": "x", "offset": 1.5, "duration": 0.5 + over}])
+    np.testing.assert_array_equal(read_samples(corpus_of(data) / example.audio)[1], samples[12000:])
+
+
+FACTS = {
+    "channels": 1, "n_channels": 1, "num_channels": 1, "samplerate": 8000, "num_samples": 16000, "n_samples": 16000,
+    "bits_per_sample": 16, "sample_width": 2, "sample_format": "s16", "channel_layout": "mono",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", FACTS)
+def test_a_key_that_states_a_fact_of_the_file_is_read(data: Path, key: str) -> None:
+    write_noise(data / "a.wav", 2.0, RATE)
+    [example] = import_rows(data, [{"audio_filepath": "a.wav", "text": "x", key: FACTS[key]}])
+    assert example.duration_s == 2.0
+
+
+@pytest.mark.parametrize(("key", "value"), [("channels", 2), ("samplerate", 16000), ("num_samples", 8000), ("channels", [0])])
+def test_a_key_that_states_another_fact_is_refused(data: Path, key: str, value: object) -> None:
+    write_noise(data / "a.wav", 2.0, RATE)
+    with pytest.raises(CorpusError, match=r"line 1, row 1: .*(the row states|the key 'channels')"):
+        import_rows(data, [{"audio_filepath": "a.wav", "text": "x", key: value}])

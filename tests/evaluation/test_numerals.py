@@ -30,6 +30,8 @@ from coat_core.corpus.numerals import is_bound, numbers_in, parse_number
         ("two point five", [2.5]),
         ("2 hundred", [200]),
         ("the first one", []),
+        ("the only one", []),
+        ("only one beep", [1]),
         ("3rd", []),
         ("A4", []),
         ("phone", []),

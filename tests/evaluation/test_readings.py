@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from coat_core.corpus.normal_form import has_words, normalise_option, normalise_words
 from coat_core.evaluation.scorers import Score, Unscored, read_choice, score
-from tests.evaluation.readings_choices import ROWS
+from tests.evaluation import readings_choices, readings_notation, readings_wordings
 from tests.evaluation.readings_numbers import NUMBERS, WORDS
 from tests.testing.scored import scored_example as example
+
+ROWS = (*readings_choices.ROWS, *readings_notation.ROWS, *readings_wordings.ROWS)
 
 
 def _ids(rows: tuple[tuple[object, ...], ...]) -> list[str]:

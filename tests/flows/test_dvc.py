@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.dvc import direct_upstream, parse_graph, with_descendants
+from flows.dvc import direct_upstream, environment, parse_graph, with_descendants
 
 DOT = """strict digraph {
 "report";
@@ -60,3 +66,15 @@ def test_the_direct_edges_keep_every_dependency(edges: list[set[int]]) -> None:
     for name in graph:
         assert with_descendants(frozenset({name}), direct) == with_descendants(frozenset({name}), graph)
         assert direct[name] <= graph[name]
+
+
+def test_a_stage_finds_the_programs_of_this_interpreter_without_an_activated_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert environment()["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/usr/bin"
+
+
+def test_prefect_is_not_imported_before_its_server_is_chosen() -> None:
+    # Prefect reads PREFECT_API_URL at import: imported too early, it starts a server of its own, and the records of the run are elsewhere.
+    code = "import sys, flows.main; print(sorted(name for name in sys.modules if name.split('.')[0] == 'prefect'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    assert done.stdout == "[]\n"

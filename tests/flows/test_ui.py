@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an empty MLflow database; its name has characters that a URI quotes."""
-    folder = tmp_path_factory.mktemp("ui") / "a #b %20"
+    folder = tmp_path_factory.mktemp("ui") / "a #b %20 ?c=é"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -53,6 +53,8 @@ def test_prefects_page_asks_the_server_of_the_run_and_coat_ui_shows_it_later(wor
     with prefect_api(workspace) as url:
         assert fetch(f"{url.removesuffix('/api')}/ui-settings")["api_url"] == url
         assert running_server(workspace) == url
+        assert (workspace / HOME / "prefect.db").is_file()
+        assert [path.name for path in workspace.parent.iterdir()] == [workspace.name], "no file beside the workspace"
         assert "PREFECT_SERVER_UI_API_URL" not in os.environ, "another server in this process has another port"
         with _no_signals():
             printed: list[str] = []

@@ -153,15 +153,31 @@ def wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def served(
-    workspace: Path, add_trial: Callable[..., str], tiny_bases: dict[str, Path], wav: Path, monkeypatch: pytest.MonkeyPatch
-) -> Served:
-    """A release that loads and answers, registered as champion; the workspace is the working directory."""
-    add_trial(TRIAL)
-    shutil.rmtree(workspace / "models")
-    shutil.rmtree(workspace / "bases")
-    release = write_loadable_release(workspace, tiny_bases, "qwen2_audio", scale=0.1)
-    register_trial(workspace, NAME, TRIAL)
-    database.connect(workspace).set_registered_model_alias(NAME, "champion", "1")
-    monkeypatch.chdir(workspace)
-    return Served(workspace, direct_answer(release, wav))
+def serve_release(
+    workspace: Path, add_trial: Callable[..., str], wav: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, Path], float], Served]:
+    """Return a function that registers a loadable release on a base as champion; the workspace is the working directory."""
+
+    def make(bases: dict[str, Path], scale: float) -> Served:
+        add_trial(TRIAL)
+        shutil.rmtree(workspace / "models")
+        shutil.rmtree(workspace / "bases")
+        release = write_loadable_release(workspace, bases, "qwen2_audio", scale=scale)
+        register_trial(workspace, NAME, TRIAL)
+        database.connect(workspace).set_registered_model_alias(NAME, "champion", "1")
+        monkeypatch.chdir(workspace)
+        return Served(workspace, direct_answer(release, wav))
+
+    return make
+
+
+@pytest.fixture
+def served(serve_release: Callable[[dict[str, Path], float], Served], tiny_bases: dict[str, Path]) -> Served:
+    """A release that loads and answers; its base has random weights, so the answer is no text."""
+    return serve_release(tiny_bases, 0.1)
+
+
+@pytest.fixture
+def served_pretrained(serve_release: Callable[[dict[str, Path], float], Served]) -> Served:
+    """A release on the pretrained base of the repository, whose answer is text."""
+    return serve_release({"qwen2_audio": Path(__file__).parents[2] / "bases/qwen2_audio"}, 0.02)

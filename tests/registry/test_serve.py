@@ -86,7 +86,7 @@ def test_the_short_forms_name_the_same_version(registered: Path) -> None:
     [
         (f"{NAME}@champio", ["has no alias champio", f"models:/{NAME}@champion"]),
         (f"models:/{NAME}/7", ["has no version 7", f"models:/{NAME}/1"]),
-        ("models:/coat-qwen2-audi@champion", ["no registered model has this name", f"did you mean models:/{NAME}?"]),
+        ("models:/coat-qwen2-audi@champion", ["no registered model has this name", f"did you mean models:/{NAME}@champion?"]),
         ("entirely-other/1", ["no registered model has this name", NAME]),
         (NAME, ["needs a version or an alias", f"models:/{NAME}@champion"]),
         (f"models:/{NAME}", ["does not name a version"]),

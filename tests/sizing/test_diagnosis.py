@@ -326,7 +326,7 @@ def test_the_estimate_agrees_with_a_small_model(tiny_bases):
         model(batch, audio, targets, StageWeights(1.0, 1.0), count_totals(batch, targets))
     answers = int(batch.answer_mask.sum())
     workload = TrainingWorkload(
-        2, 4.0, batch.input_ids.shape[1] - 100 - answers // 2, answers // 2, "float32", "no", False, modules=lora.modules, rank=4,
+        2, 4.0, batch.input_ids.shape[1] - 100 - answers // 2, answers // 2, "float32", "float32", False, modules=lora.modules, rank=4,
         head_values=head_values(64, 1, [spec.dim for spec in specs.values()]),
     )  # fmt: skip
     assert workload.length == batch.input_ids.shape[1]

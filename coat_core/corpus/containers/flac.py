@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coat_core.corpus.containers.contents import Contents, Data, DefectError, is_padding, joined
-from coat_core.corpus.containers.tags import skip_id3
+from coat_core.corpus.containers.contents import Contents, Data, DefectError, Stream, is_padding, joined
+from coat_core.corpus.containers.tags import skip_id3, tags_start
 
 _MAX_FRAME_BYTES = 4 << 20
 _STREAMS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
@@ -42,12 +42,17 @@ class _StreamInfo:
     """Offset of the first frame."""
 
 
-def scan_flac(data: Data) -> Contents:
+def scan_flac(data: Data, stream: Stream) -> Contents:
     """Return what a FLAC file holds. A total of 0 samples means that the encoder did not know it.
 
     Raises:
         DefectError: the file is truncated, contains two streams, or holds another number of samples than it declares.
     """
+    if (end := tags_start(data)) < len(data):
+        data = data[:end]
+    if not stream.frames:
+        # libsndfile finds no FLAC stream, e.g. behind an ID3v2 tag with a footer.
+        data = data[skip_id3(data, 0) :]
     info = _stream_info(data)
     for marker in _STREAMS:
         if (again := data.find(marker, info.audio)) > 0:
@@ -57,7 +62,7 @@ def scan_flac(data: Data) -> Contents:
         raise DefectError("the file is truncated: its last FLAC frame is incomplete, or is followed by other data")
     if info.total not in (0, held):
         raise DefectError(f"the header declares {info.total} samples, the frames hold {held}")
-    rewritten = None
+    rewritten = None if stream.frames else bytes(data)
     if info.total == 0:
         whole = bytearray(data[:])
         word = int.from_bytes(whole[info.at + 10 : info.at + 18], "big") >> 36 << 36 | held
@@ -112,15 +117,9 @@ def _last_frames(data: Data, info: _StreamInfo) -> Iterator[int]:
 
 
 def _ends_with_file(data: Data, start: int) -> bool:
-    """Return whether a frame from `start` (CRC-16 included) ends at the end of the file, or before padding or a tag."""
-    crc, end = 0, 0
+    """Return whether a frame from `start` (CRC-16 included) ends at the end of the file, or before padding."""
     frame = data[start:]
-    tail = len(frame) - 128 if frame[-128:-125] == b"TAG" else -1
-    for end, byte in enumerate(frame):
-        if end == tail and crc == 0:
-            return True
-        crc = (crc << 8 & 0xFFFF) ^ _CRC16[crc >> 8 ^ byte]
-    if crc == 0:
+    if _crc16(frame) == 0:
         return True
     kept = frame.rstrip(b"\0")
     if len(kept) == len(frame) or not is_padding(data, start + len(kept)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coat_core.corpus.containers.contents import Contents, Data, DefectError, Stream, joined
-from coat_core.corpus.containers.tags import skip_id3, skip_tag
+from coat_core.corpus.containers.tags import skip_id3, skip_tag, tags_start
 
 _RATES_HZ = (44100, 48000, 32000)
 _KBPS = {
@@ -82,6 +82,9 @@ def scan_mpeg(data: Data, stream: Stream) -> Contents:
         whole = bytearray(data[:])
         whole[info.count_at : info.count_at + 4] = count.to_bytes(4, "big")
         rewritten = bytes(whole)
+    elif not stream.frames:
+        # libsndfile does not find the first frame, e.g. behind zeros or an ID3v2 tag with a footer.
+        rewritten = data[start:end]
     trimmed = min(held, info.delay + info.padding) if info is not None else 0
     # With an Info header, decoders drop the delay of the decoder itself, too.
     return Contents(held - trimmed, slack=_DECODER_DELAY if info is not None or rewritten is not None else 0, rewritten=rewritten)
@@ -104,7 +107,7 @@ def _first(data: Data) -> int | None:
 def _count(data: Data, start: int, first: _Frame) -> tuple[int, int]:
     """Return the number of frames and the offset after the last one."""
     offset, count, last = start, 0, start
-    size = len(data)
+    size = tags_start(data)
     while offset < size:
         frame = _frame(data, offset)
         if frame is not None and _alike(frame, first):

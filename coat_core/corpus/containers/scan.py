@@ -42,11 +42,9 @@ def scan(container: str, data: Data, stream: Stream) -> Contents:
     Raises:
         DefectError: the file is truncated, contains two streams, or its length cannot be told.
     """
-    if container == "FLAC":
-        return scan_flac(data)
     scanners = {
         "WAV": scan_riff, "RF64": scan_riff, "W64": scan_wave64, "AIFF": scan_aiff, "AU": scan_au, "CAF": scan_caf, "NIST": scan_sphere,
-        "OGG": scan_ogg, "MP3": scan_mpeg,
+        "OGG": scan_ogg, "MP3": scan_mpeg, "FLAC": scan_flac,
     }  # fmt: skip
     try:
         return scanners[container](data, stream)

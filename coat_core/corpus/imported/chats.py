@@ -1,11 +1,12 @@
 """Chat rows: `messages` of ms-swift, `conversations` of LLaMA-Factory (ShareGPT), and `query` with `response`.
 
-A row has one audio file, an optional system message, one user message and one assistant message. The user message without its
-`<audio>` tag is the question, preceded by the system message in a line of its own; the assistant message is the answer.
+A row has one audio file, an optional system message, and user and assistant messages in turn. The last assistant message is the answer.
+What stands before it, without the `<audio>` tag and each message on lines of its own, is the question.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from coat_core.corpus.imported.lines import Row
@@ -25,10 +26,14 @@ def read_chat(row: Row) -> tuple[Row, list[str]]:
     """Return the row with `audio`, `question` and `answer`, and what is ignored.
 
     Raises:
-        ValueError: the chat has several turns or several audio files, or is invalid.
+        ValueError: the chat has several audio files, or is invalid.
     """
     rest = dict(row)
     ignored: list[str] = []
+    if isinstance(rest.get("channel"), str) and not re.fullmatch(r"\s*\d+\s*|average", rest["channel"]):
+        # In ms-swift this is a label of the data, not a channel of the audio.
+        del rest["channel"]
+        ignored.append("channel (a label of the chat)")
     messages = _messages(rest, ignored)
     audios: list[Any] = []
     texts = [(role, _text(content, role, audios)) for role, content in messages]
@@ -40,22 +45,22 @@ def read_chat(row: Row) -> tuple[Row, list[str]]:
         texts.insert(0, ("system", _text(rest.pop("system"), "system", [])))
     systems = [text for role, text in texts if role == "system"]
     turns = [(role, text) for role, text in texts if role != "system"]
-    if [role for role, _ in turns] != ["user", "assistant"]:
+    if not turns or [role for role, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
         roles = ", ".join(role for role, _ in turns) or "none"
-        raise ValueError(f"the turns are {roles}, allowed: one user turn and one assistant turn (several turns are not supported)")
+        raise ValueError(f"the turns are {roles}, allowed: user and assistant in turn; the last assistant turn is the answer")
     if len(systems) > 1 or (systems and texts[0][0] != "system"):
         raise ValueError("the system message must be one, before the user turn")
     if len(audios) != 1:
         raise ValueError(f"the row names {len(audios)} audio files, allowed: one (several audio files in one row are not supported)")
-    question, answer = turns[0][1], turns[1][1]
-    tags = question.count(TAG)
-    if tags > 1 or TAG in answer or any(TAG in text for text in systems):
-        raise ValueError(f"the tag {TAG} must occur at most once, in the user turn")
+    questions, answer = [text for role, text in turns if role == "user"], turns[-1][1]
+    written = sum(text.count(TAG) for _, text in texts)
+    if written > 1 or written > sum(text.count(TAG) for text in questions):
+        raise ValueError(f"the tag {TAG} must occur at most once, in a user turn")
+    if not all(map(str.strip, questions)) or not _without_tag(questions[-1]).strip():
+        raise ValueError("the question is blank")
+    question = "\n".join(filter(None, (_without_tag(text) for _, text in turns[:-1])))
     if "</audio>" in question:
         raise ValueError("the question names an audio file inside <audio>…</audio>; name it in `audios`")
-    question = _without_tag(question)
-    if not question.strip():
-        raise ValueError("the question is blank")
     if systems and systems[0].strip() == _DEFAULT_SYSTEM:
         ignored.append("system (the default text)")
     elif systems and systems[0].strip():
@@ -72,9 +77,8 @@ def _messages(rest: Row, ignored: list[str]) -> list[tuple[str, Any]]:
     if sum(key in rest for key in (*_LISTS, "query")) > 1:
         raise ValueError("the chat is given twice, allowed: one of messages, conversations, query with response")
     if "query" in rest:
-        if rest.pop("history", None):
-            raise ValueError("the row has a history (several turns are not supported)")
-        return [("user", rest.pop("query")), ("assistant", rest.pop("response"))]
+        turns = [*_history(rest), (rest.pop("query"), rest.pop("response"))]
+        return [message for query, response in turns for message in (("user", query), ("assistant", response))]
     name = "messages" if "messages" in rest else "conversations"
     messages = rest.pop(name)
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
@@ -85,11 +89,19 @@ def _messages(rest: Row, ignored: list[str]) -> list[tuple[str, Any]]:
         role = message.get(role_key)
         if not isinstance(role, str) or role not in _ROLES:
             raise ValueError(f"message {number} of {name} has the {role_key} {str(role)[:40]!r}, allowed: {', '.join(_ROLES)}")
-        if message.get("loss") is False and _ROLES[role] == "assistant":
+        if message.get("loss") is False and _ROLES[role] == "assistant" and number == len(messages):
             raise ValueError(f"message {number} of {name} has loss false, so the row has no answer to train on")
         ignored.extend(f"{name}.{key}" for key in message if key not in (role_key, text_key))
         result.append((_ROLES[role], message.get(text_key)))
     return result
+
+
+def _history(rest: Row) -> list[tuple[Any, Any]]:
+    """Remove the earlier turns from a row and return them, query and response."""
+    history = rest.pop("history", None) or []
+    if not isinstance(history, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+        raise ValueError("history is not a list of [query, response]")
+    return [(query, response) for query, response in history]
 
 
 def _text(content: Any, role: str, audios: list[Any]) -> str:

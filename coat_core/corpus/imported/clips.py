@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coat_core.corpus.audio import AudioFacts, AudioHeader, measure, read_header, read_samples
+from coat_core.corpus.audio import AudioHeader, measure, read_header, read_samples
 from coat_core.corpus.imported.lines import Line, Mistakes, Row
-from coat_core.corpus.imported.segments import MAX_SOURCE_CHANNELS, MAX_SOURCE_S, cut, encode, suffix_of
+from coat_core.corpus.imported.segments import MAX_SOURCE_CHANNELS, MAX_SOURCE_S, ROUNDING_S, cut, encode, suffix_of
 from coat_core.errors import AudioError
 from coat_core.progress import ProgressBar
 from coat_core.storage import sha256_bytes, sha256_file
@@ -29,7 +29,8 @@ class Clip:
     source_sha256: str
     """SHA-256 of the file that the row names; that of the clip unless it was cut."""
     duration_s: float
-    """The duration that the row states for a whole file, else the measured one; 0 for unreadable audio, which the contract reports."""
+    """The measured duration, or the one that the row states for a whole file if it is another one than the measured, rounded: the contract
+    reports it. It is 0 for unreadable audio, which the contract reports too."""
     sample_rate_hz: int
     cut: bool
 
@@ -72,20 +73,17 @@ class _Source:
     def __init__(self, path: Path, corpus: Path) -> None:
         self._path, self._corpus = path, corpus
         self._digest = sha256_file(path)
-        self._facts: AudioFacts | None = None
         self._samples: tuple[AudioHeader, NDArray[np.float32]] | AudioError | None = None
-        self._rate: int | None = None
+        self._known: tuple[float, int] | None = None
 
     def whole(self, row: Row) -> Clip:
         """Copy the file and return its clip."""
         name = f"audio/{self._digest[:24]}{suffix_of(self._path)}"
         if not (self._corpus / name).exists():
             shutil.copyfile(self._path, self._corpus / name)
-        if "duration" in row and "segment" not in row:
-            return Clip(name, self._digest, self._digest, row["duration"], self._header_rate(), cut=False)
-        if self._facts is None:
-            self._facts = measure(self._path)
-        return Clip(name, self._digest, self._digest, self._facts.duration_s or 0.0, self._facts.sample_rate_hz or 0, cut=False)
+        length_s, rate = self._length()
+        stated = row.get("duration", length_s) if "segment" not in row else length_s
+        return Clip(name, self._digest, self._digest, length_s if abs(stated - length_s) <= ROUNDING_S else stated, rate, cut=False)
 
     def segment(self, row: Row) -> Clip:
         """Cut the segment of a row and return its clip; the whole file if the segment is the whole file."""
@@ -99,31 +97,41 @@ class _Source:
         if not (self._corpus / name).exists():
             (self._corpus / name).write_bytes(data)
         stated = row.get("duration") if row["segment"].whole_time else None
-        return Clip(name, digest, self._digest, stated or part.shape[0] / header.sample_rate_hz, header.sample_rate_hz, cut=True)
+        length_s = part.shape[0] / header.sample_rate_hz
+        if stated is not None and abs(stated - length_s) > ROUNDING_S:
+            length_s = stated
+        return Clip(name, digest, self._digest, length_s, header.sample_rate_hz, cut=True)
 
     def check_facts(self, row: Row) -> None:
-        """Refuse a row that states another sample rate or number of channels than the file has.
+        """Refuse a row that states another sample rate, number of channels or number of samples per channel than the file has.
 
         Raises:
             ValueError: they differ.
         """
-        if not {"sample_rate_hz", "channels"} & set(row):
+        if not {"sample_rate_hz", "channels", "num_samples"} & set(row):
             return
         try:
             header = read_header(self._path)
         except AudioError:
             return  # The contract reports the file.
-        for name, found in (("sample_rate_hz", header.sample_rate_hz), ("channels", header.channels)):
+        facts = ("sample_rate_hz", header.sample_rate_hz), ("channels", header.channels), ("num_samples", header.frames)
+        for name, found in facts:
             if name in row and row[name] != found:
-                raise ValueError(f"the row states {name} {row[name]:g}, the file has {found}; audio is not converted: correct or remove it")
+                raise ValueError(
+                    f"the row states {name} {row[name]:.12g}, the file has {found}; audio is not converted: correct or remove it"
+                )
 
-    def _header_rate(self) -> int:
-        if self._rate is None:
+    def _length(self) -> tuple[float, int]:
+        """Return the duration in seconds and the sample rate of the whole file; zeros if it is unreadable."""
+        if self._known is None:
             try:
-                self._rate = read_header(self._path).sample_rate_hz
+                header = read_header(self._path)
+                self._known = header.duration_s, header.sample_rate_hz
+                if not header.lossless:
+                    self._known = measure(self._path).duration_s or 0.0, header.sample_rate_hz
             except AudioError:
-                self._rate = 0
-        return self._rate
+                self._known = 0.0, 0
+        return self._known
 
     def _decoded(self) -> tuple[AudioHeader, NDArray[np.float32]]:
         """Return header and samples `[N, channels]`. The file is decoded at the first call.

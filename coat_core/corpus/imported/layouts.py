@@ -29,8 +29,9 @@ _ALIASES = {
 _OWN = ("question", "answer", "choices", "split", "group", "family", "task", "id", "source")
 _TIMES = ("offset", "duration", "end", "channel")
 _FACTS = {
-    **dict.fromkeys(("sample_rate", "sampling_rate", "sample_rate_hz"), "sample_rate_hz"),
-    "num_channels": "channels",
+    **dict.fromkeys(("sample_rate", "sampling_rate", "samplerate", "sample_rate_hz"), "sample_rate_hz"),
+    **dict.fromkeys(("channels", "num_channels", "n_channels"), "channels"),
+    **dict.fromkeys(("num_samples", "n_samples"), "num_samples"),
 }
 """Keys that state a fact of the file. A row whose fact differs is refused."""
 _KNOWN = {**_ALIASES, **{key: key for key in (*_OWN, *_TIMES, "licence")}, **_FACTS}
@@ -47,6 +48,8 @@ _QUESTION = re.compile("prompt|instructions?|context|query|input|system|history|
 """First words of keys that name a part of the question."""
 _NAMES = re.compile(r"(^|_)(id|ids|name|names|label|labels|hash|text)$")
 """Ends of keys that only name or describe, such as `segment_id`."""
+_CODING = re.compile("bits?_per_sample|sample_?(width|format|fmt|bits|size)|channel_layout")
+"""Keys that describe how the samples are stored."""
 
 
 def standard_row(row: Row) -> tuple[Row, list[str]]:
@@ -64,7 +67,7 @@ def standard_row(row: Row) -> tuple[Row, list[str]]:
     origins: dict[str, str] = {}
     for key, value in row.items():
         name = _KNOWN.get(key)
-        if name is None:
+        if name is None or (key in _FACTS and isinstance(value, list)):
             _check_unknown(key, value)
             ignored.append(key)
             continue
@@ -91,7 +94,7 @@ def _check_unknown(key: str, value: Any) -> None:
         ValueError: the words of the key name a change of the audio or the question.
     """
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())
-    if value in ([], {}, "") or _NAMES.search(key.lower()):
+    if value in ([], {}, "") or _NAMES.search(key.lower()) or _CODING.fullmatch(key.lower()):
         return
     if any(map(_SOUND.fullmatch, words)) or _SOUND_KEYS.fullmatch(key.lower()):
         raise ValueError(

@@ -68,7 +68,7 @@ def check_row(row: Row, *, table: bool) -> Row:
         checked["choices"] = _try(errors, _choices, row["choices"], table)
         if "question" not in row:
             errors.append("choices are given without a question")
-    for name in ("offset", "duration", "end", "sample_rate_hz", "channels"):
+    for name in ("offset", "duration", "end", "sample_rate_hz", "channels", "num_samples"):
         if name in row:
             checked[name] = _try(errors, _number, name, row[name])
     if "channel" in row:
@@ -147,7 +147,7 @@ def _choices(value: Any, table: bool) -> list[str]:
 
 
 def _number(name: str, value: Any) -> float:
-    unit = {"sample_rate_hz": "Hz", "channels": "channels"}.get(name, "seconds")
+    unit = {"sample_rate_hz": "Hz", "channels": "channels", "num_samples": "samples"}.get(name, "seconds")
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from coat_core.corpus.imported.rows import Segment
 
-ROUNDING_S = 0.02
-"""An end that exceeds the end of the file by at most this much is the end of the file: manifests round to two digits."""
+ROUNDING_S = 0.1
+"""Largest error of a stated duration that is taken as rounding: manifests round to one to three digits, and the duration of an MP3 may
+count the padding of its encoder. An end that exceeds the end of the file by at most this much is the end of the file."""
 MAX_SOURCE_S = 24 * 3600.0
 """Longest file that is cut. The limit on the number of samples applies as well."""
 MAX_SOURCE_CHANNELS = 64

@@ -75,7 +75,11 @@ def _header(text: str, name: str, audio_columns: tuple[str, ...]) -> tuple[str, 
             return delimiter, header
         found.setdefault(delimiter, header)
     raise CorpusError(
-        f"{name}: line 1: the column {audio_columns[0]} is missing", field="columns", value=found[","], next_step="add the column"
+        f"{name}: line 1: the column {audio_columns[0]} is missing",
+        field="columns",
+        value=found[","],
+        allowed=f"a column {' or '.join(audio_columns)}",
+        next_step="add or rename the column",
     )
 
 
