@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -77,12 +79,14 @@ def _encode(name: str, coding: str, channels: int, **options: object) -> bytes |
     samples = 0.2 * np.sin(2 * np.pi * 440 * time)[:, None] + rng.uniform(-0.1, 0.1, (_FRAMES, channels))
     # Loud, then quieter: the bit rate of the first frames is not the mean.
     samples[_FRAMES // 2 :] *= 0.05
-    stream = io.BytesIO()
-    try:
-        soundfile.write(stream, samples, _RATE_HZ, format=name, subtype=coding, **options)
-    except (soundfile.SoundFileError, ValueError, TypeError):
-        return None
-    data = stream.getvalue()
+    # In a folder of its own: SD2 has a second file beside the first.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"clip.{name.lower()}")
+        try:
+            soundfile.write(str(path), samples, _RATE_HZ, format=name, subtype=coding, **options)
+        except (soundfile.SoundFileError, ValueError, TypeError):
+            return None
+        data = path.read_bytes()
     return same_serial(data) if name == "OGG" else data or None
 
 

@@ -33,13 +33,13 @@ def promote_backbones(workspace: Path, wait_for: Sequence[PrefectFuture[Any]] = 
 
 
 def decisions_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the decisions as lines to print: one for each version, and below it the reasons of a refusal."""
+    """Return the decisions as lines to print: one for each version, and below it the reasons."""
     lines = [f"promoted {sum(record['decision'] == 'promoted' for record in records)} of {len(records)} candidates"]
     if records and all(record["decision"] == "refused" for record in records):
         lines = ["promoted nothing: the gate refused every candidate, and no champion changed"]
     for record in records:
         lines.append(f"  {record['model']} version {record['version']}: {record['decision']}")
-        lines += [f"    {reason}" for reason in record["reasons"] if record["decision"] == "refused"]
+        lines += [f"    {reason}" for reason in record["reasons"]]
     return "\n".join(lines)
 
 

@@ -243,4 +243,4 @@ def test_too_few_items_promote_nothing(
     evaluate(10, "few", 0, limit=1)
     done = promote_candidate(workspace, load_settings(workspace / "params.yaml"), "qwen2_audio")
     assert done.decision == "refused"
-    assert sum("1 item in 1 group are too few to judge" in reason for reason in done.reasons) == 2
+    assert sum("1 item in 1 group is too few to judge" in reason for reason in done.reasons) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -16,6 +18,11 @@ def noise(seconds: float = 1.0, rate: int = 16000, channels: int = 1, seed: int 
 
 
 def encode(samples: np.ndarray, form: str, subtype: str | None = None, rate: int = 16000, **options: object) -> bytes:
+    if form == "SD2":
+        # libsndfile writes the header to a second file, `._` and the name of the first; without a name, to the working folder.
+        with tempfile.TemporaryDirectory() as folder:
+            soundfile.write(f"{folder}/clip.sd2", samples, rate, format=form, subtype=subtype, **options)
+            return Path(folder, "clip.sd2").read_bytes()
     stream = io.BytesIO()
     soundfile.write(stream, samples, rate, format=form, subtype=subtype, **options)
     return stream.getvalue()
