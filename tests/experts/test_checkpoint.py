@@ -295,25 +295,19 @@ def test_a_release_records_its_experts() -> None:
     assert ReleaseInfo.from_json(json.loads(json.dumps(info.to_json()))).experts == {"speech": spec}
 
 
-def test_the_figure_of_an_answer_uses_each_experts_own_sample_rate(
-    tiny_expert: TinyExpert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_figure_of_an_answer_uses_each_experts_own_sample_rate(tiny_expert: TinyExpert, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    from coat_core import ask as asking
+    from coat_core.ask import build_stores
     from coat_core.corpus.audio import decode, write_flac
 
     write_flac(tmp_path / "clip.flac", sound()[0].astype(np.float64), 16000)
     experts = {name: tiny_expert(name) for name in ("mimi", "hubert")}
-    seen: dict[str, object] = {}
-    monkeypatch.setattr("coat_core.report.read_out.predict_clip", lambda release, example, waveform, stores, **rest: seen.update(stores))
-    monkeypatch.setattr("coat_core.report.figures.draw_read_out", lambda read_out, target: None)
-    release = SimpleNamespace(info=SimpleNamespace(experts={name: expert.spec for name, expert in experts.items()}, arm="coat", seed=0))
-    query = SimpleNamespace(waveform=sound()[0], key="k", text="?")
-    asking._draw(release, query, tmp_path / "clip.flac", "answer", tmp_path / "a.png")
+    release = SimpleNamespace(info=SimpleNamespace(experts={name: expert.spec for name, expert in experts.items()}))
+    seen = build_stores(release, tmp_path / "clip.flac")
     for name, expert in experts.items():
         waveform = decode(tmp_path / "clip.flac", sample_rate_hz=expert.spec.sample_rate_hz)
-        features, mask = seen[name].get("k")  # type: ignore[attr-defined]
+        features, mask = seen[name].get("k")
         np.testing.assert_array_equal(features, expert(waveform[None], np.array([len(waveform)]))[0][0])
         assert mask.all()
         assert len(features) == np.ceil(20011 / 16000 * expert.spec.native_rate_hz)
