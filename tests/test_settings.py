@@ -80,8 +80,9 @@ def test_missing_file_says_what_to_do(tmp_path: Path) -> None:
 
 def test_an_arm_is_described_by_its_fields() -> None:
     assert [name for name, arm in ARMS.items() if not arm.lora] == ["base"]
-    assert {name for name, arm in ARMS.items() if arm.heads} == {"coat", "coat_shuffled"}
-    assert all(arm.block for arm in ARMS.values() if arm.heads), "heads read the block"
+    assert {name for name, arm in ARMS.items() if arm.heads} == {"coat", "coat_shuffled", "align"}
+    assert [name for name, arm in ARMS.items() if arm.heads and not arm.block] == ["align"], "these heads read the audio positions"
+    assert [name for name, arm in ARMS.items() if arm.described] == ["described"]
     assert {name for pair in COMPARISONS for name in pair} <= set(ARMS)
     assert parse_trial("coat_shuffled-12") == (ARMS["coat_shuffled"], 12)
     with pytest.raises(ValueError, match="not an arm; allowed: base, sft"):

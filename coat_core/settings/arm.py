@@ -17,8 +17,9 @@ class Arm:
         description: one line for tables and model cards.
         lora: the language model gets LoRA; False: the base is published untouched.
         block: prompts contain the thinking block, whose embeddings are trained.
-        heads: the experts are distilled into the block.
+        heads: the experts are distilled into the block, or without a block into the audio positions.
         shuffled_targets: each clip gets the expert targets of another clip (control for `heads`).
+        described: the answer is preceded by the experts' outputs as text.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Arm:
     block: bool = False
     heads: bool = False
     shuffled_targets: bool = False
+    described: bool = False
 
 
 ARMS: dict[str, Arm] = {
@@ -37,13 +39,24 @@ ARMS: dict[str, Arm] = {
         Arm("block", "LoRA and thinking block, no distillation", block=True),
         Arm("coat", "LoRA, thinking block and distillation", block=True, heads=True),
         Arm("coat_shuffled", "as coat, with expert targets of another clip", block=True, heads=True, shuffled_targets=True),
+        Arm("align", "LoRA and distillation into the audio positions, no block", heads=True),
+        Arm("described", "LoRA, the experts' outputs as text before the answer", described=True),
     )
 }
 """Every arm by name, in the order of tables."""
 
 CLAIM = ("coat", "sft")
 """The comparison that the product is judged by."""
-COMPARISONS = (CLAIM, ("coat", "block"), ("coat", "coat_shuffled"), ("block", "sft"), ("coat", "base"))
+COMPARISONS = (
+    CLAIM,
+    ("coat", "block"),
+    ("coat", "coat_shuffled"),
+    ("block", "sft"),
+    ("coat", "base"),
+    ("sft", "base"),
+    ("coat", "align"),
+    ("coat", "described"),
+)
 """Pairs of arms whose difference is reported, where both ran."""
 
 

@@ -20,6 +20,7 @@ from coat_core.settings.sections import (
     LatencySettings,
     LoraSettings,
     LossSettings,
+    ProbeSettings,
     RegistrySettings,
     RuntimeSettings,
     ThinkingSettings,
@@ -43,6 +44,7 @@ class Settings(Section):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    probes: ProbeSettings = ProbeSettings()
     latency: LatencySettings = LatencySettings()
     registry: RegistrySettings = RegistrySettings()
 
@@ -73,6 +75,16 @@ class Settings(Section):
         for field, trial in named.items():
             if trial not in self.trials:
                 raise ValueError(f"{field} is {trial!r}; allowed: {', '.join(self.trials)}")
+        for trial in self.probes.trials:
+            if trial not in self.trials or not parse_trial(trial)[0].block:
+                allowed = [name for name in self.trials if parse_trial(name)[0].block]
+                raise ValueError(f"probes.trials names {trial!r}; allowed: trials with a block ({', '.join(allowed) or 'there are none'})")
+        if self.probes.trials and self.probes.baseline not in self.trials:
+            raise ValueError(f"probes.baseline is {self.probes.baseline!r}; allowed: {', '.join(self.trials)}")
+        for trial in self.latency.described:
+            if trial not in self.trials or not parse_trial(trial)[0].described:
+                described = ", ".join(name for name in self.trials if parse_trial(name)[0].described) or "there are none"
+                raise ValueError(f"latency.described names {trial!r}; allowed: trials of arm described ({described})")
         nameless = [key for key in self.backbones if key not in self.registry.names]
         if nameless:
             raise ValueError(f"registry.names has no name for {', '.join(nameless)}; allowed: one name for each of `backbones`")

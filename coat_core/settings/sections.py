@@ -35,6 +35,8 @@ class CorpusSettings(Section):
     manifest. Files in the manifest's own folder are always allowed."""
     seed: int = 7
     clips_per_family: dict[Literal["train", "validation", "test"], Count]
+    labelled_clips_per_family: Count | None = None
+    """Training clips of each family that keep their answers; the rest are unlabelled (`answer: null`). null: all keep them."""
     questions_per_clip: Count = 2
     max_duration_s: Positive = 8.0
 
@@ -76,6 +78,10 @@ class ExpertSettings(Section):
     """Accept a branch or tag as `revision`, although its content may change under the same params."""
     layers: tuple[Count, ...] | None = None
     """Hidden layers to average (1 = first); null: the implementation's default."""
+    window_s: Positive | None = None
+    """Window of Whisper's encoder in seconds, at most its 30, which every shorter clip is padded to; null: 30. A short one is faster."""
+    pool_frames: Count = 1
+    """Consecutive frames of `speech_encoder` that are averaged; 2 halves the frame rate and the size of the store."""
     accept_licence: str | None = None
     """The exact name of a licence that forbids commercial use; an expert with such a checkpoint does not start without it."""
     device: Device = "cpu"
@@ -124,13 +130,20 @@ class BackboneSettings(Section):
 class ThinkingSettings(Section):
     """The thinking block (the paper does not publish its length, placement and layer)."""
 
-    tokens: Annotated[int, Field(ge=1, le=1500)] = 25
+    tokens: Annotated[int, Field(ge=1, le=1500)] = 8
     placement: Literal["before_answer", "after_audio"] = "after_audio"
-    rows: Literal["shared", "distinct"] = "shared"
+    rows: Literal["auto", "shared", "distinct"] = "auto"
+    """Embeddings of the think tokens: one that is used K times (`shared`), K (`distinct`), or K if there are enough ids (`auto`)."""
+    start: Literal["auto", "audio_end", "newline", "end_of_turn", "mean_audio", "mean_text"] = "auto"
+    """Initial embedding of the trainable tokens; `auto`: the one with the lowest answer loss of the base on `start_items` examples."""
+    start_items: Count = 64
+    """Training examples on which the initial embeddings are compared."""
+    warm_start_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps on the trainable tokens alone, towards the base's output distribution without the block, before the first stage."""
     read_layer: Count | None = None
     """Index of the decoder layer whose output is read (1 = first); null: round(2/3 · layers). Always below the last."""
     row_noise: NonNegative = 0.02
-    """Standard deviation of the seeded noise on new rows, relative to the mean row norm over √D."""
+    """Standard deviation of the seeded noise on the initial embeddings, relative to their norm over √D."""
     reserved_tokens: tuple[str, ...] = (
         "<|object_ref_start|>",
         "<|object_ref_end|>",
@@ -156,6 +169,8 @@ class HeadSettings(Section):
     dropout: Share = 0.0
     target_rate_hz: Positive = 25.0
     max_frames: Count = 1500
+    time: Literal["cross_attention", "interpolation"] = "cross_attention"
+    """How a frame reads the K states: by cross-attention from a query of the frame's time, or at its fixed place between two tokens."""
 
 
 class LoraSettings(Section):
@@ -189,6 +204,12 @@ class LossSettings(Section):
     """λ: weight of the distillation losses in the respond stage."""
     expert_weights: dict[str, NonNegative] = Field(default={})
     """Weight of each expert by key; default 1."""
+    balance: Literal["constant", "none"] = "constant"
+    """`constant`: each expert's loss is divided by that of its constant predictor, so that 1 means no information."""
+    distill_decay: Share = 0.0
+    """Share of the respond stage, at its end, over which `respond_distill` falls linearly to zero."""
+    max_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Largest share of the distillation in the norm of LoRA's gradient; the distillation is scaled down to it. null: no limit."""
     smooth_l1_beta: Positive = 1.0
     cosine: NonNegative = 1.0
     voicing: NonNegative = 1.0
@@ -207,10 +228,20 @@ class TrainingSettings(Section):
     accumulation: Count = 1
     learning_rate: Positive = 1e-3
     rows_learning_rate: Positive = 1e-3
+    rows_learning_rate_unit: Literal["absolute", "relative"] = "absolute"
+    """`relative`: `rows_learning_rate` is a share of the root mean square of the initial trainable tokens."""
     heads_learning_rate: Positive = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     weight_decay: NonNegative = 0.0
     max_gradient_norm: Positive = 1.0
+    clip: Literal["group", "global"] = "group"
+    """Whether `max_gradient_norm` limits the gradient of each parameter group (LoRA, trainable tokens, heads) or that of all together."""
+    unlabelled_batch_size: Annotated[int, Field(ge=0)] = 0
+    """Unlabelled examples added to each forward of an arm with heads; they take part in distillation only. 0: they are not used."""
+    bottleneck: Share = 0.0
+    """Probability, at the first step, that the question and the answer of a step cannot attend to the audio (arms with a block)."""
+    bottleneck_share: Share = 0.5
+    """Share of all steps over which this probability falls linearly to zero."""
     checkpoint_every: Count = 100
     length_groups: Count = 8
     """Batches are cut from windows of this many batches, sorted by length; 1 disables grouping."""
@@ -218,7 +249,8 @@ class TrainingSettings(Section):
     """Precision of the computation; the weights have the dtype of their backbone."""
     gradient_checkpointing: bool = False
     tower_cache_mb: Annotated[int, Field(ge=0)] = 1024
-    """Memory (MB) for outputs of the frozen audio tower, so that each clip is encoded once; 0 disables the cache."""
+    """Memory (MB) for outputs of the frozen audio tower, so that each clip is encoded once; 0 disables the cache. The stage `train` reads
+    the audio store instead."""
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -242,15 +274,44 @@ class EvaluationSettings(Section):
     seed: int = 11
 
 
+class ProbeSettings(Section):
+    """Diagnostics: does the supervision reach the answer?"""
+
+    trials: tuple[str, ...] = ()
+    """`<arm>-<seed>` of the trials to probe; an arm with a block."""
+    baseline: str | None = None
+    """The trial that the probed ones are compared with, e.g. `block-0`; a trial that is itself probed is compared with nothing there. It is
+    needed if `trials` names any."""
+    items: Count = 200
+    """Validation examples for knock-out, head skill and loss-based accuracy."""
+    train_items: Count = 400
+    """Training examples on which linear probes and fresh heads are fitted."""
+    steps: Count = 120
+    """Optimizer steps of a fresh head on the audio positions."""
+    seed: int = 11
+
+    @field_validator("trials", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return as_tuple(value)
+
+
 class LatencySettings(Section):
     """Latency measurement, on merged models."""
 
     baseline: str = "sft-0"
     candidate: str = "coat-0"
     """The two trials that are measured alternately."""
+    described: tuple[str, ...] = ()
+    """Trials of arm `described` against which the candidate is timed, each until the end of its answer."""
     clips: Count = 8
     repeats: Count = 5
     new_tokens: Count = 16
+
+    @field_validator("described", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return as_tuple(value)
 
 
 class RegistrySettings(Section):
