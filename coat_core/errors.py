@@ -89,6 +89,10 @@ class BackboneError(CoatError):
     """A base checkpoint, its tokenizer or a batch for it cannot be used."""
 
 
+class AudioStoreError(CoatError):
+    """The stored outputs of an audio tower cannot be used."""
+
+
 class TrainingError(CoatError):
     """Training cannot start or continue."""
 

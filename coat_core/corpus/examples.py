@@ -41,7 +41,8 @@ class Example(BaseModel):
     task: str
     question: str
     choices: tuple[str, ...] | None
-    answer: str
+    answer: str | None
+    """null: the example is unlabelled. It takes part in distillation only, and is allowed in the split `train` only."""
     source: str
     licence: str
 
@@ -60,6 +61,22 @@ class Example(BaseModel):
         if value is not None and (len(set(value)) < 2 or len(set(value)) != len(value) or not all(part.strip() for part in value)):
             raise ValueError("allowed: null, or at least two different groups that are not empty")
         return value
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the example has an answer."""
+        return self.answer is not None
+
+    @property
+    def label(self) -> str:
+        """The answer of a labelled example.
+
+        Raises:
+            CorpusError: the example is unlabelled.
+        """
+        if self.answer is None:
+            raise CorpusError("the example is unlabelled", field="answer", value=f"null in row {self.id}", allowed="text")
+        return self.answer
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -68,6 +68,34 @@ def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], sha
         shares: relative size of each split.
         seed: seed of the assignment.
     """
+    roots = _connected(keys)
+    pinned: dict[str, Split] = {}
+    for root, split in zip(roots, given, strict=True):
+        if split is not None:
+            pinned.setdefault(root, split)
+    assigned = {root: pinned.get(root) or _split_by_hash(root, shares, seed) for root in roots}
+    if not pinned:
+        _fill_empty_splits(assigned, shares, seed)
+    return [split or assigned[root] for root, split in zip(roots, given, strict=True)]
+
+
+def place_unlabelled(keys: Sequence[Iterable[str]], known: Sequence[Split | None]) -> list[Split | None]:
+    """Complete the splits with those of unlabelled rows, which can only train.
+
+    A row without a known split gets `train`, or None if it shares a key, directly or through other rows, with a row of another split:
+    its audio is that of a held-out group and must not be used.
+
+    Args:
+        keys: the keys of each row, at least one.
+        known: the split of each labelled row; None for an unlabelled row.
+    """
+    roots = _connected(keys)
+    held_out = {root for root, split in zip(roots, known, strict=True) if split is not None and split != "train"}
+    return [split or (None if root in held_out else "train") for root, split in zip(roots, known, strict=True)]
+
+
+def _connected(keys: Sequence[Iterable[str]]) -> list[str]:
+    """Return for each row the smallest key of the rows that it is connected to through shared keys."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -77,21 +105,14 @@ def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], sha
             key = parent[key]
         return key
 
-    roots = []
+    firsts = []
     for row in keys:
         first, *others = row
         for other in others:
             low, high = sorted((root(first), root(other)))
             parent[high] = low
-        roots.append(first)
-    pinned: dict[str, Split] = {}
-    for key, split in zip(roots, given, strict=True):
-        if split is not None:
-            pinned.setdefault(root(key), split)
-    assigned = {key: pinned.get(key) or _split_by_hash(key, shares, seed) for key in map(root, roots)}
-    if not pinned:
-        _fill_empty_splits(assigned, shares, seed)
-    return [split or assigned[root(key)] for key, split in zip(roots, given, strict=True)]
+        firsts.append(first)
+    return [root(first) for first in firsts]
 
 
 def _fill_empty_splits(assigned: dict[str, Split], shares: Mapping[Split, float], seed: int) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from coat_core.corpus.examples import Example
-from coat_core.errors import EvaluationError
+from coat_core.errors import CorpusError, EvaluationError
 from coat_core.evaluation.responses import Response
 from coat_core.evaluation.scores import score_responses
-from coat_core.evaluation.selection import evaluation_set
+from coat_core.evaluation.selection import evaluation_set, select
+from coat_core.settings import EvaluationSettings
 
 
 def make(**changes: Any) -> Example:
@@ -57,3 +58,13 @@ def test_two_examples_with_one_id_are_refused() -> None:
     responses = [Response(id="a", response="x")] * 2
     with pytest.raises(EvaluationError, match="two examples have the same id"):
         score_responses(examples, responses)
+
+
+def test_an_unlabelled_example_is_neither_selected_nor_identified() -> None:
+    unlabelled = make(id="u", answer=None, choices=None)
+    settings = EvaluationSettings(split="test", limit_per_family=1)
+    assert select([unlabelled, make(), SECOND], settings) == [make()]
+    with pytest.raises(EvaluationError, match=r"the split contains no labelled examples; field: evaluation\.split; value: 'test'"):
+        select([unlabelled], settings)
+    with pytest.raises(CorpusError, match="the example is unlabelled"):
+        evaluation_set([make(), unlabelled])

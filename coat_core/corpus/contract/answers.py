@@ -13,12 +13,15 @@ _SHOWN_CHOICES = 10
 
 
 def blank_fields(example: Example) -> list[str]:
-    """Return the names of the text fields that show nothing: empty, spaces, zero-width or control characters."""
-    return [name for name in ("id", "group", "question", "answer") if is_blank(getattr(example, name))]
+    """Return the names of the text fields that show nothing: empty, spaces, zero-width or control characters. A null answer is no text."""
+    texts = {"id": example.id, "group": example.group, "question": example.question, "answer": example.answer}
+    return [name for name, text in texts.items() if text is not None and is_blank(text)]
 
 
 def choices_error(example: Example) -> str | None:
     """Return why the answer is not one of distinct choices, or None. Choices are compared as the scorer compares them.
+
+    The choices of an unlabelled example must be distinct too.
 
     Two choices are the same if they have the same normal form ("You are here?" and "You are here.", "x²" and "x2") or if both are the
     same number ("2" and "two").
@@ -35,7 +38,7 @@ def choices_error(example: Example) -> str | None:
     mistakes = _same_text(choices, forms) + _same_number(choices, forms)
     if mistakes:
         return "; ".join(mistakes)
-    if normalise_option(example.answer) in forms:
+    if example.answer is None or normalise_option(example.answer) in forms:
         return None
     shown = ", ".join(map(repr, choices[:_SHOWN_CHOICES])) + (", …" if len(choices) > _SHOWN_CHOICES else "")
     return f"the answer is {example.answer!r}, allowed: {shown}{_letter_hint(example.answer, choices)}"
@@ -43,7 +46,7 @@ def choices_error(example: Example) -> str | None:
 
 def scoring_error(example: Example) -> str | None:
     """Return why no response to an open question can be scored, or None: the answer has no word after the scorer's normalisation."""
-    if example.choices is not None or has_words(example.answer):
+    if example.choices is not None or example.answer is None or has_words(example.answer):
         return None
     return f"the answer is {example.answer!r}, which has no word after the normalisation of the scorer (fillers, annotations, punctuation)"
 

@@ -59,7 +59,9 @@ class ContractResult:
     table_failures: tuple[str, ...]
     """Failures of the corpus as a whole."""
     counts: dict[str, dict[str, int]]
-    """Number of accepted rows by split and family."""
+    """Number of accepted labelled rows by split and family."""
+    unlabelled: dict[str, dict[str, int]]
+    """Number of accepted unlabelled rows by split and family; only the split `train` can have some."""
     read: dict[str, dict[str, dict[str, int]]]
     """By field (family, split, source) and value: the number of rows that were read, accepted and set aside."""
     audio: dict[str, float]
@@ -88,7 +90,8 @@ class ContractResult:
         fields = (f"{field} {_listed({k: v['read'] for k, v in values.items()})}" for field, values in self.read.items())
         reasons = _listed({r.name: r.failed for r in self.expectations[:-1] if r.failed})
         aside = f"set aside: {self.quarantined}" + (f" ({reasons})" if reasons else "")
-        return f"contract: {self.rows} rows read; {'; '.join(fields)}; {aside}"
+        unlabelled = "".join(f"; unlabelled (distillation only): {_listed(counts)}" for counts in self.unlabelled.values() if counts)
+        return f"contract: {self.rows} rows read; {'; '.join(fields)}; {aside}{unlabelled}"
 
 
 def check_corpus(
@@ -124,10 +127,11 @@ def check_corpus(
             reason = expectation.format_reason(table[number][expectation.column])
             reasons.setdefault(number, []).append(f"{expectation.name}: {reason}")
     valid = [example for number, example in enumerate(examples) if number not in reasons and isinstance(example, Example)]
-    counts: dict[str, dict[str, int]] = {
-        split: dict(sorted(Counter[str](e.family for e in valid if e.split == split).items())) for split in SPLITS
-    }
+    counts, unlabelled = _family_counts([e for e in valid if e.labelled]), _family_counts([e for e in valid if not e.labelled])
     families, failures = _check_balance(counts, settings)
+    if unlabelled["train"] and not counts["train"]:
+        found = failures if any(counts.values()) else ()
+        failures = (*found, "no accepted row of the split train has an answer: distillation alone trains no answer")
     bad = {number for expectation in expectations if expectation.defect for number in failed[expectation.name]}
     bad_share = len(bad) / len(rows)
     result = ContractResult(
@@ -140,6 +144,7 @@ def check_corpus(
         expectations=(*results, families),
         table_failures=failures,
         counts=counts,
+        unlabelled=unlabelled,
         read=_read_counts(rows, set(reasons)),
         audio={
             "files": len(facts),
@@ -174,6 +179,11 @@ def _result(expectation: Expectation, failed: Sequence[int], table: Sequence[Row
     )
     checked = sum(row[expectation.checked_column or expectation.column] is not None for row in table)
     return ExpectationResult(expectation.name, expectation.expects, checked, len(failed), first)
+
+
+def _family_counts(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
+    """Return the number of examples by split and family."""
+    return {split: dict(sorted(Counter[str](e.family for e in examples if e.split == split).items())) for split in SPLITS}
 
 
 def _read_counts(rows: Sequence[Row], invalid: Set[int]) -> dict[str, dict[str, dict[str, int]]]:
@@ -272,5 +282,5 @@ def _strict_json(value: Any) -> Any:
 def _render_page(result: ContractResult) -> str:
     """Return the result as an HTML page that loads nothing from other files."""
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    families = sorted({family for found in result.counts.values() for family in found})
+    families = sorted({family for counts in (result.counts, result.unlabelled) for found in counts.values() for family in found})
     return environment.get_template("page.html.j2").render(result=result.to_json(), families=families)

@@ -118,6 +118,14 @@ def row_expectations(settings: ContractSettings) -> tuple[Expectation, ...]:
             defect=False,
         ),
         Expectation(
+            "unlabelled_in_train",
+            "unlabelled_split",
+            "an unlabelled example (answer null) is in the split train",
+            "an unlabelled example cannot be evaluated: the answer is null in the split {value}, allowed split: train",
+            "null",
+            checked_column="id_occurrence",
+        ),
+        Expectation(
             "group_in_one_split", "group_crossing", "no group is in two splits", "group {value}", "null", checked_column="id_occurrence"
         ),
         Expectation(
@@ -137,7 +145,7 @@ def balance_expectation(settings: ContractSettings) -> Expectation:
     return Expectation(
         "balanced_families",
         "imbalance",
-        f"in each split no family has more than {limit:g} times the rows of another",
+        f"in each split no family has more than {limit:g} times the labelled rows of another",
         f"the largest family has {{value:.1f}} times the rows of the smallest, allowed {limit:g}",
         high=limit,
     )

@@ -130,6 +130,7 @@ _COLUMNS = (
     "choices_count",
     "choices_error",
     "scoring_error",
+    "unlabelled_split",
     "group_crossing",
     "audio_crossing",
 )
@@ -143,6 +144,8 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
     if example.choices is not None:
         columns["choices_count"] = len(example.choices)
     columns.update(choices_error=choices_error(example), scoring_error=scoring_error(example))
+    if not example.labelled and example.split != "train":
+        columns["unlabelled_split"] = example.split
     if measured is None:
         return columns
     columns["hash_equals"] = measured.sha256 == example.sha256
@@ -167,14 +170,18 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
 def _majority_splits(
     examples: Sequence[Example | CorpusError], facts: Mapping[str, AudioFacts]
 ) -> tuple[dict[str, Split], dict[str, Split]]:
-    """Return the split of each group and of each audio hash: the split with most of its rows, in a tie the first of `SPLITS`."""
-    groups: dict[str, Counter[Split]] = defaultdict(Counter)
-    audio: dict[str, Counter[Split]] = defaultdict(Counter)
+    """Return the split of each group and of each audio hash: the split with most of its rows, in a tie the first of `SPLITS`.
+
+    Unlabelled rows count only where there is no labelled row: much unlabelled audio of a test group must not set its test rows aside.
+    """
+    groups: dict[str, Counter[tuple[bool, Split]]] = defaultdict(Counter)
+    audio: dict[str, Counter[tuple[bool, Split]]] = defaultdict(Counter)
     for example in examples:
         if isinstance(example, Example):
-            audio[_digest(example, facts)][example.split] += 1
+            row = (example.labelled, example.split)
+            audio[_digest(example, facts)][row] += 1
             for group in _group_keys(example):
-                groups[group][example.split] += 1
+                groups[group][row] += 1
     return {key: _majority(count) for key, count in groups.items()}, {key: _majority(count) for key, count in audio.items()}
 
 
@@ -183,8 +190,8 @@ def _group_keys(example: Example) -> list[str]:
     return [unicodedata.normalize("NFC", group) for group in example.groups]
 
 
-def _majority(count: Counter[Split]) -> Split:
-    return max(SPLITS, key=lambda split: (count[split], -SPLITS.index(split)))
+def _majority(count: Counter[tuple[bool, Split]]) -> Split:
+    return max(SPLITS, key=lambda split: (count[True, split], count[False, split], -SPLITS.index(split)))
 
 
 def _digest(example: Example, facts: Mapping[str, AudioFacts]) -> str:

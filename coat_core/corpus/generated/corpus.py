@@ -17,6 +17,7 @@ from coat_core.corpus.generated.mixing import Waveform, mix_clip
 from coat_core.corpus.generated.plan import ClipPlan, find_recipe, plan_clips
 from coat_core.corpus.generated.speech import Synthesiser
 from coat_core.corpus.questions import seeded_generator
+from coat_core.corpus.unlabelled import limit_labels
 from coat_core.errors import CorpusError
 from coat_core.settings import CorpusSettings
 from coat_core.storage import new_folder, sha256_bytes
@@ -55,7 +56,7 @@ def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "c
                 examples.extend(rows)
                 bar.update(len(chunk))
         _check_distinct(examples)
-        write_manifest(folder / "manifest.jsonl", examples)
+        write_manifest(folder / "manifest.jsonl", limit_labels(examples, settings.labelled_clips_per_family, settings.seed))
 
 
 def render_clip(plan: ClipPlan, synthesiser: Synthesiser) -> Waveform:

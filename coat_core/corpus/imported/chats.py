@@ -66,7 +66,7 @@ def read_chat(row: Row) -> tuple[Row, list[str]]:
     elif systems and systems[0].strip():
         question = f"{systems[0].strip()}\n{question}"
     for key, value in (("question", question), ("answer", answer), ("audio", audios[0])):
-        if key in rest and rest[key] != value:
+        if rest.get(key) is not None and rest[key] != value:
             raise ValueError(f"{key} is given twice: in the chat and in the key {key!r}")
         rest[key] = value
     return rest, ignored

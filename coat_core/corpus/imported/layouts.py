@@ -25,6 +25,8 @@ _ALIASES = {
     "end_time": "end",
     "channel_selector": "channel",
     "license": "licence",
+    "labelled": "labelled",
+    "labeled": "labelled",
 }
 _OWN = ("question", "answer", "choices", "split", "group", "family", "task", "id", "source")
 _TIMES = ("offset", "duration", "end", "channel")
@@ -74,7 +76,7 @@ def standard_row(row: Row) -> tuple[Row, list[str]]:
         if name in standard and not _same(standard[name], value):
             raise ValueError(f"{origins[name]} is {shown(standard[name])} and {key} is {shown(value)}: they must be equal; remove one")
         standard[name], origins[name] = value, key
-    if "question" in standard and "answer" in standard and "transcription" in standard:
+    if "question" in standard and standard.get("answer") is not None and "transcription" in standard:
         ignored.append(origins["transcription"])
     return standard, ignored
 

@@ -1,8 +1,9 @@
 """Import of manifests (JSON Lines, a JSON array, CSV) and of audio folders with Hugging Face metadata files. Audio keeps its format.
 
-The task of a row without a question is transcription; that of a row with a question is understanding, unless it has a `family`. Rows
-without a split get one by a hash of their group; rows with the same group, the same audio or the same source file get the same split.
-All rows are imported, or none: the message gives the lines of the invalid rows. The contract stage checks the audio.
+The family of a row without a question is transcription; that of a row with a question, or of an unlabelled row, is understanding, unless
+it has a `family`. Rows without a split get one by a hash of their group; rows with the same group, the same audio or the same source file
+get the same split. Unlabelled rows without a split do not change the splits of the labelled rows: they get `train`, or are set aside. All
+rows are imported, or none: the message gives the lines of the invalid rows. The contract stage checks the audio.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coat_core.corpus.audio import is_file
-from coat_core.corpus.examples import Example, example_from_row, write_manifest
+from coat_core.corpus.examples import Example, Split, example_from_row, write_manifest
 from coat_core.corpus.imported.clips import Clip, store_clips
 from coat_core.corpus.imported.folders import audio_files, folder_split, metadata_files
 from coat_core.corpus.imported.layouts import AUDIO_KEYS, standard_row
@@ -22,7 +23,8 @@ from coat_core.corpus.imported.objects import read_objects
 from coat_core.corpus.imported.rows import check_row
 from coat_core.corpus.imported.summary import SUMMARY, Summary, summarise
 from coat_core.corpus.imported.tables import read_table
-from coat_core.corpus.splits import split_rows
+from coat_core.corpus.splits import place_unlabelled, split_rows
+from coat_core.corpus.unlabelled import QUESTION, TASK, limit_labels
 from coat_core.errors import CorpusError
 from coat_core.settings import CorpusSettings
 from coat_core.storage import new_folder, write_json
@@ -34,6 +36,7 @@ _TABLES = (".csv", ".tsv")
 def import_manifest(settings: CorpusSettings, source: Path, target: Path) -> None:
     """Import a manifest: `audio_filepath`, and `text` or `question` with `answer`; or chat rows (`messages` with `audios`).
 
+    `answer: null`, or `labelled: false`, makes a row unlabelled.
     Optional: `offset`, `duration`, `end` (seconds) and `channel` (from 0) for a segment; `choices`, `split`, `group`, `family`, `task`,
     `id`, `licence`, `source`. Files are relative to the folder of the manifest, or below a folder of `corpus.roots`.
 
@@ -90,13 +93,16 @@ def _import(settings: CorpusSettings, files: Sequence[Path], folder: Path, targe
         mistakes.check()
         stored = [clip for clip in clips if clip is not None]
         examples = _examples(settings, lines, rows, stored)
-        write_manifest(temporary / "manifest.jsonl", examples)
+        write_manifest(temporary / "manifest.jsonl", limit_labels(examples, settings.labelled_clips_per_family, settings.seed))
+        used = {example.id for example in examples}
+        _remove_unused(temporary, stored, examples)
         summary = summarise(
             examples,
-            given_splits=sum("split" in row for row in rows),
+            given_splits=sum("split" in row or (not row["labelled"] and row["id"] in used) for row in rows),
             segments=sum(clip.cut for clip in stored),
             ignored=ignored,
             files_without_row=_files_without_row(folder, rows) if split_by_folder else [],
+            unlabelled_set_aside=[row["id"] for row in rows if row["id"] not in used],
         )
         write_json(temporary / SUMMARY, summary.to_json())
     _print(summary)
@@ -139,6 +145,8 @@ def _with_folder_split(row: Row, folder: Path) -> Row:
     split = folder_split(row["path"], folder)
     if split is None:
         return row
+    if split != "train" and not row["labelled"]:
+        raise ValueError(f"the row is unlabelled in a folder of the split {split}: it cannot be evaluated, allowed split: train")
     if row.get("split", split) != split:
         raise ValueError(f"split is {row['split']!r}, but the folder of {row['audio']!r} is that of {split}; correct one of them")
     return {**row, "split": split}
@@ -160,15 +168,12 @@ def _check_unique(lines: Sequence[Line], rows: Sequence[Row], mistakes: Mistakes
 
 def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Row], clips: Sequence[Clip]) -> list[Example]:
     groups = [row.get("group") or f"audio:{clip.source_sha256[:16]}" for row, clip in zip(rows, clips, strict=True)]
-    keys = [
-        [f"group {group}", f"sha256 {clip.sha256}", *([f"source {clip.source_sha256}"] if row.get("segment") else [])]
-        for row, group, clip in zip(rows, groups, clips, strict=True)
-    ]
-    splits = split_rows(keys, [row.get("split") for row in rows], settings.clips_per_family, settings.seed)
     examples = []
-    for line, row, clip, group, split in zip(lines, rows, clips, groups, splits, strict=True):
-        question = row.get("question")
-        family = row.get("family", "transcription" if question is None else "understanding")
+    for line, row, clip, group, split in zip(lines, rows, clips, groups, _splits(settings, rows, clips, groups), strict=True):
+        if split is None:
+            continue
+        question, labelled = row.get("question"), row["labelled"]
+        family = row.get("family", "transcription" if question is None and labelled else "understanding")
         examples.append(
             example_from_row(
                 {
@@ -180,10 +185,10 @@ def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Ro
                     "split": split,
                     "group": group,
                     "family": family,
-                    "task": row.get("task", "words" if question is None else family),
-                    "question": question or _QUESTION,
+                    "task": row.get("task", (family if question else "words") if labelled else TASK),
+                    "question": question or (_QUESTION if labelled else QUESTION),
                     "choices": row.get("choices"),
-                    "answer": row["answer"] if question else row["transcription"],
+                    "answer": row["answer" if question else "transcription"] if labelled else None,
                     "source": row.get("source", line.name),
                     "licence": row.get("licence", "unknown"),
                 },
@@ -191,6 +196,28 @@ def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Ro
             )
         )
     return examples
+
+
+def _splits(settings: CorpusSettings, rows: Sequence[Row], clips: Sequence[Clip], groups: Sequence[str]) -> list[Split | None]:
+    """Return the split of each row; None for an unlabelled row that is set aside."""
+    keys = [
+        [f"group {group}", f"sha256 {clip.sha256}", *([f"source {clip.source_sha256}"] if row.get("segment") else [])]
+        for row, group, clip in zip(rows, groups, clips, strict=True)
+    ]
+    fixed = [number for number, row in enumerate(rows) if row["labelled"] or "split" in row]
+    known: list[Split | None] = [None] * len(rows)
+    given = [rows[number].get("split") for number in fixed]
+    for number, split in zip(
+        fixed, split_rows([keys[number] for number in fixed], given, settings.clips_per_family, settings.seed), strict=True
+    ):
+        known[number] = split
+    return place_unlabelled(keys, known)
+
+
+def _remove_unused(corpus: Path, clips: Sequence[Clip], examples: Sequence[Example]) -> None:
+    """Remove the audio of rows that are set aside."""
+    for audio in {clip.audio for clip in clips} - {example.audio for example in examples}:
+        (corpus / audio).unlink()
 
 
 def _files_without_row(folder: Path, rows: Sequence[Row]) -> list[str]:

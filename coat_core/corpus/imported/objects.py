@@ -16,9 +16,10 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_objects(path: Path, name: str, mistakes: Mistakes) -> list[Line]:
-    """Read one JSON object a line, or the objects of one array. Values that are null are left out. Blank lines are skipped.
+    """Read one JSON object a line, or the objects of one array. Blank lines are skipped.
 
-    Lines that are not one JSON object, and keys that occur twice in an object, are added to `mistakes`.
+    Values that are null are left out, except that of `answer`, which makes a row unlabelled. Lines that are not one JSON object, and keys
+    that occur twice in an object, are added to `mistakes`.
 
     Raises:
         CorpusError: the encoding of the file is invalid.
@@ -31,7 +32,8 @@ def read_objects(path: Path, name: str, mistakes: Mistakes) -> list[Line]:
         elif not isinstance(value, dict):
             mistakes.add(name, number, f"row {index}: is not a JSON object but {_kind(value)}")
         else:
-            lines.append(Line(path, name, number, index, {key: item for key, item in value.items() if item is not None}))
+            row = {key: item for key, item in value.items() if item is not None or key == "answer"}
+            lines.append(Line(path, name, number, index, row))
     return lines
 
 

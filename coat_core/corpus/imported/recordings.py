@@ -22,6 +22,7 @@ from coat_core.corpus.imported.pool import Pool
 from coat_core.corpus.imported.scenes import SCENES, TASKS, Proposer, Scene
 from coat_core.corpus.questions import Question, seeded_generator
 from coat_core.corpus.splits import group_of, split_groups
+from coat_core.corpus.unlabelled import limit_labels
 from coat_core.errors import AudioError, CorpusError
 from coat_core.progress import ProgressBar
 from coat_core.settings import CorpusSettings
@@ -59,7 +60,7 @@ def import_recordings(settings: CorpusSettings, source: Path, target: Path) -> N
                     for turn in range(settings.clips_per_family.get(split, 0)):
                         examples += maker.make(family, turn)
                         progress.update()
-        write_manifest(folder / "manifest.jsonl", examples)
+        write_manifest(folder / "manifest.jsonl", limit_labels(examples, settings.labelled_clips_per_family, settings.seed))
     _load.cache_clear()
     print(index.summary(), flush=True)
 

@@ -12,6 +12,7 @@ from coat_core.corpus.examples import FAMILIES, SPLITS
 from coat_core.corpus.imported.lines import Row
 from coat_core.corpus.normal_form import is_blank
 
+_LABELLED = {"true": True, "false": False}
 _TEXTS = ("question", "answer", "transcription", "task", "licence", "source", "group", "id")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _INVALID = re.compile("[\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -42,6 +43,9 @@ class Segment:
 def check_row(row: Row, *, table: bool) -> Row:
     """Return a row with checked values: texts in NFC without surrounding spaces, numbers as float, `segment` if there is one.
 
+    A row is unlabelled if it says so: by `answer: null` (JSON) or by `labelled: false`. An empty cell or a missing key is an error.
+    `labelled` of the returned row says which it is; an unlabelled row has no `answer`.
+
     Args:
         row: a row with the standard keys.
         table: whether the row comes from a table, where every value is text and choices are separated by a vertical bar.
@@ -51,6 +55,9 @@ def check_row(row: Row, *, table: bool) -> Row:
     """
     checked = dict(row)
     errors: list[str] = []
+    labelled = checked["labelled"] = _try(errors, _is_labelled, row) is not False
+    if row.get("answer", "") is None:
+        del checked["answer"]
     for name in ("id", "group"):
         if isinstance(row.get(name), int) and not isinstance(row[name], bool):
             checked[name] = _integer_text(row[name])
@@ -60,10 +67,15 @@ def check_row(row: Row, *, table: bool) -> Row:
     for name, allowed in (("split", SPLITS), ("family", FAMILIES)):
         if name in row and row[name] not in allowed:
             errors.append(f"{name} is {shown(row[name])}, allowed: {', '.join(allowed)}")
-    if "answer" not in row and "transcription" not in row:
-        errors.append("neither a transcription nor an answer is given, allowed: text for a transcript, or question and answer")
-    if ("question" in row) != ("answer" in row):
+    if labelled and "answer" not in checked and "transcription" not in row:
+        errors.append(
+            "neither a transcription nor an answer is given, allowed: text for a transcript, or question and answer; for audio without "
+            f"labels, which takes part in distillation only, {'labelled = false' if table else 'answer: null'}"
+        )
+    if labelled and ("question" in row) != ("answer" in checked):
         errors.append("question and answer must be given together")
+    if not labelled and row.get("split", "train") != "train":
+        errors.append(f"the row is unlabelled in the split {shown(row['split'])}: it cannot be evaluated, allowed split: train")
     if "choices" in row:
         checked["choices"] = _try(errors, _choices, row["choices"], table)
         if "question" not in row:
@@ -79,6 +91,23 @@ def check_row(row: Row, *, table: bool) -> Row:
     if segment:
         checked["segment"] = segment
     return checked
+
+
+def _is_labelled(row: Row) -> bool:
+    """Return whether a row has, or must have, an answer.
+
+    Raises:
+        ValueError: `labelled` is no truth value, or contradicts the row.
+    """
+    answered = row.get("answer") is not None or "transcription" in row
+    stated = row.get("labelled")
+    if isinstance(stated, str):
+        stated = _LABELLED.get(stated.lower(), stated)
+    if stated is not None and not isinstance(stated, bool):
+        raise ValueError(f"labelled is {shown(stated)}, allowed: true, false")
+    if stated is False and answered:
+        raise ValueError("labelled is false, but an answer or a transcription is given; remove one of them")
+    return answered or stated is True or (stated is None and "answer" not in row)
 
 
 def shown(value: Any, limit: int = _SHOWN) -> str:

@@ -30,10 +30,17 @@ class Summary:
     """Number of rows with each key that is not used."""
     files_without_row: list[str]
     """Audio files of an audio folder that no row names."""
+    unlabelled: int = 0
+    """Rows without an answer."""
+    unlabelled_set_aside: tuple[str, ...] = ()
+    """Ids of unlabelled rows that are not imported, because their group, audio or file is in validation or test."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the summary as a JSON object."""
-        return asdict(self)
+        """Return the summary as a JSON object. The counts of unlabelled rows are omitted if there are none."""
+        value = asdict(self)
+        if not self.unlabelled and not self.unlabelled_set_aside:
+            del value["unlabelled"], value["unlabelled_set_aside"]
+        return value
 
     def lines(self) -> list[str]:
         """Return the summary as lines of text."""
@@ -42,6 +49,13 @@ class Summary:
             f"splits: {_counts(self.splits)} ({self.split_by_hash} rows by a hash of their group)",
             f"sources: {_counts(self.sources)}",
         ]
+        if self.unlabelled:
+            lines.append(f"unlabelled: {self.unlabelled} rows without an answer take part in distillation only")
+        if self.unlabelled_set_aside:
+            lines.append(
+                f"set aside: {len(self.unlabelled_set_aside)} unlabelled rows whose group, audio or file is in validation or test: "
+                f"{_first(self.unlabelled_set_aside)}"
+            )
         if self.segments:
             lines.append(f"segments: {self.segments} rows were cut from longer files")
         if self.ignored_keys:
@@ -50,14 +64,18 @@ class Summary:
         if speakers:
             lines.append(f"  {speakers[0]} is not used: rename it to group, so that a speaker is in one split only")
         if self.files_without_row:
-            shown = ", ".join(self.files_without_row[:_SHOWN])
-            more = f" and {len(self.files_without_row) - _SHOWN} more" if len(self.files_without_row) > _SHOWN else ""
-            lines.append(f"set aside: {len(self.files_without_row)} audio files without a row: {shown}{more}")
+            lines.append(f"set aside: {len(self.files_without_row)} audio files without a row: {_first(self.files_without_row)}")
         return lines
 
 
 def summarise(
-    examples: Sequence[Example], *, given_splits: int, segments: int, ignored: Mapping[str, int], files_without_row: Sequence[str]
+    examples: Sequence[Example],
+    *,
+    given_splits: int,
+    segments: int,
+    ignored: Mapping[str, int],
+    files_without_row: Sequence[str],
+    unlabelled_set_aside: Sequence[str] = (),
 ) -> Summary:
     """Return the summary of the imported examples."""
     families, splits = Counter(example.family for example in examples), Counter(example.split for example in examples)
@@ -70,7 +88,13 @@ def summarise(
         segments=segments,
         ignored_keys=dict(sorted(ignored.items())),
         files_without_row=sorted(files_without_row),
+        unlabelled=sum(not example.labelled for example in examples),
+        unlabelled_set_aside=tuple(unlabelled_set_aside),
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _counts(counts: Mapping[str, int]) -> str:
