@@ -47,6 +47,10 @@ class ExpertSpec:
     """Training data of the checkpoint, labels included: an expert must not be fitted on labels of the corpus that it is distilled on."""
     precision: str = "float32"
     """Data type of weights and computation."""
+    window_s: float | None = None
+    """Window of the encoder in seconds, if params shorten it."""
+    pool_frames: int = 1
+    """Consecutive frames of the encoder that are averaged."""
 
     def __post_init__(self) -> None:
         """Convert the lists of JSON to tuples."""
@@ -56,7 +60,7 @@ class ExpertSpec:
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON values, without the fields of neural experts that have their default value."""
         values = asdict(self)
-        unset = {field.name for field in fields(self)[-5:] if values[field.name] == field.default}
+        unset = {field.name for field in fields(self)[-7:] if values[field.name] == field.default}
         return {name: value for name, value in values.items() if name not in unset}
 
 

@@ -17,6 +17,9 @@ ACOUSTIC: dict[str, str] = {
     "spectral_events": "coat_core.experts.acoustic.spectral_events",
     "prosody": "coat_core.experts.acoustic.prosody",
     "f0_bins": "coat_core.experts.acoustic.f0",
+    "sound_classifier": "coat_core.experts.classifiers.sound",
+    "style_classifier": "coat_core.experts.classifiers.style",
+    "word_classifier": "coat_core.experts.classifiers.word",
 }
 """Acoustic experts: implementation name → module with a function `build() -> Expert`. To add an expert, add a line."""
 
@@ -82,6 +85,8 @@ def build_expert(spec: ExpertSpec) -> Expert:
         revision=spec.revision,
         allow_moving_revision=spec.revision is not None and not is_commit(spec.revision),
         layers=spec.layers or None,
+        window_s=spec.window_s,
+        pool_frames=spec.pool_frames,
         accept_licence=spec.licence,
         dtype="bfloat16" if spec.precision == "bfloat16" else "float32",
     )

@@ -21,7 +21,7 @@ from coat_core.errors import AudioError
 from coat_core.experts import catalogue
 from coat_core.experts.neural.base import NeuralExpert, Piece
 from coat_core.experts.prefetch import PrefetchCancelledError, check_cancelled, prefetch
-from coat_core.experts.store import plan, shards
+from coat_core.experts.store import plan
 from coat_core.experts.store.extraction import extract_features
 from coat_core.settings import ExpertSettings
 from tests.testing import batch_marker_expert
@@ -40,7 +40,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Example]
 
 @pytest.fixture(autouse=True)
 def _few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
     monkeypatch.setattr(plan, "GROUP_BATCHES", 3)
 
 

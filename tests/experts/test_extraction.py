@@ -15,9 +15,9 @@ from coat_core.errors import AudioError, ExpertError, OutOfMemoryError
 from coat_core.experts import catalogue
 from coat_core.experts.store import extraction, plan, shards, waveforms
 from coat_core.experts.store.extraction import extract_features
-from coat_core.experts.store.shards import shard_name
 from coat_core.experts.store.store import ExpertStore
 from coat_core.settings import ExpertSettings
+from coat_core.shards import shard_name
 from tests.testing import batch_marker_expert
 from tests.testing.clips import file_hashes, make_clip
 
@@ -39,7 +39,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Example]
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Register the expert, with few shards and small groups; return the lengths of the clips of each call."""
     monkeypatch.setitem(catalogue.NEURAL, "batch_marker", batch_marker_expert.__name__)
-    monkeypatch.setattr(shards, "PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
     monkeypatch.setattr(plan, "GROUP_BATCHES", 2)
     batch_marker_expert.CALLS.clear()
     return batch_marker_expert.CALLS

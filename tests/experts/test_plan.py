@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from coat_core.experts.store import plan, shards
+from coat_core.experts.store import plan
 from coat_core.experts.store.plan import Plan, batches
-from coat_core.experts.store.shards import shard_name
+from coat_core.shards import shard_name
 
 
 def test_batches_contain_clips_of_similar_length_within_the_limit() -> None:
@@ -25,7 +25,7 @@ def test_batches_contain_clips_of_similar_length_within_the_limit() -> None:
 
 
 def test_no_shard_is_in_two_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
     monkeypatch.setattr(plan, "GROUP_BATCHES", 2)
     rng = np.random.default_rng(1)
     durations = {f"{rng.integers(256):02x}{n:04x}": 3.0 for n in range(400)}

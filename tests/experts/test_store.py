@@ -140,7 +140,7 @@ def test_one_new_clip_costs_one_clip_and_one_shard(make: Make, tmp_path: Path, m
     examples = [make(i) for i in range(20)]
     known = {example.sha256[:2] for example in examples[:10]}
     # The new clip belongs to an existing shard.
-    monkeypatch.setattr("coat_core.experts.store.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
     folder = _extract(examples[:10], tmp_path)
     before = _inodes(folder)
     decoded: list[str] = []

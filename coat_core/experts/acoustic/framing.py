@@ -1,4 +1,4 @@
-"""Framing and spectra of all acoustic experts: 16 kHz, 50 frames a second, frame t centred on sample 320 t."""
+"""Framing and spectra of the acoustic experts: 16 kHz, 50 frames a second, frame t centred on sample 320 t."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ POWER_FLOOR = 1e-8
 Floats = NDArray[np.float64]
 
 
-def frame_count(samples: int) -> int:
-    """Return the number of frames whose centre is within the clip: ceil(samples / 320)."""
-    return -(-samples // HOP)
+def frame_count(samples: int, hop: int = HOP) -> int:
+    """Return the number of frames whose centre is within the clip: ceil(samples / hop)."""
+    return -(-samples // hop)
 
 
 def frame(waveform: Floats, size: int) -> Floats:
@@ -78,15 +78,17 @@ class AcousticExpert:
 
     spec: ExpertSpec
     compute: Callable[[Floats], Floats]
+    hop: int = HOP
+    """Samples per frame."""
 
     def __call__(self, waveforms: NDArray[np.float32], lengths: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return features `[B, T, d]` and mask `[B, T]`, T = ceil(longest / 320).
+        """Return features `[B, T, d]` and mask `[B, T]`, T = ceil(longest / hop).
 
         Raises:
             ExpertError: the shapes do not match, or a length is less than 1 or greater than N.
         """
         check_batch(waveforms, lengths)
-        frames = [frame_count(int(n)) for n in lengths]
+        frames = [frame_count(int(n), self.hop) for n in lengths]
         features = np.zeros((len(frames), max(frames, default=0), self.spec.dim), dtype=np.float32)
         mask = np.zeros(features.shape[:2], dtype=np.bool_)
         for row, (count, length) in enumerate(zip(frames, lengths, strict=True)):

@@ -139,7 +139,8 @@ class Checkpoint:
             implementation=self.implementation, kind=kind, target=target, dim=len(dim_names), native_rate_hz=rate_hz,
             sample_rate_hz=sample_rate_hz, version=version, licence=self.choice.licence, commercial_use=self.choice.commercial_use,
             source=self.choice.source, dim_names=dim_names, checkpoint=self.choice.checkpoint, revision=self.choice.revision,
-            layers=layers, fitted_on=self.choice.fitted_on, precision=self.settings.dtype,
+            layers=layers, fitted_on=self.choice.fitted_on, precision=self.settings.dtype, window_s=self.settings.window_s,
+            pool_frames=self.settings.pool_frames,
         )  # fmt: skip
 
 
@@ -160,11 +161,11 @@ def open_checkpoint(
         known: the implementation's table of checkpoints.
         model_types: model types that the implementation supports.
         prefix: only weight files with tensors of this name prefix are needed.
-        layers: whether params may choose hidden layers.
+        layers: whether params may choose hidden layers, and pool their frames.
 
     Raises:
-        ExpertError: the licence is not accepted, the folder contains another architecture or none, or params choose layers of an
-            implementation that does not support it.
+        ExpertError: the licence is not accepted, the folder contains another architecture or none, or params choose layers, pooling or
+            a window of a checkpoint that does not support it.
         DeviceError: this host has no such device.
         CheckpointError: the files are not on this disk and cannot be fetched.
     """
@@ -173,6 +174,9 @@ def open_checkpoint(
     if settings.layers is not None and not layers:
         raise ExpertError(f"{implementation} has one output; its hidden layers cannot be chosen", field="experts.*.layers",
                           value=list(settings.layers), next_step="remove layers, or use speech_encoder")  # fmt: skip
+    if settings.pool_frames > 1 and not layers:
+        raise ExpertError(f"{implementation} does not average its frames", field="experts.*.pool_frames", value=settings.pool_frames,
+                          allowed="1", next_step="remove pool_frames, or use speech_encoder")  # fmt: skip
     folder = checkpoint_folder(
         choice.checkpoint, choice.revision, field="experts.*.checkpoint", allow_moving=settings.allow_moving_revision, prefix=prefix
     )
@@ -185,6 +189,9 @@ def open_checkpoint(
     if config.get("model_type") not in model_types:
         found = f"model_type {config.get('model_type')!r}, architectures {config.get('architectures')}"
         raise checkpoint.refuse("it has another architecture", found, sorted(model_types))
+    if settings.window_s is not None and not (layers and checkpoint.model_type == "whisper"):
+        raise ExpertError("only Whisper's encoder has a window to shorten", field="experts.*.window_s", value=settings.window_s,
+                          allowed="null", next_step="remove window_s")  # fmt: skip
     return checkpoint
 
 

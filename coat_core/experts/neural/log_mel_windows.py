@@ -1,4 +1,4 @@
-"""Whisper's stock front end: every window is padded with silence to the length that the model requires (30 s)."""
+"""Whisper's stock front end: every window is padded with silence to the length that the model requires (30 s, or less if it was cut)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class LogMelWindows:
         checkpoint: the checkpoint.
         positions: number of positions of the tower, one per two mel frames.
         hop: samples per frame of the expert.
+        window_s: window in seconds of a tower whose positions were cut; None: the tower's own.
 
     Raises:
         ExpertError: the front end is missing, or its window differs from the tower's.
     """
 
-    def __init__(self, checkpoint: Checkpoint, positions: int, hop: int) -> None:
+    def __init__(self, checkpoint: Checkpoint, positions: int, hop: int, window_s: float | None = None) -> None:
         from transformers import WhisperFeatureExtractor
 
         self.extractor: Any = checkpoint.front_end(WhisperFeatureExtractor)
@@ -34,11 +35,12 @@ class LogMelWindows:
             raise checkpoint.refuse(
                 "its front end and its tower do not match", f"{self.extractor.nb_max_frames} mel frames", f"{2 * positions} mel frames"
             )
+        self.window = int(self.extractor.n_samples) if window_s is None else round(window_s * self.extractor.sampling_rate)
 
     @property
     def windowing(self) -> Windowing:
         """The model's window, with a sixth of it as context on each side (5 s of 30 s)."""
-        frames = int(self.extractor.n_samples) // self.hop
+        frames = self.window // self.hop
         return Windowing(frames, frames // 6)
 
     def prepare(self, waveform: Waveform) -> Waveform:
@@ -47,11 +49,11 @@ class LogMelWindows:
 
     def samples(self, frames: int) -> int:
         """Return the number of samples of the model's window: a shorter piece has the same cost."""
-        return int(self.extractor.n_samples)
+        return self.window
 
     def features(self, pieces: Sequence[Piece], like: Tensor) -> Tensor:
         """Return log-mel features `[B, mels, 2 · positions]` of windows, on the device and in the data type of `like`."""
         windows = [piece.clip[piece.start * self.hop : piece.stop * self.hop] for piece in pieces]
-        options = {"padding": "max_length", "truncation": True, "return_attention_mask": False, "return_tensors": "pt"}
-        values = self.extractor(windows, sampling_rate=self.extractor.sampling_rate, **options)["input_features"]
+        options = {"padding": "max_length", "max_length": self.window, "truncation": True, "return_attention_mask": False}
+        values = self.extractor(windows, sampling_rate=self.extractor.sampling_rate, return_tensors="pt", **options)["input_features"]
         return torch.as_tensor(values).to(like.device, like.dtype)

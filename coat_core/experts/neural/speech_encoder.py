@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coat_core.experts.neural.base import NeuralExpert, Piece, Waveform
+from coat_core.errors import ExpertError
+from coat_core.experts.neural.base import Encoder, NeuralExpert, Piece, Waveform
 from coat_core.experts.neural.checkpoint import Checkpoint, numbered, open_checkpoint
 from coat_core.experts.neural.licences import KnownCheckpoint
 from coat_core.experts.neural.log_mel_windows import LogMelWindows
+from coat_core.experts.neural.pooling import pooled
 from coat_core.experts.neural.wav2vec import MODEL_TYPES, drop_layers, layer_mean, load_wav2vec
 from coat_core.experts.neural.windowing import Windowing
 from coat_core.settings import ExpertSettings
@@ -29,6 +31,8 @@ KNOWN = (
           "Libri-Light, GigaSpeech, VoxPopuli (94,000 h), no labels", "Chen et al., WavLM, arXiv:2110.13900"),
     KnownCheckpoint("microsoft/wavlm-large", "c1423ed94bb01d80a3f5ce5bc39f6026a0f4828c", "CC-BY-SA-3.0",
           "Libri-Light, GigaSpeech, VoxPopuli (94,000 h), no labels", "Chen et al., WavLM, arXiv:2110.13900"),
+    KnownCheckpoint("openai/whisper-base", "e37978b90ca9030d5170a5c07aadb050351a65bb", "Apache-2.0",
+          "680,000 h of transcribed speech from the web", "Radford et al., Whisper, arXiv:2212.04356"),
     KnownCheckpoint("openai/whisper-small", "973afd24965f72e36ca33b3055d56a652f456b4d", "Apache-2.0",
           "680,000 h of transcribed speech from the web", "Radford et al., Whisper, arXiv:2212.04356"),
     KnownCheckpoint("openai/whisper-large-v3", "06f233fe06e710322aca913c1bc4249a0d71fce1", "Apache-2.0",
@@ -85,14 +89,31 @@ def _whisper(checkpoint: Checkpoint) -> NeuralExpert:
     layers = checkpoint.layers(config.encoder_layers, max(1, round(0.75 * config.encoder_layers)))
     with torch.random.fork_rng(devices=[]):
         model = checkpoint.load_part(WhisperEncoder(config), r"(?:model\.)?encoder\.")
+    mel = LogMelWindows(checkpoint, config.max_source_positions, hop=320, window_s=checkpoint.settings.window_s)
+    _cut_positions(model, mel.window // mel.hop, checkpoint)
     if drop_layers(model, layers):
         # The final norm belongs to the published last layer, which is dropped.
         model.layer_norm = torch.nn.Identity()
-    mel = LogMelWindows(checkpoint, config.max_source_positions, hop=320)
     return _expert(checkpoint, WhisperStates(model, mel, layers), mel.extractor.sampling_rate, config.d_model, layers, mel.windowing)
 
 
-def _expert(checkpoint: Checkpoint, encoder: Any, rate: int, width: int, layers: tuple[int, ...], windowing: Windowing) -> NeuralExpert:
+def _cut_positions(model: Any, positions: int, checkpoint: Checkpoint) -> None:
+    """Keep the first positions of Whisper's encoder: a clip shorter than the window is not padded to 30 s.
+
+    Raises:
+        ExpertError: the encoder has fewer positions, or there is none.
+    """
+    known = int(model.config.max_source_positions)
+    if not 1 <= positions <= known:
+        raise ExpertError("the window does not fit the encoder", field="experts.*.window_s", value=checkpoint.settings.window_s,
+                          allowed=f"0.02 to {known / 50:g} seconds", next_step="fix params.yaml")  # fmt: skip
+    model.config.max_source_positions = positions
+    model.embed_positions.weight = torch.nn.Parameter(model.embed_positions.weight[:positions].clone(), requires_grad=False)
+    model.embed_positions.num_embeddings = positions
+
+
+def _expert(checkpoint: Checkpoint, encoder: Encoder, rate: int, width: int, layers: tuple[int, ...], windowing: Windowing) -> NeuralExpert:
+    encoder, windowing = pooled(encoder, windowing, checkpoint.settings.pool_frames)
     spec = checkpoint.spec(
         "speech", "representation", rate_hz=rate / encoder.hop, sample_rate_hz=rate, dim_names=numbered("state", width), layers=layers
     )

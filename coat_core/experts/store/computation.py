@@ -18,8 +18,9 @@ from coat_core.errors import ExpertError, OutOfMemoryError
 from coat_core.experts.base import Expert
 from coat_core.experts.prefetch import prefetch
 from coat_core.experts.store.plan import Batch, Plan
-from coat_core.experts.store.shards import Clip, ShardJob, shard_name
+from coat_core.experts.store.shards import Clip, ShardJob
 from coat_core.experts.store.waveforms import Waveforms
+from coat_core.shards import shard_name
 
 Padded = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Waveforms `[B, N]`, zero-padded, and lengths `[B]`."""

@@ -12,7 +12,6 @@ of float16.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +25,10 @@ from coat_core.experts.catalogue import NEURAL, load_expert
 from coat_core.experts.store.computation import one_thread, write_acoustic, write_neural
 from coat_core.experts.store.fingerprint import acoustic_fingerprint, neural_fingerprint
 from coat_core.experts.store.plan import PLAN, begin_plan
-from coat_core.experts.store.shards import ShardJob, open_shard, shard_name
+from coat_core.experts.store.shards import ShardJob, open_shard, read_clip
 from coat_core.experts.store.store import INDEX, NORMALISER, SPEC, fit_normaliser
 from coat_core.settings import ExpertSettings
+from coat_core.shards import group_by_shard, leftovers, shard_name
 from coat_core.storage import write_bytes
 
 
@@ -74,16 +74,14 @@ def extract_features(
     else:
         with one_thread():
             expert_fingerprint = acoustic_fingerprint(model)
-    clips_of_shard: dict[str, dict[str, Path]] = defaultdict(dict)
-    for sha256 in sorted(audio):
-        clips_of_shard[shard_name(sha256)][sha256] = audio[sha256]
+    clips_of_shard = group_by_shard(audio)
     target.mkdir(parents=True, exist_ok=True)
     jobs = [ShardJob(key, settings, expert_fingerprint, target / name, clips, waveforms) for name, clips in clips_of_shard.items()]
     stale = [job for job in jobs if not job.is_current()]
-    leftovers = _leftovers(target, set(clips_of_shard))
-    if stale or leftovers:
+    unused = leftovers(target, clips_of_shard, (INDEX, SPEC, NORMALISER, PLAN))
+    if stale or unused:
         (target / INDEX).unlink(missing_ok=True)
-    for path in leftovers:
+    for path in unused:
         path.unlink()
     with _progress(key, stale, len(audio)) as done:
         if neural:
@@ -95,16 +93,6 @@ def extract_features(
             write_acoustic(model, stale, done)
     (target / PLAN).unlink(missing_ok=True)
     _publish(model, expert_fingerprint, target, sorted(clips_of_shard), training)
-
-
-def _leftovers(target: Path, shards: set[str]) -> list[Path]:
-    """Return shards without clips, and temporary files of a killed run."""
-    names = (*shards, INDEX, SPEC, NORMALISER, PLAN)
-    return sorted(
-        path for path in target.iterdir()
-        if (path.name.startswith("shard-") and path.name not in shards)
-        or (path.name.startswith(".") and (path.name.startswith(".shard-") or any(path.name.startswith(f".{name}.") for name in names)))
-    )  # fmt: skip
 
 
 @contextmanager
@@ -120,7 +108,7 @@ def _publish(expert: Expert, expert_fingerprint: str, target: Path, shards: Sequ
     """Write spec, normaliser and, last, the index, unless all three files exist with the same bytes."""
     opened = {name: open_shard(target / name) for name in shards}
     offsets = {name: shard.offsets for name, shard in opened.items()}
-    clips = (opened[shard_name(s)].slice(offsets[shard_name(s)][s], opened[shard_name(s)].frames[s]) for s in training)
+    clips = (read_clip(opened[shard_name(s)], offsets[shard_name(s)][s], opened[shard_name(s)].frames[s]) for s in training)
     normaliser = fit_normaliser(((features.astype(np.float32), mask) for features, mask in clips), expert.spec.dim)
     index = {
         sha256: {"shard": name, "offset": offset, "frames": opened[name].frames[sha256]}

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coat_core.corpus.audio import decode, write_flac
 from coat_core.experts.base import Expert
@@ -47,6 +48,14 @@ def acoustic_fingerprint(expert: Expert) -> str:
 
     A change of the decoder, a library or the expert changes the fingerprint even if the version is the same; a comment does not.
     """
+    waveform = fixed_sound(expert.spec.sample_rate_hz)
+    with np.errstate(over="ignore"):
+        features = expert(waveform[None], np.array([len(waveform)]))[0].astype(np.float16)
+    return sha256_json({"spec": expert.spec.to_json(), "features": sha256_bytes(features.tobytes())})
+
+
+def fixed_sound(sample_rate_hz: int) -> NDArray[np.float32]:
+    """Return a fixed sound of one second `[N]`, decoded from a file and resampled to `sample_rate_hz`."""
     time = np.arange(_SOUND_RATE_HZ) / _SOUND_RATE_HZ
     ticks = np.arange(_SOUND_RATE_HZ, dtype=np.int64)
     # A rising tone with harmonics, hiss, silence and a clipped end: every expert has features that depend on it.
@@ -58,7 +67,4 @@ def acoustic_fingerprint(expert: Expert) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound.flac"
         write_flac(path, np.clip(sound, -1.0, 1.0), _SOUND_RATE_HZ)
-        waveform = decode(path, sample_rate_hz=expert.spec.sample_rate_hz)
-    with np.errstate(over="ignore"):
-        features = expert(waveform[None], np.array([len(waveform)]))[0].astype(np.float16)
-    return sha256_json({"spec": expert.spec.to_json(), "features": sha256_bytes(features.tobytes())})
+        return decode(path, sample_rate_hz=sample_rate_hz)

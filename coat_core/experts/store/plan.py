@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.batching import padded_batches
-from coat_core.experts.store.shards import shard_name
+from coat_core.shards import shard_name
 from coat_core.storage import sha256_json, write_json
 
 PLAN = "plan.json"

@@ -1,52 +1,27 @@
-"""Shards of an expert store: the frames of all clips whose audio hashes have the same prefix, in the order of the hashes."""
+"""The shards of an expert store: features and masks of clips."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coat_core import shards
 from coat_core.errors import ExpertError
 from coat_core.settings import ExpertSettings
+from coat_core.shards import Shard, shard_metadata
 from coat_core.storage import write_bytes
-
-PREFIX_LENGTH = 2
-"""Hex digits of the audio hash in the name of a shard: up to 256 shards."""
 
 Clip = tuple[NDArray[np.float16], NDArray[np.bool_]]
 """Features `[T, d]` and mask `[T]`."""
 
 
-def shard_name(sha256: str) -> str:
-    """Return the file name of the shard of an audio hash."""
-    return f"shard-{sha256[:PREFIX_LENGTH]}.safetensors"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A complete shard on disk, memory-mapped."""
-
-    fingerprint: str
-    """Fingerprint of the expert that computed it."""
-    frames: dict[str, int]
-    """Number of frames of each clip by audio hash, in stored order."""
-    reader: Any
-
-    @property
-    def offsets(self) -> dict[str, int]:
-        """First frame of each clip."""
-        starts = np.cumsum([0, *self.frames.values()])
-        return {sha256: int(start) for sha256, start in zip(self.frames, starts, strict=False)}
-
-    def slice(self, offset: int, frames: int) -> Clip:
-        """Return features `[frames, d]` (float16) and mask `[frames]` from frame `offset` on."""
-        end = offset + frames
-        return self.reader.get_slice("features")[offset:end], self.reader.get_slice("mask")[offset:end]
+def read_clip(shard: Shard, offset: int, frames: int) -> Clip:
+    """Return features `[frames, d]` (float16) and mask `[frames]` from frame `offset` on."""
+    return shard.frames_of("features", offset, frames), shard.frames_of("mask", offset, frames)
 
 
 def shard_bytes(fingerprint: str, clips: Mapping[str, Clip]) -> bytes:
@@ -54,13 +29,11 @@ def shard_bytes(fingerprint: str, clips: Mapping[str, Clip]) -> bytes:
     from safetensors.numpy import save
 
     ordered = sorted(clips)
-    # A single metadata key: safetensors does not keep the order of several.
-    header = {"fingerprint": fingerprint, "frames": {sha256: len(clips[sha256][0]) for sha256 in ordered}}
     tensors = {
         "features": np.concatenate([clips[sha256][0] for sha256 in ordered]),
         "mask": np.concatenate([clips[sha256][1] for sha256 in ordered]),
     }
-    data: bytes = save(tensors, metadata={"shard": json.dumps(header, separators=(",", ":"))})
+    data: bytes = save(tensors, metadata=shard_metadata(fingerprint, {sha256: len(clips[sha256][0]) for sha256 in ordered}))
     return data
 
 
@@ -70,18 +43,10 @@ def open_shard(path: Path) -> Shard:
     Raises:
         ExpertError: the file is missing, truncated or not a shard.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        reader: Any = safe_open(path, framework="numpy")
-        header = json.loads(reader.metadata()["shard"])
-        shard = Shard(header["fingerprint"], header["frames"], reader)
-        total = sum(shard.frames.values())
-        if reader.get_slice("features").get_shape()[0] != total or reader.get_slice("mask").get_shape() != [total]:
-            raise ValueError("frames and header do not match")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        return shards.open_shard(path, ("features", "mask"), "numpy")
+    except ValueError as error:
         raise ExpertError(f"cannot read a shard: {error}", field="shard", value=str(path), next_step="run `coat features` again") from error
-    return shard
 
 
 @dataclass(frozen=True)
@@ -112,7 +77,7 @@ class ShardJob:
         shard = self._older()
         if shard is None:
             return {}
-        return {sha256: shard.slice(offset, shard.frames[sha256]) for sha256, offset in shard.offsets.items() if sha256 in self.audio}
+        return {sha256: read_clip(shard, offset, shard.frames[sha256]) for sha256, offset in shard.offsets.items() if sha256 in self.audio}
 
     def write(self, clips: Mapping[str, Clip]) -> None:
         """Write the complete shard."""

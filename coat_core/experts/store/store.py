@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from coat_core.errors import ExpertError
 from coat_core.experts.base import ExpertSpec
-from coat_core.experts.store.shards import Shard, open_shard
+from coat_core.experts.store.shards import open_shard, read_clip
+from coat_core.shards import Shard
 from coat_core.storage import read_json
 
 INDEX, SPEC, NORMALISER = "index.json", "spec.json", "normaliser.safetensors"
@@ -74,7 +75,7 @@ class ExpertStore:
             ExpertError: the clip is not in the store, or its shard is invalid.
         """
         entry = self._entry(sha256)
-        features, mask = self._shard(entry["shard"]).slice(entry["offset"], entry["frames"])
+        features, mask = read_clip(self._shard(entry["shard"]), entry["offset"], entry["frames"])
         return features.astype(np.float32), mask
 
     def frames(self, sha256: str) -> int:

@@ -1,0 +1,1 @@
+"""Acoustic experts with small fitted networks: posteriors of sounds, speaking styles and words."""

@@ -1,0 +1,1 @@
+"""Fitting of the classifiers on audio that is generated for this purpose only."""
