@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coat_core.errors import DeviceError, OutOfMemoryError
 
@@ -52,6 +53,35 @@ def explain_out_of_memory(device: torch.device, explain: Callable[[int], OutOfMe
         yield
     except torch.OutOfMemoryError as error:
         raise explain(budget_bytes(device)) from error
+
+
+@contextmanager
+def fixed_compute(device: str, threads: int) -> Iterator[None]:
+    """Set the number of threads and deterministic kernels within the context; results depend on both.
+
+    Args:
+        device: device of the computation; on an accelerator, an operation without a deterministic kernel gives a warning.
+        threads: number of threads of an operation.
+    """
+    import torch
+    import torch.utils.deterministic
+
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    # cuBLAS reads this variable at its first use; without it, its results vary from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
+    # No code here reads uninitialised memory, and filling it takes time at every operation.
+    memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
 
 
 def release_memory() -> None:

@@ -148,6 +148,12 @@ class Backbone(Protocol):
     def embed_audio(self, mel: Mel) -> list[Tensor]:
         """Run tower and projector; return `[A, D]` per clip (A audio tokens)."""
 
+    def audio_state(self) -> dict[str, Tensor]:
+        """Return the weights outside the language model by name: those of tower and projector (of an omni model also its vision tower)."""
+
+    def audio_config(self) -> dict[str, Any]:
+        """Return the settings of front end and tower that change the audio embeddings, as JSON."""
+
     def encode(self, queries: Sequence[Query], *, generation: bool = False) -> Batch:
         """Tokenize through the template: prompts and answers, right-padded, or (`generation`) prompts only, left-padded.
 
@@ -162,17 +168,25 @@ class Backbone(Protocol):
             BackboneError: the counts of placeholders and audio embeddings differ.
         """
 
-    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int, blocked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the decoder; return the states after decoder layer `layer` and those after the final norm, both `[B, L, D]`.
 
-        Layers count from 1. The states of a layer are taken before the final norm.
+        Layers count from 1. The states of a layer are taken before the final norm. Where `blocked` `[B, L, L]` is True, the position of
+        the row cannot attend to that of the column; a position always attends to itself.
+
+        Raises:
+            BackboneError: there is no such layer, or the attention implementation cannot block pairs of positions.
         """
 
     def answer_logits(self, states: Tensor) -> Tensor:
         """Return logits `[n, V]` of states after the final norm `[n, D]`."""
 
-    def generation_inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the keyword arguments of the stock `model.generate` for a left-padded batch (ids, mask, mel features)."""
+    def generation_inputs(self, batch: Batch, audio: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the keyword arguments of the stock `model.generate` for a left-padded batch.
+
+        Without `audio`, they are ids, mask and mel features, as the stock processor makes them. With `audio`, the outputs of
+        `embed_audio` `[A, D]` for each clip, they are ids, mask, positions and input embeddings: the tower does not run.
+        """
 
     def save(self, folder: str, *, weights: bool = True) -> None:
         """Save model (safetensors), tokenizer, front end and template in the published layout."""

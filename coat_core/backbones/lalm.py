@@ -15,8 +15,11 @@ from coat_core.backbones.base import SAMPLE_RATE_HZ, Architecture, Batch, Mel, Q
 from coat_core.backbones.mel import HOP, frame_count, log_mel, token_count
 from coat_core.backbones.prompts import encode_queries, user_messages
 from coat_core.errors import BackboneError
+from coat_core.storage import sha256_bytes
 
 _DECODER = "model.language_model"
+_NO_EFFECT = ("architectures", "dtype", "torch_dtype", "transformers_version")
+"""Keys of a tower's configuration that change no output; the weights have their data type."""
 
 
 class Lalm:
@@ -110,6 +113,19 @@ class Lalm:
         """Run tower and projector."""
         return self.architecture.embed_audio(self.model, mel)
 
+    def audio_state(self) -> dict[str, Tensor]:
+        """Return the weights outside the decoder and the output layer."""
+        language = (f"{_DECODER}.", "lm_head.")
+        return {name: value.detach() for name, value in self.model.state_dict().items() if not name.startswith(language)}
+
+    def audio_config(self) -> dict[str, Any]:
+        """Return the tower's configuration, without names and data types, and the front end's parameters and filters."""
+        config = self.model.config.audio_config.to_diff_dict()
+        tower = {key: value for key, value in config.items() if not key.startswith("_") and key not in _NO_EFFECT}
+        filters = np.ascontiguousarray(self.extractor.mel_filters, dtype=np.float64)
+        front_end = {"n_samples": int(self.extractor.n_samples), "mel_filters": sha256_bytes(filters.tobytes())}
+        return {"architecture": self.key, "tower": tower, "front_end": front_end}
+
     def encode(self, queries: Sequence[Query], *, generation: bool = False) -> Batch:
         """Tokenize through the template."""
         return encode_queries(
@@ -165,11 +181,11 @@ class Lalm:
         embeddings: Tensor = self.embedding(ids)
         return embeddings.masked_scatter(is_audio[..., None], torch.cat(list(audio)).to(embeddings.device, embeddings.dtype))
 
-    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def hidden_states(self, embeddings: Tensor, attention_mask: Tensor, layer: int, blocked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the decoder; return the states after `layer` and after the final norm.
 
         Positions count the tokens from 0 without padding, on either padding side. They are passed explicitly: otherwise the
-        thinker of Qwen2.5-Omni uses offsets that an earlier call stored in the model.
+        thinker of Qwen2.5-Omni uses offsets that an earlier call stored in the model. `blocked` does not change them.
         """
         if not 1 <= layer <= self.layer_count:
             raise BackboneError("no such decoder layer", field="read_layer", value=layer, allowed=f"1 to {self.layer_count}")
@@ -178,26 +194,52 @@ class Lalm:
         hook = self.layers[layer - 1].register_forward_hook(lambda module, args, output: read.append(output))
         try:
             final: Tensor = self._decoder(
-                inputs_embeds=embeddings, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0), use_cache=False
+                inputs_embeds=embeddings,
+                attention_mask=mask if blocked is None else self._attention(mask, blocked.to(mask.device), embeddings.dtype),
+                position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+                use_cache=False,
             ).last_hidden_state
         finally:
             hook.remove()
         return read[0], final
+
+    def _attention(self, mask: Tensor, blocked: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the attention mask `[B, 1, L, L]`, which the decoder takes as it is: causal, without padding, without blocked pairs."""
+        length = mask.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        allowed = causal & mask.bool()[:, None, :] & ~blocked
+        # A query without any key, as in padding, would give NaN.
+        allowed = (allowed | torch.eye(length, dtype=torch.bool, device=mask.device))[:, None]
+        implementation = self.model.config._attn_implementation
+        if implementation == "sdpa":
+            return allowed
+        if implementation == "eager":
+            return torch.zeros(allowed.shape, dtype=dtype, device=mask.device).masked_fill(~allowed, torch.finfo(dtype).min)
+        raise BackboneError(
+            "this attention implementation cannot block pairs of positions",
+            field=f"backbones.{self.key}.attention",
+            value=implementation,
+            allowed="sdpa, eager",
+            next_step="set it to sdpa",
+        )
 
     def answer_logits(self, states: Tensor) -> Tensor:
         """Return logits of states after the final norm."""
         logits: Tensor = self.model.get_output_embeddings()(states)
         return logits
 
-    def generation_inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the arguments of the stock `generate` (and `forward`)."""
-        mel = self.mel([query.waveform for query in batch.queries])
+    def generation_inputs(self, batch: Batch, audio: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the arguments of the stock `generate` (and, without `audio`, `forward`).
+
+        The ids accompany the embeddings because a repetition penalty counts the tokens of the prompt. The positions are passed explicitly:
+        the thinker of Qwen2.5-Omni would derive them from ids and mel features together.
+        """
         device = self.model.device
-        return {
-            "input_ids": batch.input_ids.to(device),
-            "attention_mask": batch.attention_mask.to(device),
-            **self.architecture.audio_inputs(self.model, mel),
-        }
+        mask = batch.attention_mask.to(device)
+        inputs = {"input_ids": batch.input_ids.to(device), "attention_mask": mask}
+        if audio is not None:
+            return {**inputs, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0), "inputs_embeds": self.embed(batch, audio)}
+        return {**inputs, **self.architecture.audio_inputs(self.model, self.mel([query.waveform for query in batch.queries]))}
 
     def save(self, folder: str, *, weights: bool = True) -> None:
         """Save in the published layout; the template is written to `chat_template.jinja`."""
