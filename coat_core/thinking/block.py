@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from coat_core.backbones.base import Backbone
+from coat_core.backbones.base import Backbone, Batch
 from coat_core.errors import BackboneError
 from coat_core.settings import ThinkingSettings
 from coat_core.thinking.template import rewrite_template
 
 Placement = Literal["before_answer", "after_audio"]
+Rows = Literal["shared", "distinct"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ThinkingBlock:
         think_tokens: texts of the think tokens, as many as `think_ids`.
         end_token: text of the end token.
         read_layer: index of the decoder layer whose output is read at the think positions (1 = first).
-        row_noise: standard deviation of the noise on initial embeddings, relative to the mean embedding norm over √D.
+        row_noise: standard deviation of the noise on initial embeddings, relative to their norm over √D.
     """
 
     tokens: int
@@ -51,7 +52,8 @@ class ThinkingBlock:
         """Choose the block's ids and add the block to the backbone's tokenizer and chat template.
 
         The ids are those of spare embedding rows (beyond the tokenizer's length). If there are too few, they are those of the
-        reserved tokens in the settings. The embedding matrix never grows. Everything is checked before anything is changed.
+        reserved tokens in the settings. With `rows: auto`, the think tokens have K ids if either has enough, otherwise one. The
+        embedding matrix never grows. Everything is checked before anything is changed.
 
         Args:
             backbone: its tokenizer and chat template are changed in place.
@@ -62,8 +64,9 @@ class ThinkingBlock:
         """
         read_layer = choose_read_layer(settings.read_layer, backbone.layer_count)
         tokenizer = backbone.tokenizer
-        texts = _new_texts(settings)
         vocabulary = tokenizer.get_vocab()
+        spare = backbone.embedding.num_embeddings - _next_id(vocabulary)
+        texts = _new_texts(settings.tokens, choose_rows(settings, spare))
         present = [text for text in texts if text in vocabulary]
         if present:
             raise BackboneError(
@@ -72,7 +75,6 @@ class ThinkingBlock:
                 value=present[0],
                 next_step="load the untouched base and try again",
             )
-        spare = backbone.embedding.num_embeddings - _next_id(vocabulary)
         uses_spare_rows = spare >= len(texts)
         if not uses_spare_rows:
             texts = _reserved_texts(settings, tokenizer, len(texts), spare)
@@ -96,6 +98,11 @@ class ThinkingBlock:
             _add_tokens(tokenizer, texts, ids)
         tokenizer.chat_template = template
         return block
+
+    @property
+    def rows(self) -> Rows:
+        """Whether the think tokens have one embedding (`shared`) or K (`distinct`); a single token counts as `distinct`."""
+        return "distinct" if len(self.think_ids) == self.tokens else "shared"
 
     @property
     def text(self) -> str:
@@ -142,6 +149,22 @@ class ThinkingBlock:
         first = torch.tensor(starts, device=input_ids.device)[:, None] + 1
         return first + torch.arange(self.tokens, device=input_ids.device)[None, :]
 
+    def remove_from(self, batch: Batch) -> Batch:
+        """Return the batch without the block, equal to one that was made with the template of the untouched base.
+
+        Raises:
+            BackboneError: a row does not contain the block exactly once, complete and contiguous; the row is named.
+        """
+        rows = batch.input_ids.shape[0]
+        self.positions(batch.input_ids, [query.name for query in batch.queries])
+        kept = ~torch.isin(batch.input_ids, torch.tensor(self.ids, device=batch.input_ids.device))
+        return replace(
+            batch,
+            input_ids=batch.input_ids[kept].view(rows, -1),
+            attention_mask=batch.attention_mask[kept].view(rows, -1),
+            answer_mask=batch.answer_mask[kept].view(rows, -1),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the block as JSON values."""
         return asdict(self)
@@ -174,8 +197,25 @@ def choose_read_layer(requested: int | None, layers: int) -> int:
     return layer
 
 
-def _new_texts(settings: ThinkingSettings) -> list[str]:
-    thinks = ["<|think|>"] if settings.rows == "shared" else [f"<|think_{k}|>" for k in range(settings.tokens)]
+def choose_rows(settings: ThinkingSettings, spare: int) -> Rows:
+    """Return `thinking.rows`; for `auto`, `distinct` if the spare rows or the reserved tokens are enough for it, otherwise `shared`.
+
+    Args:
+        settings: the thinking section.
+        spare: number of embedding rows beyond the tokenizer's length.
+    """
+    if settings.rows != "auto":
+        return settings.rows
+    return "distinct" if max(spare, len(set(settings.reserved_tokens))) >= ids_needed(settings, "distinct") else "shared"
+
+
+def ids_needed(settings: ThinkingSettings, rows: Rows) -> int:
+    """Return the number of ids of the block: start, end, and one or K think tokens."""
+    return 2 + (1 if rows == "shared" else settings.tokens)
+
+
+def _new_texts(tokens: int, rows: Rows) -> list[str]:
+    thinks = ["<|think|>"] if rows == "shared" else [f"<|think_{k}|>" for k in range(tokens)]
     return ["<|think_start|>", *thinks, "<|think_end|>"]
 
 
@@ -193,7 +233,7 @@ def _reserved_texts(settings: ThinkingSettings, tokenizer: Any, needed: int, spa
             field=field,
             value=reserved,
             allowed=f"at least {needed} tokens",
-            next_step="use thinking.rows: shared, or list more reserved tokens",
+            next_step="use thinking.rows: auto or shared, or list more reserved tokens",
         )
     chosen = [reserved[0], *reserved[2:needed], reserved[1]]
     vocabulary = tokenizer.get_vocab()

@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coat_core.errors import TrainingError
 from coat_core.experts.base import ExpertSpec
 from coat_core.seeding import make_generator
 from coat_core.settings import HeadSettings, LossSettings
+from coat_core.thinking.head_layers import Layer, TimeAttention
 from coat_core.thinking.losses import Target, expert_loss
-from coat_core.thinking.resampling import frame_count, frame_width_s, interpolate, pool_frames, sinusoidal_positions
+from coat_core.thinking.resampling import frame_count, frame_mask, frame_width_s, interpolate, pool_frames, sinusoidal_positions
 
 Normaliser = tuple[Tensor, Tensor]
 """Mean and standard deviation `[d]` of an expert's features over the training split."""
 
 
-class Layer(nn.Module):
-    """A pre-norm transformer encoder layer; a frame attends to the valid frames of its own clip.
-
-    `nn.TransformerEncoderLayer` computes the same outputs from the same weights (tested), but is slower, draws other initial
-    weights and saves other parameter names.
-    """
-
-    def __init__(self, width: int, attention_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = attention_heads, dropout
-        self.norm_in, self.norm_mid = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return states `[B, T, W]` of states `[B, T, W]` with mask `[B, T]`."""
-        B, T, W = states.shape
-        q, k, v = self.qkv(self.norm_in(states)).view(B, T, 3, self.heads, W // self.heads).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        states = states + F.dropout(self.out(attended.transpose(1, 2).reshape(B, T, W)), self.dropout, self.training)
-        inner = F.gelu(self.up(self.norm_mid(states)))
-        return states + F.dropout(self.down(inner), self.dropout, self.training)
-
-
 class ExpertHead(nn.Module):
-    """RMSNorm, D → width, interpolation of K tokens to the T frames of the clip, a small transformer, width → d.
+    """RMSNorm, D → width, S states to the T frames of the clip, a small transformer, width → d.
+
+    `heads.time` selects how the frames read the states, which are those of the think tokens or of the audio positions: by
+    cross-attention from the frame's time, or by linear interpolation.
 
     Args:
         spec: spec of the expert.
@@ -59,6 +38,8 @@ class ExpertHead(nn.Module):
 
     mean: Tensor
     std: Tensor
+    constant: Tensor
+    """Loss of the best constant prediction on training clips (see `fit_constants`), float32; 0: not fitted."""
 
     def __init__(self, spec: ExpertSpec, normaliser: Normaliser, hidden_size: int, settings: HeadSettings) -> None:
         super().__init__()
@@ -80,20 +61,43 @@ class ExpertHead(nn.Module):
         self.layers = nn.ModuleList(Layer(settings.width, settings.attention_heads, settings.dropout) for _ in range(settings.layers))
         self.last_norm = nn.LayerNorm(settings.width)
         self.leave = nn.Linear(settings.width, spec.dim)
+        self.time = TimeAttention(settings.width, settings.attention_heads) if settings.time == "cross_attention" else None
         self.register_buffer("mean", mean)
         # A constant dimension is not scaled.
         self.register_buffer("std", torch.where(std > 1e-6, std, torch.ones_like(std)))
+        self.register_buffer("constant", torch.zeros(()))
 
     @property
     def standardised(self) -> bool:
         """Whether the head predicts standardised dimensions (otherwise logits)."""
         return self.spec.target in ("representation", "regression")
 
-    def forward(self, states: Tensor, durations_s: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return raw predictions `[B, max T, d]` and mask `[B, max T]` of think states `[B, K, D]` and clip durations."""
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Releases written before this buffer existed do not contain it.
+        state_dict.setdefault(f"{prefix}constant", torch.zeros(()))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def forward(self, states: Tensor, durations_s: Sequence[float], state_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return raw predictions `[B, max T, d]` and their mask `[B, max T]`.
+
+        Args:
+            states: `[B, S, D]`.
+            durations_s: duration of each clip.
+            state_mask: `[B, S]`, True on a row's states, which precede its padding; None: all are valid.
+        """
         frames = [frame_count(duration, self.rate_hz, self.max_frames) for duration in durations_s]
-        hidden, mask = interpolate(self.enter(self.norm(states.to(self.enter.weight.dtype))), frames)
-        hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden.device).to(hidden)
+        if state_mask is not None:
+            # Padding may hold any value, also NaN.
+            states = torch.where(state_mask[..., None], states, torch.zeros_like(states))
+        hidden = self.enter(self.norm(states.to(self.enter.weight.dtype)))
+        if self.time is None:
+            hidden, mask = interpolate(hidden, frames, None if state_mask is None else state_mask.sum(dim=1))
+            hidden = hidden + sinusoidal_positions(hidden.shape[1], hidden.shape[2], hidden.device).to(hidden)
+        else:
+            mask = frame_mask(frames, hidden.device)
+            valid = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device) if state_mask is None else state_mask
+            seconds = torch.tensor(list(durations_s), dtype=torch.float32, device=hidden.device)
+            hidden = self.time(hidden, valid, mask.sum(dim=1), seconds, mask.shape[1])
         for layer in self.layers:
             hidden = layer(hidden, mask)
         return self.leave(self.last_norm(hidden)), mask
@@ -118,37 +122,56 @@ class ExpertHead(nn.Module):
     def standardise(self, pooled: Tensor, valid: Tensor) -> Tensor:
         """Return pooled frames `[…, T, d]` in the units that the head predicts, zero where the mask `[…, T]` is False."""
         if self.standardised:
-            pooled = (pooled - self.mean) / self.std
+            pooled = (pooled - self.mean.to(pooled.device)) / self.std.to(pooled.device)
         return torch.where(valid[..., None], pooled, torch.zeros_like(pooled))
 
-    def loss(self, states: Tensor, durations_s: Sequence[float], targets: Sequence[Target | None], losses: LossSettings) -> Tensor:
+    def divisor(self, losses: LossSettings) -> Tensor | float:
+        """Return what a clip's loss is divided by: the constant predictor's loss with `losses.balance: constant`, else 1."""
+        return torch.where(self.constant > 0, self.constant, torch.ones_like(self.constant)) if losses.balance == "constant" else 1.0
+
+    def loss(
+        self,
+        states: Tensor,
+        durations_s: Sequence[float],
+        targets: Sequence[Target | None],
+        losses: LossSettings,
+        state_mask: Tensor | None = None,
+    ) -> Tensor:
         """Return the sum of clip losses (float32 scalar); clips without a target or a valid frame add an exact zero.
 
-        This method does not synchronise with a GPU: targets are pooled on their own device (the CPU, while the GPU still runs the
-        decoder) and copied once for all clips.
+        With `losses.balance: constant`, each is divided by the loss of the constant predictor. This method does not synchronise with a
+        GPU: targets are pooled on their own device (the CPU, while the GPU still runs the decoder) and copied once for all clips.
 
         Args:
-            states: think states `[B, K, D]`.
+            states: think states `[B, K, D]`, or states at the audio positions `[B, S, D]`.
             durations_s: duration of each clip.
             targets: features `[T, d]` and mask `[T]` at the native rate, or None.
             losses: the losses section.
+            state_mask: `[B, S]`, True on a row's states, which precede its padding; None: all are valid.
         """
         rows = [row for row, target in enumerate(targets) if target is not None]
         if not rows:
             return states[:0].float().sum()
         durations = [durations_s[row] for row in rows]
-        prediction, mask = self(states if len(rows) == len(targets) else states[rows], durations)
-        clips = [self.pool(*cast(Target, targets[row]), duration) for row, duration in zip(rows, durations, strict=True)]
+        if len(rows) < len(targets):
+            states, state_mask = states[rows], None if state_mask is None else state_mask[rows]
+        prediction, mask = self(states, durations, state_mask)
+        target, valid = self.targets(durations, [cast(Target, targets[row]) for row in rows], prediction.device)
+        return expert_loss(self.spec.target, prediction, target, valid & mask, losses) / self.divisor(losses)
+
+    def targets(self, durations_s: Sequence[float], clips: Sequence[Target], device: torch.device) -> Target:
+        """Return the pooled, standardised targets `[B, max T, d]` of clips at the native rate, and their mask `[B, max T]`."""
+        pooled = [self.pool(features, mask, duration) for (features, mask), duration in zip(clips, durations_s, strict=True)]
         target, valid = (
-            nn.utils.rnn.pad_sequence(parts, batch_first=True).to(prediction.device, non_blocking=True)
-            for parts in ([pooled for pooled, _ in clips], [frames for _, frames in clips])
+            nn.utils.rnn.pad_sequence(parts, batch_first=True).to(device, non_blocking=True)
+            for parts in ([frames for frames, _ in pooled], [mask for _, mask in pooled])
         )
-        return expert_loss(self.spec.target, prediction, self.standardise(target, valid), valid & mask, losses)
+        return self.standardise(target, valid), valid
 
     @torch.no_grad()
-    def predict(self, states: Tensor, durations_s: Sequence[float]) -> list[Tensor]:
+    def predict(self, states: Tensor, durations_s: Sequence[float], state_mask: Tensor | None = None) -> list[Tensor]:
         """Return per clip `[T, d]` (float32) at the target rate, in the expert's units (posteriors as probabilities)."""
-        raw, mask = self(states, durations_s)
+        raw, mask = self(states, durations_s, state_mask)
         raw = raw.float()
         if self.standardised:
             values = raw * self.std + self.mean

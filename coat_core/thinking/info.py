@@ -41,7 +41,7 @@ class ReleaseInfo:
 
     Attributes:
         backbone: key of the LALM.
-        arm: base, sft, block, coat or coat_shuffled.
+        arm: name of the arm.
         seed: seed of the trial.
         base: the base that the adapter was trained on.
         fingerprint: the stage key of the training.
@@ -50,9 +50,11 @@ class ReleaseInfo:
         heads: settings of the heads; None without heads.
         lora: settings of the adapter; None for arm `base`.
         losses: settings of the losses; None for arm `base`.
+        audio_read_layer: the layer that heads without a block read; None with a block or without heads.
         minimum_transformers: oldest version of transformers that loads the release.
         minimum_peft: oldest version of peft that loads the release.
         files: SHA-256 of every other file of the folder, set when the release is written.
+        start: how the embeddings of the block were initialised (`Start.to_json`); None without a block, and in older releases.
     """
 
     backbone: str
@@ -65,9 +67,11 @@ class ReleaseInfo:
     heads: HeadSettings | None = None
     lora: LoraSettings | None = None
     losses: LossSettings | None = None
+    audio_read_layer: int | None = None
     minimum_transformers: str = MINIMUM_TRANSFORMERS
     minimum_peft: str = MINIMUM_PEFT
     files: Mapping[str, str] = field(default_factory=dict)
+    start: Mapping[str, Any] | None = None
 
     @property
     def trained(self) -> bool:
@@ -87,7 +91,8 @@ class ReleaseInfo:
             "base": asdict(self.base),
             "fingerprint": self.fingerprint,
             "block": self.block.to_json() if self.block else None,
-            "read_layer": self.block.read_layer if self.block else None,
+            "start": dict(self.start) if self.start is not None else None,
+            "read_layer": self.block.read_layer if self.block else self.audio_read_layer,
             "target_rate_hz": self.heads.target_rate_hz if self.heads else None,
             "experts": {key: spec.to_json() for key, spec in self.experts.items()},
             "heads": self.heads.model_dump(mode="json") if self.heads else None,
@@ -115,10 +120,13 @@ class ReleaseInfo:
             fingerprint=value["fingerprint"],
             block=ThinkingBlock.from_json(value["block"]) if value["block"] else None,
             experts={key: ExpertSpec(**{**spec, "dim_names": tuple(spec["dim_names"])}) for key, spec in value["experts"].items()},
-            heads=HeadSettings.model_validate(value["heads"]) if value["heads"] else None,
+            # Heads written before the setting `time` existed interpolate.
+            heads=HeadSettings.model_validate({"time": "interpolation", **value["heads"]}) if value["heads"] else None,
             lora=LoraSettings.model_validate(value["lora"]) if value["lora"] else None,
             losses=LossSettings.model_validate(value["losses"]) if value["losses"] else None,
+            audio_read_layer=None if value["block"] else value.get("read_layer"),
             minimum_transformers=value["minimum_transformers"],
             minimum_peft=value["minimum_peft"],
             files=value["files"],
+            start=value.get("start"),
         )

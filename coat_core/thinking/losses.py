@@ -21,10 +21,11 @@ BatchTargets = Mapping[str, Sequence[Target | None]]
 
 @dataclass(frozen=True)
 class StageWeights:
-    """Weights of the answer loss and of the summed expert losses in a stage."""
+    """Weights of the answer loss and of the summed expert losses in a step; `distill_scale` is a further factor of the latter."""
 
     answer: float
     distill: float
+    distill_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ class StepLosses:
         loss: scalar to differentiate; the losses of a window's batches add up to the window's loss.
         answer_sum: detached sum of token cross-entropies.
         experts: detached sum, over valid clips, of each expert's loss.
+        answer: the part of `loss` from the answers.
+        distill: the part of `loss` from the experts, before `StageWeights.distill_scale`; None without experts.
     """
 
     loss: Tensor
     answer_sum: Tensor
     experts: dict[str, Tensor]
+    answer: Tensor
+    distill: Tensor | None = None
 
 
 def answer_loss(backbone: Backbone, states: Tensor, input_ids: Tensor, answer_mask: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from coat_core.backbones.base import Backbone, Batch
-from coat_core.errors import BackboneError, TrainingError
+from coat_core.errors import TrainingError
 from coat_core.settings import LoraSettings, LossSettings
 from coat_core.thinking.adapter import add_lora
-from coat_core.thinking.block import ThinkingBlock
+from coat_core.thinking.block import ThinkingBlock, choose_read_layer
+from coat_core.thinking.cuts import blocked_pairs
 from coat_core.thinking.heads import ExpertHead
 from coat_core.thinking.losses import BatchTargets, StageWeights, StepLosses, Totals, answer_loss
 from coat_core.thinking.trainable_tokens import TrainableTokensHook, initial_embeddings
@@ -36,24 +37,34 @@ class ThinkingModel(nn.Module):
 
     Args:
         backbone: an untouched base in whose tokenizer the block is installed.
-        block: the installed block, or None (arm `sft`).
-        heads: expert key → `ExpertHead` (see `build_heads`); empty for arms without distillation.
+        block: the installed block, or None (arms `sft` and `align`).
+        heads: expert key → `ExpertHead` (see `build_heads`); empty for arms without distillation. Without a block, they read the states
+            at the audio positions.
         lora: the lora section.
         losses: the losses section.
         seed: seed of the trial. LoRA and trainable tokens are each initialised with their own generator (purpose, seed);
             `build_heads` does the same for the heads.
+        read_layer: the layer that heads without a block read (1 = first); None: round(2/3 · layers). With a block, it is the block's.
 
     Raises:
-        BackboneError: there are heads without a block, or the LoRA targets match no layer.
+        BackboneError: the LoRA targets match no layer, or the states of the layer cannot reach the answer.
     """
 
     def __init__(
-        self, backbone: Backbone, block: ThinkingBlock | None, heads: nn.ModuleDict, lora: LoraSettings, losses: LossSettings, seed: int
+        self,
+        backbone: Backbone,
+        block: ThinkingBlock | None,
+        heads: nn.ModuleDict,
+        lora: LoraSettings,
+        losses: LossSettings,
+        seed: int,
+        read_layer: int | None = None,
     ) -> None:
         super().__init__()
-        if block is None and len(heads):
-            raise BackboneError("heads need a thinking block", field="heads", value=sorted(heads), next_step="pass a block, or no heads")
         self.backbone, self.block, self.losses, self.lora = backbone, block, losses, lora
+        self.read_layer = (
+            block.read_layer if block is not None else choose_read_layer(read_layer, backbone.layer_count) if len(heads) else 1
+        )
         backbone.model.requires_grad_(False)
         self.peft = add_lora(backbone, lora, seed)
         self._tokens_hook: TrainableTokensHook | None = None
@@ -64,16 +75,24 @@ class ThinkingModel(nn.Module):
         self.heads = heads.to(backbone.embedding.weight.device)
 
     def forward(
-        self, batch: Batch, audio: Sequence[Tensor], targets: BatchTargets, weights: StageWeights, totals: Totals, **kwargs: Any
+        self,
+        batch: Batch,
+        audio: Sequence[Tensor],
+        targets: BatchTargets,
+        weights: StageWeights,
+        totals: Totals,
+        bottleneck: bool = False,
+        **kwargs: Any,
     ) -> StepLosses:
         """Compute every loss of one batch.
 
         Args:
-            batch: training batch with answers.
+            batch: training batch; a row without an answer takes part in distillation only.
             audio: audio embeddings `[A, D]` of each row.
             targets: expert key → for each row (features `[T, d]`, mask `[T]`) at the expert's native rate, or None.
-            weights: loss weights of the stage.
+            weights: loss weights of the step.
             totals: counts of the whole accumulation window over all ranks.
+            bottleneck: the positions after the block cannot attend to the audio, only to the block.
             **kwargs: ignored; trainers may pass further arguments.
 
         Raises:
@@ -81,22 +100,23 @@ class ThinkingModel(nn.Module):
             TrainingError: targets and heads name different experts, or the numbers of rows and targets differ.
         """
         self._check(batch, targets)
-        read, final = self._states(batch, audio)
+        inner, final = self._states(batch, audio, bottleneck)
         answer_sum = answer_loss(self.backbone, final, batch.input_ids, batch.answer_mask)
-        loss = weights.answer * answer_sum / max(totals.answer_tokens, 1)
+        answer = weights.answer * answer_sum / max(totals.answer_tokens, 1)
+        distill: Tensor | None = None
         experts: dict[str, Tensor] = {}
+        states, mask = read_states(inner, self.block, batch, self.backbone.audio_token_id) if targets else (inner, None)
         for key, rows in targets.items():
-            head = self._head(key)
-            if read is None:
-                raise AssertionError("heads without a block")
-            experts[key] = head.loss(read, self._durations(audio), rows, self.losses)
+            experts[key] = self._head(key).loss(states, self._durations(audio), rows, self.losses, state_mask=mask)
             weight = weights.distill * self.losses.expert_weights.get(key, 1.0)
-            loss = loss + weight * experts[key] / max(totals.clips.get(key, 0), 1)
+            part = weight * experts[key] / max(totals.clips.get(key, 0), 1)
+            distill = part if distill is None else distill + part
+        loss = answer if distill is None else answer + weights.distill_scale * distill
         # DDP needs every trainable parameter in every step; the sum of an empty slice is an exact zero with a zero gradient.
         for parameter in self.parameters():
             if parameter.requires_grad:
                 loss = loss + parameter.reshape(-1)[:0].float().sum()
-        return StepLosses(loss, answer_sum.detach(), {key: value.detach() for key, value in experts.items()})
+        return StepLosses(loss, answer_sum.detach(), {key: value.detach() for key, value in experts.items()}, answer, distill)
 
     def trainable_names(self) -> list[str]:
         """Return the names of the trainable parameters, in model order; they are the same in both stages."""
@@ -145,11 +165,13 @@ class ThinkingModel(nn.Module):
             weight[list(self.block.trainable_token_ids)] = self.trainable_tokens.to(weight)
         return cast(nn.Module, merged)
 
-    def _states(self, batch: Batch, audio: Sequence[Tensor]) -> tuple[Tensor | None, Tensor]:
+    def _states(self, batch: Batch, audio: Sequence[Tensor], bottleneck: bool) -> tuple[Tensor, Tensor]:
+        """Return the states `[B, L, D]` after the read layer and after the final norm."""
         embeddings = self.backbone.embed(batch, audio)
-        layer = self.block.read_layer if self.block is not None else 1
-        inner, final = self.backbone.hidden_states(embeddings, batch.attention_mask, layer)
-        return (None if self.block is None else think_states(inner, self.block, batch)), final
+        blocked = None
+        if bottleneck and self.block is not None:
+            blocked = blocked_pairs(batch, self.block, self.backbone.audio_token_id, ("audio",))
+        return self.backbone.hidden_states(embeddings, batch.attention_mask, self.read_layer, blocked)
 
     def _head(self, key: str) -> ExpertHead:
         return cast(ExpertHead, self.heads[key])
@@ -177,3 +199,17 @@ def think_states(states: Tensor, block: ThinkingBlock, batch: Batch) -> Tensor:
     """
     positions = block.positions(batch.input_ids, [query.name for query in batch.queries]).to(states.device)
     return states.gather(1, positions[:, :, None].expand(-1, -1, states.shape[-1]))
+
+
+def read_states(states: Tensor, block: ThinkingBlock | None, batch: Batch, audio_token_id: int) -> tuple[Tensor, Tensor | None]:
+    """Return the states `[B, S, D]` that heads read, and their mask `[B, S]` (None: all are valid): the block's, or those of the audio."""
+    return audio_states(states, batch, audio_token_id) if block is None else (think_states(states, block, batch), None)
+
+
+def audio_states(states: Tensor, batch: Batch, audio_token_id: int) -> tuple[Tensor, Tensor]:
+    """Return the states `[B, A, D]` at the audio positions of states `[B, L, D]`, padded at the end, and their mask `[B, A]`."""
+    is_audio = (batch.input_ids == audio_token_id).to(states.device)
+    counts = is_audio.sum(1)
+    mask = torch.arange(int(counts.max()), device=states.device)[None] < counts[:, None]
+    found = states.new_zeros((*mask.shape, states.shape[-1])).masked_scatter(mask[..., None], states[is_audio])
+    return found, mask

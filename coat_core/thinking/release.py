@@ -21,7 +21,7 @@ from coat_core.thinking.front_end import FILES as FRONT_END
 from coat_core.thinking.front_end import load_front_end, write_front_end
 from coat_core.thinking.heads import ExpertHead, empty_heads
 from coat_core.thinking.info import ReleaseInfo
-from coat_core.thinking.model import ThinkingModel, think_states
+from coat_core.thinking.model import ThinkingModel, read_states
 
 INFO, ADAPTER, ADAPTER_CONFIG, HEADS = "coat.json", "adapter_model.safetensors", "adapter_config.json", "heads.safetensors"
 _WEIGHTS = (ADAPTER, ADAPTER_CONFIG)
@@ -54,15 +54,17 @@ class Release:
         Raises:
             ReleaseError: this release has no heads.
         """
-        if self.block is None or self.heads is None:
-            raise ReleaseError("this release has no heads", field="arm", value=self.info.arm, allowed="coat, coat_shuffled")
+        if self.heads is None:
+            raise ReleaseError("this release has no heads", field="arm", value=self.info.arm, allowed="coat, coat_shuffled, align")
         batch = self.backbone.encode(queries, generation=True)
         audio = self.backbone.embed_audio(self.backbone.mel([query.waveform for query in queries]))
         embeddings = self.backbone.embed(batch, audio)
-        inner, _ = self.backbone.hidden_states(embeddings, batch.attention_mask, self.block.read_layer)
-        states = think_states(inner, self.block, batch)
+        layer = self.block.read_layer if self.block is not None else self.info.audio_read_layer
+        assert layer is not None
+        inner, _ = self.backbone.hidden_states(embeddings, batch.attention_mask, layer)
+        states, mask = read_states(inner, self.block, batch, self.backbone.audio_token_id)
         durations = [clip.shape[0] / self.backbone.audio_token_rate_hz for clip in audio]
-        return {key: cast(ExpertHead, head).predict(states, durations) for key, head in self.heads.items()}
+        return {key: cast(ExpertHead, head).predict(states, durations, mask) for key, head in self.heads.items()}
 
 
 def write_release(target: Path, info: ReleaseInfo, backbone: Backbone, model: ThinkingModel | None = None) -> None:
@@ -206,7 +208,7 @@ def _load_model(folder: Path, info: ReleaseInfo, backbone: Backbone) -> Thinking
     if info.lora is None or info.losses is None:
         raise ReleaseError("coat.json has no LoRA settings", field="lora", next_step="run the train stage again")
     heads = empty_heads(info.experts, backbone.hidden_size, info.heads) if info.heads is not None else nn.ModuleDict()
-    model = ThinkingModel(backbone, info.block, heads, info.lora, info.losses, info.seed)
+    model = ThinkingModel(backbone, info.block, heads, info.lora, info.losses, info.seed, info.audio_read_layer)
     adapter = load_file(folder / ADAPTER)
     model_names = {name: key for key, name in adapter_names(backbone, model.trainable_names()).items()}
     wrong = sorted({*model_names} ^ {*adapter})

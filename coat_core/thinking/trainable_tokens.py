@@ -27,21 +27,38 @@ def initial_embeddings(backbone: Backbone, block: ThinkingBlock, seed: int) -> T
     special = {*tokenizer.added_tokens_decoder, *block.trainable_token_ids}
     text = sorted({index for index in tokenizer.get_vocab().values() if index not in special and index < weight.shape[0]})
     text_rows = weight[torch.tensor(text, device=weight.device)].float().cpu()
-    norm = text_rows.norm(dim=1).mean()
-    noise = torch.randn((len(block.trainable_token_ids), text_rows.shape[1]), generator=make_generator("rows", seed))
-    initial = text_rows.mean(dim=0) + block.row_noise * norm / text_rows.shape[1] ** 0.5 * noise
-    initial = initial * (norm / initial.norm(dim=1, keepdim=True).clamp_min(1e-12))
-    if block.placement == "before_answer":
-        initial[block.trainable_token_ids.index(block.end_id)] = weight[_token_before(backbone, block)].float().cpu()
-    embeddings: Tensor = initial.to(weight.device)
-    return embeddings
+    return _embeddings(backbone, block, seed, text_rows.mean(dim=0), text_rows.norm(dim=1).mean())
 
 
-def _token_before(backbone: Backbone, block: ThinkingBlock) -> int:
-    """Return the id of the token before the block in a generation prompt."""
+@torch.no_grad()
+def copied_embeddings(backbone: Backbone, block: ThinkingBlock, seed: int, embedding: Tensor) -> Tensor:
+    """Return initial embeddings `[R, D]` (float32): one embedding `[D]` plus seeded noise, each at the norm of that embedding.
+
+    The end token of a block before the answer is that of `initial_embeddings`.
+    """
+    embedding = embedding.float().cpu()
+    return _embeddings(backbone, block, seed, embedding, embedding.norm())
+
+
+def prompt_ids(backbone: Backbone) -> list[int]:
+    """Return the ids of a prompt with one question about one clip, whose placeholder is not expanded."""
     prompt = backbone.tokenizer.apply_chat_template(backbone.messages("?"), add_generation_prompt=True, tokenize=False)
     ids: list[int] = backbone.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return ids[ids.index(block.start_id) - 1]
+    return ids
+
+
+def _embeddings(backbone: Backbone, block: ThinkingBlock, seed: int, mean: Tensor, norm: Tensor) -> Tensor:
+    """Return `mean` `[D]` plus noise for each id of the block, scaled to `norm`; the noise is relative to `norm` over √D."""
+    weight: Tensor = backbone.embedding.weight
+    noise = torch.randn((len(block.trainable_token_ids), len(mean)), generator=make_generator("rows", seed))
+    initial = mean + block.row_noise * norm / len(mean) ** 0.5 * noise
+    initial = initial * (norm / initial.norm(dim=1, keepdim=True).clamp_min(1e-12))
+    if block.placement == "before_answer":
+        ids = prompt_ids(backbone)
+        before = ids[ids.index(block.start_id) - 1]
+        initial[block.trainable_token_ids.index(block.end_id)] = weight[before].float().cpu()
+    embeddings: Tensor = initial.to(weight.device)
+    return embeddings
 
 
 class TrainableTokensHook:

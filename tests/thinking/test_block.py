@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
-from coat_core.backbones.base import Backbone
+from coat_core.backbones.base import Backbone, Query
 from coat_core.errors import BackboneError
 from coat_core.settings import ThinkingSettings
 from coat_core.thinking.block import ThinkingBlock, choose_read_layer
@@ -16,7 +17,7 @@ Make = Callable[[str], Backbone]
 def test_spare_rows_are_used_first(make_backbone: Make) -> None:
     backbone = make_backbone("qwen2_audio")
     before, rows = len(backbone.tokenizer), backbone.embedding.num_embeddings
-    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=5))
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=5, rows="shared"))
     assert block.ids == [before, *[before + 1] * 5, before + 2]
     assert block.text == "<|think_start|>" + "<|think|>" * 5 + "<|think_end|>"
     assert backbone.tokenizer.encode(block.text, add_special_tokens=False) == block.ids
@@ -37,7 +38,7 @@ def test_reserved_tokens_are_used_without_spare_rows(make_backbone: Make) -> Non
     backbone = make_backbone("audio_flamingo_3")
     length, rows = len(backbone.tokenizer), backbone.embedding.num_embeddings
     assert rows - length < 3
-    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=2))
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=2, rows="shared"))
     assert block.text == "<|object_ref_start|><|box_start|><|box_start|><|object_ref_end|>"
     assert len(backbone.tokenizer) == length
     assert backbone.embedding.num_embeddings == rows
@@ -45,9 +46,47 @@ def test_reserved_tokens_are_used_without_spare_rows(make_backbone: Make) -> Non
 
 
 @pytest.mark.parametrize(
+    ("key", "tokens", "rows", "ids"),
+    [
+        ("qwen2_5_omni", 30, "distinct", "spare"),
+        ("qwen2_5_omni", 31, "shared", "spare"),
+        ("audio_flamingo_3", 4, "distinct", "reserved"),
+        ("audio_flamingo_3", 5, "shared", "reserved"),
+    ],
+)
+def test_auto_rows_are_distinct_where_there_are_enough_ids(make_backbone: Make, key: str, tokens: int, rows: str, ids: str) -> None:
+    """The tiny bases have 32 and 2 spare rows; there are 6 reserved tokens."""
+    backbone = make_backbone(key)
+    length = len(backbone.tokenizer)
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=tokens, rows="auto"))
+    assert block.rows == rows
+    assert len(block.trainable_token_ids) == (tokens + 2 if rows == "distinct" else 3)
+    assert len(block.ids) == tokens + 2
+    assert (min(block.ids) >= length) == (ids == "spare")
+    assert ThinkingBlock.from_json(block.to_json()).rows == rows
+
+
+@pytest.mark.parametrize("placement", ["after_audio", "before_answer"])
+@pytest.mark.parametrize("generation", [False, True])
+def test_a_batch_without_the_block_is_that_of_the_base(
+    make_backbone: Make, backbone_key: str, queries: list[Query], placement: Any, generation: bool
+) -> None:
+    backbone = make_backbone(backbone_key)
+    expected = backbone.encode(queries, generation=generation)
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=3, placement=placement))
+    batch = backbone.encode(queries, generation=generation)
+    found = block.remove_from(batch)
+    assert batch.input_ids.shape[1] == found.input_ids.shape[1] + 5
+    for name in ("input_ids", "attention_mask", "answer_mask"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    with pytest.raises(BackboneError, match=r"row 0 \(clip0\)"):
+        block.remove_from(found)
+
+
+@pytest.mark.parametrize(
     ("settings", "what"),
     [
-        (ThinkingSettings(tokens=40, rows="distinct"), "the block needs 42 ids"),
+        (ThinkingSettings(tokens=40, rows="distinct"), r"the block needs 42 ids.*next step: use thinking\.rows: auto"),
         (ThinkingSettings(reserved_tokens=("<|box_start|>", "<|box_end|>")), "the block needs 3 ids"),
         (ThinkingSettings(reserved_tokens=("<|box_start|>", "<|box_end|>", "<|nowhere|>")), "not one token"),
         (ThinkingSettings(reserved_tokens=("<|box_start|>", "<|box_end|>", "<|im_start|>")), "used by the chat template"),

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from coat_core.errors import TrainingError
 from coat_core.experts.base import ExpertSpec
 from coat_core.settings import HeadSettings, LossSettings
-from coat_core.thinking.heads import ExpertHead, Layer, build_heads
+from coat_core.thinking.heads import ExpertHead, build_heads
 from coat_core.thinking.losses import Target
 
 SETTINGS = HeadSettings(width=16, attention_heads=2, max_frames=60)
+BOTH = [SETTINGS, SETTINGS.model_copy(update={"time": "interpolation"})]
+by_time = pytest.mark.parametrize("settings", BOTH, ids=lambda settings: settings.time)
 
 
 def _spec(target: str, dim: int = 4) -> ExpertSpec:
@@ -41,9 +42,10 @@ def test_each_clip_has_its_own_number_of_frames() -> None:
     assert mask.sum(1).tolist() == [25, 10, 60]
 
 
+@by_time
 @pytest.mark.parametrize("target", ["representation", "posteriors", "pitch_bins", "regression"])
-def test_a_prediction_does_not_depend_on_the_batch(target: str) -> None:
-    head, states, durations = _head(target), _states(), [1.0, 0.4, 2.0]
+def test_a_prediction_does_not_depend_on_the_batch(target: str, settings: HeadSettings) -> None:
+    head, states, durations = _head(target, settings=settings), _states(), [1.0, 0.4, 2.0]
     together = head.predict(states, durations)
     other = head.predict(torch.cat([states[:1], states[1:] * 30 + 5]), [1.0, 2.4, 0.1])[0]
     torch.testing.assert_close(together[0], other, atol=1e-5, rtol=1e-5)
@@ -52,12 +54,54 @@ def test_a_prediction_does_not_depend_on_the_batch(target: str) -> None:
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_a_prediction_depends_on_every_think_token() -> None:
+@by_time
+def test_a_prediction_depends_on_every_think_token(settings: HeadSettings) -> None:
     states = _states(1).requires_grad_()
-    head = _head()
+    head = _head(settings=settings)
     head(states, [1.0])[0].square().sum().backward()
     assert states.grad is not None
     assert bool((states.grad.abs().sum(-1) > 0).all())
+
+
+@by_time
+def test_every_parameter_has_a_gradient(settings: HeadSettings) -> None:
+    """After one step, which changes the parts that start as zero."""
+    head = _head(settings=settings).train()
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        head(_states(), [1.0, 0.4, 2.0])[0].square().sum().backward()
+        optimizer.step()
+    # A bias of the keys shifts all scores of a query alike, which the softmax ignores.
+    without = {name for name, parameter in head.named_parameters() if float(parameter.grad.abs().max()) < 1e-6}  # type: ignore[union-attr]
+    assert without <= {"time.place.bias"}
+
+
+@by_time
+def test_padding_of_the_states_changes_nothing(settings: HeadSettings) -> None:
+    """Rows of 5, 3 and 1 states, as of audio of different lengths: the padding, here NaN, gets a zero gradient."""
+    head, states, durations, counts = _head(settings=settings), _states(), [1.0, 0.4, 2.0], [5, 3, 1]
+    mask = torch.arange(5)[None] < torch.tensor(counts)[:, None]
+    padded = torch.where(mask[..., None], states, torch.nan).requires_grad_()
+    together = head.predict(padded, durations, mask)
+    for row, count in enumerate(counts):
+        alone = head.predict(states[row : row + 1, :count], durations[row : row + 1])[0]
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
+    clips = [(torch.randn((round(100 * duration), 4)), torch.ones(round(100 * duration)).bool()) for duration in durations]
+    whole = head.loss(padded, durations, clips, LossSettings(), state_mask=mask)
+    whole.backward()
+    assert padded.grad is not None
+    assert bool(torch.isfinite(padded.grad).all())
+    assert bool((padded.grad.abs().sum(-1) > 0).eq(mask).all())
+    rest = head.loss(padded, durations, [None, clips[1], clips[2]], LossSettings(), state_mask=mask)
+    torch.testing.assert_close(whole - rest, head.loss(states[:1], durations[:1], clips[:1], LossSettings()))
+
+
+@by_time
+def test_a_row_without_states_is_finite(settings: HeadSettings) -> None:
+    mask = torch.tensor([[True] * 5, [False] * 5, [True] * 5])
+    predictions = _head(settings=settings).predict(_states(), [1.0] * 3, mask)
+    assert all(bool(torch.isfinite(clip).all()) for clip in predictions)
 
 
 def test_the_scale_of_states_does_not_matter() -> None:
@@ -92,8 +136,9 @@ def test_predictions_have_the_experts_units() -> None:
     torch.testing.assert_close(pitch[:, :-1].sum(1), torch.ones(25))
 
 
-def test_the_loss_is_the_sum_over_valid_clips() -> None:
-    head, states, losses = _head(), _states(), LossSettings()
+@by_time
+def test_the_loss_is_the_sum_over_valid_clips(settings: HeadSettings) -> None:
+    head, states, losses = _head(settings=settings), _states(), LossSettings()
     generator = torch.Generator().manual_seed(4)
     clips = [(torch.randn((n, 4), generator=generator), torch.ones(n).bool()) for n in (100, 40)]
     both = head.loss(states, [1.0, 0.4, 2.0], [clips[0], clips[1], None], losses)
@@ -105,8 +150,9 @@ def test_the_loss_is_the_sum_over_valid_clips() -> None:
     )
 
 
-def test_the_loss_without_a_valid_clip_is_exactly_zero() -> None:
-    head, states = _head(), _states().requires_grad_()
+@by_time
+def test_the_loss_without_a_valid_clip_is_exactly_zero(settings: HeadSettings) -> None:
+    head, states = _head(settings=settings), _states().requires_grad_()
     loss = head.loss(states, [1.0] * 3, [None, None, (torch.full((100, 4), float("nan")), torch.zeros(100).bool())], LossSettings())
     loss.backward()
     assert loss.item() == 0.0
@@ -141,29 +187,24 @@ def test_invalid_settings_are_rejected(settings: HeadSettings, normaliser: tuple
         ExpertHead(_spec("regression"), normaliser, 8, settings)
 
 
-def test_a_layer_equals_pytorchs_encoder_layer() -> None:
-    """Equal weights give equal outputs and gradients on the valid frames."""
-    torch.manual_seed(0)
-    own = Layer(16, 2, dropout=0.0)
-    other = nn.TransformerEncoderLayer(16, 2, 64, dropout=0.0, activation="gelu", norm_first=True, batch_first=True)
-    names = {
-        "self_attn.in_proj_": "qkv.",
-        "self_attn.out_proj.": "out.",
-        "linear1.": "up.",
-        "linear2.": "down.",
-        "norm1.": "norm_in.",
-        "norm2.": "norm_mid.",
-    }
-    pairs = {f"{theirs}{end}": f"{ours}{end}" for theirs, ours in names.items() for end in ("weight", "bias")}
-    other.load_state_dict({theirs: own.state_dict()[ours] for theirs, ours in pairs.items()})
-    states, direction = torch.randn(3, 10, 16), torch.randn(3, 10, 16)
-    mask = torch.arange(10)[None] < torch.tensor([10, 4, 1])[:, None]
-    inputs, outputs = [states.clone().requires_grad_() for _ in range(2)], []
-    for layer, x, arguments in ((own, inputs[0], (mask,)), (other, inputs[1], (None, ~mask))):
-        outputs.append(layer(x, *arguments))
-        (outputs[-1] * direction)[mask].sum().backward()
-    torch.testing.assert_close(outputs[0][mask], outputs[1][mask])
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    gradients = dict(own.named_parameters())
-    for theirs, parameter in other.named_parameters():
-        torch.testing.assert_close(gradients[pairs[theirs]].grad, parameter.grad)
+def test_a_head_saved_before_the_constant_existed_loads() -> None:
+    head, other = _head(settings=BOTH[1]), _head(settings=BOTH[1])
+    head.constant.fill_(2.0)
+    state = {name: value for name, value in head.state_dict().items() if name != "constant"}
+    other.constant.fill_(3.0)
+    other.load_state_dict(state)
+    assert float(other.constant) == 0.0
+    torch.testing.assert_close(other.predict(_states(1), [1.0])[0], head.predict(_states(1), [1.0])[0])
+    other.load_state_dict(head.state_dict())
+    assert float(other.constant) == 2.0
+
+
+def test_the_constant_divides_the_loss() -> None:
+    head, states = _head(), _states(1)
+    clip = (torch.randn((100, 4), generator=torch.Generator().manual_seed(1)), torch.ones(100).bool())
+    balanced, none = LossSettings(balance="constant"), LossSettings(balance="none")
+    loss = head.loss(states, [1.0], [clip], none)
+    torch.testing.assert_close(head.loss(states, [1.0], [clip], balanced), loss)
+    head.constant.fill_(0.25)
+    torch.testing.assert_close(head.loss(states, [1.0], [clip], balanced), 4 * loss)
+    torch.testing.assert_close(head.loss(states, [1.0], [clip], none), loss)

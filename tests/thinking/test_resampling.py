@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from coat_core.thinking.resampling import frame_count, frame_width_s, interpolate, pool_frames, sinusoidal_positions
+from coat_core.thinking.resampling import (
+    frame_count,
+    frame_mask,
+    frame_width_s,
+    interpolate,
+    pool_frames,
+    sinusoidal_positions,
+    time_features,
+)
 
 
 @pytest.mark.parametrize(("duration", "expected"), [(1.0, 25), (0.01, 1), (2.5, 62), (59.0, 100)])
@@ -70,3 +78,32 @@ def test_positions_are_sines_and_cosines() -> None:
         table[2, :2], torch.tensor([2.0]).sin().repeat(2) * torch.tensor([1.0, 0.0]) + torch.tensor([0.0, float(torch.tensor(2.0).cos())])
     )
     assert len({tuple(row.tolist()) for row in sinusoidal_positions(200, 8, torch.device("cpu"))}) == 200
+
+
+def test_interpolation_over_each_rows_own_tokens() -> None:
+    """Rows of 2 and of 1 tokens; what follows them is not read."""
+    states, mask = interpolate(torch.tensor([[[0.0], [4.0], [50.0]], [[7.0], [50.0], [50.0]]]), [4, 2], torch.tensor([2, 1]))
+    assert states[0].flatten().tolist() == [0.0, 1.0, 3.0, 4.0]
+    assert states[1].flatten().tolist() == [7.0, 7.0, 0.0, 0.0]
+    assert mask.tolist() == [[True] * 4, [True, True, False, False]]
+
+
+def test_a_frame_mask_counts_the_frames_of_each_clip() -> None:
+    assert frame_mask([3, 1], torch.device("cpu")).tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_time_features_by_hand() -> None:
+    """One point stands at half of a clip of 0.32 s: half-period 1 gives (1, 0), half of it (√½, √½); 0.16 s are a period of 0.16 s."""
+    features = time_features(torch.tensor([1]), torch.tensor([0.32]), 1, 8)[0, 0]
+    torch.testing.assert_close(features[:6], torch.tensor([1.0, 0.0, 0.5**0.5, 0.5**0.5, 0.0, 1.0]), atol=1e-5, rtol=0)
+
+
+def test_equal_times_have_equal_features_on_different_grids() -> None:
+    """Point 1 of 3 and point 4 of 9 are both at half of the clip."""
+    seconds = torch.tensor([2.5, 2.5])
+    features = time_features(torch.tensor([3, 9]), seconds, 9, 64)
+    torch.testing.assert_close(features[0, 1], features[1, 4])
+    assert features.shape == (2, 9, 64)
+    products = features[1] @ features[0, 1]
+    assert int(products.argmax()) == 4
+    assert len({tuple(row.tolist()) for row in time_features(torch.tensor([200]), seconds[:1], 200, 16)[0]}) == 200

@@ -16,7 +16,7 @@ Make = Callable[..., ThinkingModel]
 
 
 def test_initial_embeddings_are_the_mean_with_the_mean_norm(make_model: Make, backbone_key: str) -> None:
-    model = make_model(backbone_key, "block", tokens=3, placement="before_answer")
+    model = make_model(backbone_key, "block", tokens=3, rows="shared", placement="before_answer")
     assert model.block is not None
     weight, tokenizer = model.backbone.embedding.weight, model.backbone.tokenizer
     ids = model.block.trainable_token_ids
@@ -31,7 +31,7 @@ def test_initial_embeddings_are_the_mean_with_the_mean_norm(make_model: Make, ba
     assert torch.equal(model.trainable_tokens[end], weight[newline[0]]), "the answer follows the same embedding as in the base"
     assert not torch.equal(model.trainable_tokens[new[0]], model.trainable_tokens[new[1]])
     for seed in (0, 1):
-        other = make_model(backbone_key, "block", tokens=3, placement="before_answer", seed=seed)
+        other = make_model(backbone_key, "block", tokens=3, rows="shared", placement="before_answer", seed=seed)
         assert torch.equal(model.trainable_tokens, other.trainable_tokens) == (seed == 0)
 
 
