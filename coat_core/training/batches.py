@@ -25,7 +25,7 @@ _AUDIO_TOKENS_PER_S = 25
 
 def example_length(example: Example) -> int:
     """Return an estimate of an example's length in tokens from its manifest row (no audio is decoded)."""
-    text = len(example.prompt) + len(example.answer)
+    text = len(example.prompt) + len(example.answer or "")
     return round(example.duration_s * _AUDIO_TOKENS_PER_S) + text // _CHARACTERS_PER_TOKEN
 
 
@@ -73,7 +73,29 @@ class BatchOrder:
         return batches[position]
 
 
-@lru_cache(maxsize=4)
+@dataclass(frozen=True)
+class BatchOrderWithUnlabelled:
+    """The batches of `labelled`, each followed by a batch of `unlabelled`, whose examples come after the labelled ones in the dataset.
+
+    The labelled part is that of the arms without unlabelled examples, forward by forward.
+    """
+
+    labelled: BatchOrder
+    unlabelled: BatchOrder
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.labelled.world
+
+    def batch_indices(self, stage: str, step: int, micro_step: int, rank: int) -> tuple[int, ...]:
+        """Return the examples (indices into the labelled, then the unlabelled examples) of one forward."""
+        first = len(self.labelled.lengths)
+        added = self.unlabelled.batch_indices(f"{stage} unlabelled", step, micro_step, rank)
+        return (*self.labelled.batch_indices(stage, step, micro_step, rank), *(first + index for index in added))
+
+
+@lru_cache(maxsize=8)
 def _epoch(lengths: tuple[int, ...], batch_size: int, groups: int, seed: int, stage: str, epoch: int) -> tuple[tuple[int, ...], ...]:
     generator = make_generator("batches", seed, stage, epoch)
     order = torch.randperm(len(lengths), generator=generator).tolist()

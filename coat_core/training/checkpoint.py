@@ -34,6 +34,7 @@ class Checkpoint:
         optimizer: state dictionary of the optimizer.
         scaler: state of the float16 gradient scaler; empty without one.
         rng: state of the random generators.
+        distill_scale: factor of the distillation losses (see `DistillShare`).
     """
 
     fingerprint: str
@@ -43,6 +44,7 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     rng: dict[str, Any]
+    distill_scale: float = 1.0
 
 
 class CheckpointFolder:

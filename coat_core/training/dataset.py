@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from coat_core.audio_store.store import AudioStore
+from coat_core.audio_store.tower import tower_error, tower_output
 from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone, Batch, Query
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
 from coat_core.device import explain_out_of_memory
-from coat_core.errors import BackboneError, OutOfMemoryError
 
 _MB = 1 << 20
 _CACHED_WAVEFORMS = 32
@@ -29,47 +30,34 @@ class AudioEmbeddingCache:
 
     A value therefore depends neither on the other clips of a batch nor on whether it came from the cache. When `megabytes`
     are full, nothing is added and nothing is removed: every epoch reads every clip once, so a least-recently-used cache that
-    is smaller than an epoch would have no hits.
+    is smaller than an epoch would have no hits. With a store, all values are read from it: nothing is computed or cached.
     """
 
-    def __init__(self, backbone: Backbone, megabytes: int) -> None:
-        self._backbone, self._limit = backbone, megabytes * _MB
+    def __init__(self, backbone: Backbone, megabytes: int, store: AudioStore | None = None) -> None:
+        self._backbone, self._limit, self.store = backbone, megabytes * _MB, store
         self._embeddings: dict[str, Tensor] = {}
         self._bytes = 0
 
     def __contains__(self, key: str) -> bool:
-        return key in self._embeddings
+        return key in self._embeddings if self.store is None else key in self.store
 
     def get(self, key: str, waveform: Callable[[], NDArray[np.float32]]) -> Tensor:
         """Return a clip's embeddings `[A, D]`; `waveform` is called only if they are not cached.
 
         Raises:
             BackboneError: the output of the audio tower is not finite; the clip is named.
+            AudioStoreError: the clip is not in the store.
         """
+        if self.store is not None:
+            return self.store.get(key)
         if (cached := self._embeddings.get(key)) is not None:
             return cached
-        value = self._compute(waveform())
-        if not bool(torch.isfinite(value).all()):
-            raise BackboneError(
-                "the audio tower's output is not finite", field="clip", value=key, next_step="check the base checkpoint and its dtype"
-            )
+        value = tower_output(self._backbone, waveform(), key)
         size = value.numel() * value.element_size()
         if self._bytes + size <= self._limit:
             self._embeddings[key] = value
             self._bytes += size
         return value
-
-    def _compute(self, waveform: NDArray[np.float32]) -> Tensor:
-        model = self._backbone.model
-        training = [module for module in model.modules() if module.training]
-        model.eval()
-        try:
-            with torch.no_grad():
-                (value,) = self._backbone.embed_audio(self._backbone.mel([waveform]))
-        finally:
-            for module in training:
-                module.training = True
-        return value.detach().to("cpu", copy=True)
 
 
 class _Row(NamedTuple):
@@ -85,13 +73,22 @@ class TrainingDataset:
 
     Args:
         backbone: backbone with the arm's template (the thinking block is already installed).
-        examples: the training split, in manifest order.
+        examples: the training split, in manifest order; an unlabelled one is a prompt without an answer.
         corpus: folder that the examples' audio paths are relative to.
         embeddings: cache of audio embeddings.
+        answers: example id → text to train instead of the example's own answer; None: no answer is replaced.
     """
 
-    def __init__(self, backbone: Backbone, examples: Sequence[Example], corpus: Path, embeddings: AudioEmbeddingCache) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        examples: Sequence[Example],
+        corpus: Path,
+        embeddings: AudioEmbeddingCache,
+        answers: Mapping[str, str] | None = None,
+    ) -> None:
         self.examples = tuple(examples)
+        self._answers = dict(answers or {})
         self._backbone, self._corpus, self._embeddings = backbone, corpus, embeddings
         tokenizer = backbone.tokenizer
         padding = tokenizer.pad_token_id
@@ -130,30 +127,26 @@ class TrainingDataset:
 
     def _row(self, index: int) -> _Row:
         if (row := self._rows.get(index)) is None:
-            batch = self._backbone.encode([self._query(index, self._waveform(self.examples[index]))])
+            query = self._query(index, self._waveform(self.examples[index]))
+            batch = self._backbone.encode([query], generation=query.answer is None)
             answer = batch.answer_mask[0].cpu()
             row = self._rows[index] = _Row(batch.input_ids[0].cpu(), answer, int(answer.sum()))
         return row
 
     def _query(self, index: int, waveform: NDArray[np.float32]) -> Query:
         example = self.examples[index]
-        return Query(key=example.sha256, waveform=waveform, text=example.prompt, answer=example.answer, name=example.id)
+        answer = self._answers.get(example.id, example.answer)
+        return Query(key=example.sha256, waveform=waveform, text=example.prompt, answer=answer, name=example.id)
 
     def _waveform(self, example: Example) -> NDArray[np.float32]:
-        """Decode a clip; the last few are cached, because tokenizing and the audio tower read the same clip in succession."""
+        """Decode a clip; the last few are cached, because tokenizing and the audio tower read the same clip in succession.
+
+        With a store, which holds the embeddings, only the length is needed (`AudioStore.waveform`).
+        """
+        if (store := self._embeddings.store) is not None:
+            return store.waveform(example.sha256)
         if (waveform := self._waveforms.get(example.sha256)) is None:
             waveform = self._waveforms[example.sha256] = decode(self._corpus / example.audio, sample_rate_hz=SAMPLE_RATE_HZ)
             if len(self._waveforms) > _CACHED_WAVEFORMS:
                 self._waveforms.popitem(last=False)
         return waveform
-
-
-def tower_error(example: Example, budget: int) -> OutOfMemoryError:
-    """Return the error of an audio tower that cannot encode a clip; it encodes one clip at a time, so no batch setting helps."""
-    return OutOfMemoryError(
-        f"the audio tower ran out of the device's memory on one clip ({example.id})",
-        field="contract.max_duration_s",
-        value=f"a clip of {example.duration_s:.1f} s",
-        allowed=f"{budget / 1e9:.1f} GB on this device",
-        next_step="stop other processes on the device, set contract.max_duration_s below this clip's duration, or use a larger device",
-    )

@@ -16,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -26,13 +26,16 @@ from torch import Tensor
 from coat_core.backbones.base import Batch
 from coat_core.device import explain_out_of_memory
 from coat_core.errors import Interrupted, NonFiniteError, OutOfMemoryError, TrainingError
+from coat_core.seeding import make_generator
 from coat_core.settings import Arm, LossSettings, TrainingSettings
 from coat_core.thinking.losses import StageWeights, Target, Totals
 from coat_core.thinking.model import ThinkingModel
-from coat_core.training.batches import BatchOrder, cut_by_seconds
+from coat_core.thinking.skill import skill
+from coat_core.training.batches import BatchOrder, BatchOrderWithUnlabelled, cut_by_seconds
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
 from coat_core.training.dataset import TrainingDataset
-from coat_core.training.schedule import Schedule, Stage, stage_weights
+from coat_core.training.gradients import MEASURE_EVERY, DistillShare, clip_gradients
+from coat_core.training.schedule import Schedule, Stage, bottleneck_probability, stage_weights
 from coat_core.training.targets import Targets
 from coat_core.training.tracker import History
 
@@ -74,6 +77,7 @@ class Trainer:
         stop: called after every step; True ends the run with a checkpoint and `Interrupted`.
         progress: called with the row of each step.
         explain_memory: returns the error of a forward that runs out of memory.
+        rows_scale: factor of the trainable tokens' learning rate (see `Schedule.rates`).
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Trainer:
         model: ThinkingModel,
         trial: Trial,
         dataset: TrainingDataset,
-        order: BatchOrder,
+        order: BatchOrder | BatchOrderWithUnlabelled,
         targets: Targets,
         accelerator: Accelerator,
         checkpoints: CheckpointFolder,
@@ -90,13 +94,16 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
         explain_memory: ExplainMemory | None = None,
+        rows_scale: float = 1.0,
     ) -> None:
+        self.rows_scale = rows_scale
         self.trial, self.dataset, self.order, self.targets = trial, dataset, order, targets
         self.accelerator, self.checkpoints, self.history = accelerator, checkpoints, history
         self.stop, self.progress, self.explain_memory = stop, progress, explain_memory or _out_of_memory
         self.schedule = Schedule(trial.training)
         self._durations_s = [example.duration_s for example in dataset.examples]
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.groups = model.parameter_groups()
+        self.share = DistillShare(self.groups["lora"], trial.losses.max_share)
         self.thinking = model
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, trial.training))
         self.model.train()
@@ -129,13 +136,14 @@ class Trainer:
         """
         started = time.perf_counter()
         stage, number = self.schedule.position(step)
-        weights = stage_weights(self.trial.arm, stage, self.trial.losses)
-        rates = self.schedule.rates(step)
+        weights = self._weights(stage, number)
+        rates = self.schedule.rates(step, self.rows_scale)
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]]
         window = [part for micro in range(self.trial.training.accumulation) for part in self._read(stage, number, micro)]
         totals = self._totals(window)
         sums: Tensor | None = None
+        self.share.share = None
         for micro_step, micro in enumerate(window):
             with self._explain_out_of_memory(micro):
                 part = self._forward_backward(micro, weights, totals, step, micro_step, last=micro_step + 1 == len(window))
@@ -143,9 +151,11 @@ class Trainer:
         assert sums is not None
         losses = self._losses(sums, weights, totals)
         self._check_finite(losses, step, stage, losses)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters, self.trial.training.max_gradient_norm))
+        self.accelerator.unscale_gradients()
+        training = self.trial.training
+        norms = clip_gradients(self.groups, training.max_gradient_norm, by_group=training.clip == "group")
         if not self._scale_may_overflow():
-            self._check_finite({"gradient_norm": norm}, step, stage, losses)
+            self._check_finite(norms, step, stage, losses)
         self.optimizer.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
@@ -155,12 +165,27 @@ class Trainer:
             "step": step + 1,
             "stage": stage,
             **losses,
+            **self._skills(losses),
+            **({} if self.share.share is None else {"distill_share": self.share.share, "distill_scale": weights.distill_scale}),
             **{f"learning_rate/{group}": rate for group, rate in rates.items()},
-            "gradient_norm": norm if math.isfinite(norm) else None,
+            **{name: norm if math.isfinite(norm) else None for name, norm in norms.items()},
             "seconds": seconds,
             "examples_per_s": len(examples) * self.order.world / seconds,
             "audio_s_per_s": audio_s * self.order.world / seconds,
         }
+
+    def _weights(self, stage: Stage, number: int) -> StageWeights:
+        """Return the loss weights of the step `number` (0 = first) of a stage."""
+        training = self.trial.training
+        length = training.ground_steps if stage == "ground" else training.respond_steps
+        weights = stage_weights(self.trial.arm, stage, self.trial.losses, 1.0 - number / length)
+        return replace(weights, distill_scale=self.share.scale)
+
+    def _skills(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Return the skill of each head: 1 − loss ÷ loss of the constant predictor, over the clips of the step."""
+        balanced = self.trial.losses.balance == "constant"
+        constants = {key: 1.0 if balanced else float(self.thinking.heads[key].get_buffer("constant")) for key in self.targets.experts}
+        return {f"skill/{key}": skill(losses[f"loss/{key}"], constant) for key, constant in constants.items()}
 
     def _read(self, stage: Stage, number: int, micro_step: int) -> list[_MicroBatch]:
         """Return one batch, cut into forwards of at most `batch_seconds`."""
@@ -187,11 +212,23 @@ class Trainer:
         """Run one forward and backward; return the sums of the answer loss and of each expert's loss `[1 + experts]`."""
         torch.manual_seed(_dropout_seed(self.trial.seed, step, micro_step, self.accelerator.process_index))
         with nullcontext() if last else self.accelerator.no_sync(self.model):
-            out = self.model(batch=micro.batch, audio=micro.audio, targets=micro.targets, weights=weights, totals=totals)
+            out = self.model(
+                batch=micro.batch, audio=micro.audio, targets=micro.targets, weights=weights, totals=totals,
+                bottleneck=self._has_bottleneck(step),
+            )  # fmt: skip
+            if micro_step == 0 and step % MEASURE_EVERY == 0 and self.targets.experts:
+                self.share.measure(out)
             # DDP averages gradients over ranks, but the totals already count all ranks.
             self.accelerator.backward(out.loss * self.order.world)
         parts = [out.answer_sum, *(out.experts[key] for key in self.targets.experts)]
         return torch.stack([part.detach().double() for part in parts])
+
+    def _has_bottleneck(self, step: int) -> bool:
+        """Return whether a step has a bottleneck: a draw that depends on the seed and the step only."""
+        probability = bottleneck_probability(self.trial.training, step)
+        if not probability:
+            return False
+        return float(torch.rand((), generator=make_generator("bottleneck", self.trial.seed, step))) < probability
 
     def _explain_out_of_memory(self, micro: _MicroBatch) -> AbstractContextManager[None]:
         def explain(budget: int) -> OutOfMemoryError:
@@ -205,7 +242,7 @@ class Trainer:
         losses = {"answer": answer / max(totals.answer_tokens, 1)}
         losses |= {key: value / max(totals.clips[key], 1) for key, value in zip(self.targets.experts, experts, strict=True)}
         distill = sum(self.trial.losses.expert_weights.get(key, 1.0) * losses[key] for key in self.targets.experts)
-        total = weights.answer * losses["answer"] + weights.distill * distill
+        total = weights.answer * losses["answer"] + weights.distill * weights.distill_scale * distill
         return {"loss": total, **{f"loss/{key}": value for key, value in losses.items()}}
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
@@ -243,6 +280,7 @@ class Trainer:
                     optimizer=self.optimizer.state_dict(),
                     scaler=scaler.state_dict() if scaler else {},
                     rng=random_state(),
+                    distill_scale=self.share.scale,
                 )
             )
         self.accelerator.wait_for_everyone()
@@ -266,6 +304,7 @@ class Trainer:
         if self.accelerator.scaler and checkpoint.scaler:
             self.accelerator.scaler.load_state_dict(checkpoint.scaler)
         restore_random_state(checkpoint.rng)
+        self.share.scale = checkpoint.distill_scale
         self.history.truncate(checkpoint.step)
         return checkpoint.step
 

@@ -25,7 +25,7 @@ from coat_core.watchdog import OWNER
 
 PARAMS = repository_root() / "params/tiny.yaml"
 BIN = Path(sys.executable).parent
-DETERMINISTIC = ("data/corpus", "data/accepted.jsonl", "data/quarantine.jsonl", "features", "models", "responses", "evaluation")
+DETERMINISTIC = ("data/corpus", "data/accepted.jsonl", "data/quarantine.jsonl", "features", "audio", "models", "responses", "evaluation")
 """Outputs that are byte-equal from run to run; the others are records."""
 UNFINISHED = frozenset({"RUNNING", "PENDING", "CANCELLING", "SCHEDULED"})
 HANG_S = 1800.0

@@ -16,6 +16,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "coat_core"
+_DATA = (".j2", ".safetensors")
+"""Suffixes of the files that code in the same folder reads."""
 
 
 def import_graph() -> grimp.ImportGraph:
@@ -40,14 +42,14 @@ def by_name(kind: str, params: Mapping[str, Any]) -> set[str]:
 
 
 def closure(kind: str, params: Mapping[str, Any], graph: grimp.ImportGraph) -> set[str]:
-    """Return every file of the package that a stage imports, with the templates in the same folders, relative to the root.
+    """Return every file of the package that a stage imports, with the templates and weights in the same folders, relative to the root.
 
     Package files with only a docstring are left out.
     """
     entries = {f"{PACKAGE}.pipeline.stages.{kind}", *by_name(kind, params)}
     modules = set().union(entries, *(graph.find_upstream_modules(entry) for entry in entries))
     files = {file for module in modules if (file := _file(module)) is not None}
-    data = {str(path.relative_to(ROOT)) for file in files for path in (ROOT / file).parent.glob("*.j2")}
+    data = {str(path.relative_to(ROOT)) for file in files for path in (ROOT / file).parent.glob("*.*") if path.suffix in _DATA}
     return files | data
 
 

@@ -157,6 +157,7 @@ def one_step(
     from coat_core.experts.store.store import ExpertStore
     from coat_core.settings import parse_trial
     from coat_core.training import train as module
+    from coat_core.training.build import TrainingRun, build
     from coat_core.training.checkpoint import CheckpointFolder
     from coat_core.training.dataset import AudioEmbeddingCache, TrainingDataset
     from coat_core.training.targets import Targets
@@ -175,7 +176,7 @@ def one_step(
     stores = {key: ExpertStore.open(folder / "features" / key) for key in EXPERTS}
     accelerator = module._accelerator(settings)
     with module.fixed_compute(settings.runtime):
-        backbone, model = module._build(module._TrainingRun(settings, KEY, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
+        backbone, model = build(TrainingRun(settings, KEY, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
         assert model is not None
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)

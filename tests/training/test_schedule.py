@@ -7,7 +7,7 @@ import pytest
 from coat_core.errors import TrainingError
 from coat_core.settings import LossSettings, TrainingSettings, find_arm
 from coat_core.thinking.losses import StageWeights
-from coat_core.training.schedule import Schedule, stage_weights
+from coat_core.training.schedule import Schedule, bottleneck_probability, stage_weights
 
 LOSSES = LossSettings(ground_distill=2.0, ground_answer=0.25, respond_distill=0.3)
 
@@ -46,6 +46,8 @@ def test_rates_only_increase_in_a_run_shorter_than_the_warm_up() -> None:
         ("block", StageWeights(1.0, 0.0), StageWeights(1.0, 0.0)),
         ("coat", StageWeights(0.25, 2.0), StageWeights(1.0, 0.3)),
         ("coat_shuffled", StageWeights(0.25, 2.0), StageWeights(1.0, 0.3)),
+        ("align", StageWeights(0.25, 2.0), StageWeights(1.0, 0.3)),
+        ("described", StageWeights(1.0, 0.0), StageWeights(1.0, 0.0)),
     ],
 )
 def test_weights_of_each_arm_and_stage(arm: str, ground: StageWeights, respond: StageWeights) -> None:
@@ -56,3 +58,22 @@ def test_weights_of_each_arm_and_stage(arm: str, ground: StageWeights, respond: 
 def test_arm_base_has_no_loss_weights() -> None:
     with pytest.raises(TrainingError, match="does not train"):
         stage_weights(find_arm("base"), "ground", LOSSES)
+
+
+def test_the_distillation_falls_to_zero_over_the_end_of_the_respond_stage() -> None:
+    losses = LossSettings(respond_distill=0.3, distill_decay=0.5)
+    weights = [stage_weights(find_arm("coat"), "respond", losses, 1 - number / 8).distill for number in range(8)]
+    assert weights == pytest.approx([0.3, 0.3, 0.3, 0.3, 0.3, 0.225, 0.15, 0.075])
+    assert stage_weights(find_arm("coat"), "ground", losses, 0.1).distill == losses.ground_distill
+
+
+def test_the_rate_of_the_trainable_tokens_is_relative_to_their_scale() -> None:
+    plan = schedule(rows_learning_rate=0.2)
+    assert plan.rates(1, rows_scale=0.05) == {**plan.rates(1), "rows": pytest.approx(0.01)}
+
+
+def test_the_probability_of_a_bottleneck_falls_linearly_to_zero() -> None:
+    settings = TrainingSettings(ground_steps=4, respond_steps=6, bottleneck=0.8, bottleneck_share=0.5)
+    assert [bottleneck_probability(settings, step) for step in range(7)] == pytest.approx([0.8, 0.64, 0.48, 0.32, 0.16, 0.0, 0.0])
+    assert bottleneck_probability(TrainingSettings(), 0) == 0.0
+    assert bottleneck_probability(TrainingSettings(bottleneck=0.5, bottleneck_share=0.0), 0) == 0.0

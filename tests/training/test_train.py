@@ -233,7 +233,7 @@ def test_a_value_that_is_not_finite_stops_the_run_before_the_optimizer_step(
         if at == 5:
             if where == "loss":
                 return sums * torch.tensor([1.0] + [float("nan")] * (len(sums) - 1), dtype=sums.dtype)
-            self.parameters[0].grad[0] = float("inf")
+            self.groups["lora"][0].grad[0] = float("inf")
         return sums
 
     monkeypatch.setattr(Trainer, "_forward_backward", poisoned)
