@@ -15,7 +15,9 @@ from pathlib import Path
 
 from coat_core.errors import CoatError
 from coat_core.packages import failed_imports, unmet_requirements, used_modules
+from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.settings import load_settings
+from coat_core.storage import read_json
 
 MINIMUM_DISK_GB = 4.0
 REPAIR = "make setup installs the locked packages; if it says that nothing is to do: rm .venv/.ready && make setup"
@@ -41,7 +43,7 @@ def examine(workspace: Path) -> list[Finding]:
 
     It imports every module that the pipeline uses, in a process of its own: 30 to 60 s, longer on the first call.
     """
-    return [*_versions(), *_packages(), *_machine(workspace), *_params(workspace), *_endpoints(workspace)]
+    return [*_versions(), *_packages(), *_machine(workspace), *_params(workspace), *_endpoints(workspace), *blocks(workspace)]
 
 
 def _versions() -> Iterator[Finding]:
@@ -120,6 +122,20 @@ def _params(workspace: Path) -> Iterator[Finding]:
         f"{', '.join(named)}: cuda" if named else f"cpu; torch {torch.__version__} sees {'a' if available else 'no'} GPU",
         "torch sees no GPU: set these to cpu, or install a CUDA build of torch (README, With published checkpoints)",
     )
+
+
+def blocks(workspace: Path) -> Iterator[Finding]:
+    """Yield one finding on the thinking blocks that were probed in this workspace: it names those that are bypassed, and never fails."""
+    verdicts = {}
+    for path in sorted((workspace / PROBES).glob("*.json")):
+        try:
+            verdicts[path.stem] = read_json(path)["verdict"]
+        except (ValueError, KeyError, TypeError, OSError):
+            continue
+    if verdicts:
+        bypassed = [f"{name}: {verdict['sentence']}" for name, verdict in verdicts.items() if verdict["bypassed"]]
+        used = f"{len(verdicts) - len(bypassed)} of {len(verdicts)} probed releases use their block"
+        yield Finding("thinking blocks", True, "\n".join([used, *bypassed]))
 
 
 def _endpoints(workspace: Path) -> Iterator[Finding]:

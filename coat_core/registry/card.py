@@ -76,8 +76,10 @@ def _data(facts: CardFacts) -> str:
     splits: dict[str, Counter[str]] = defaultdict(Counter)
     clips: dict[str, dict[str, float]] = defaultdict(dict)
     sources: Counter[tuple[str, str]] = Counter()
+    unlabelled = 0
     for row in read_jsonl(path):
-        splits[row["split"]][row["family"]] += 1
+        splits[row["split"]][row["family"]] += row["answer"] is not None
+        unlabelled += row["answer"] is None
         clips[row["split"]][row["sha256"]] = float(row["duration_s"])
         sources[row["source"], row["licence"]] += 1
     families = sorted({family for counts in splits.values() for family in counts})
@@ -89,6 +91,7 @@ def _data(facts: CardFacts) -> str:
     return (
         "## Data\n\nExamples by task family; no speaker, actor or source recording is in two splits.\n\n"
         + "\n".join(lines)
+        + (f"\n\n{unlabelled} further training rows have no answer and can take part in distillation only." if unlabelled else "")
         + f"\n\n{origins}"
     )
 

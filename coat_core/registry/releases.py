@@ -10,13 +10,15 @@ from typing import Any
 
 from coat_core.errors import RegistryError
 from coat_core.evaluation.metrics import METRICS, SCORES
+from coat_core.probing.verdict import FOLDER as PROBES
+from coat_core.probing.verdict import flat_metrics as flat_probe
 from coat_core.registry.card import CardFacts, accuracy_text, model_card
 from coat_core.registry.database import connect, default_database, locked
 from coat_core.registry.lineage import Lineage, gather
 from coat_core.registry.packaging import log_release, read_info, unsafe_files
 from coat_core.registry.records import is_finite
 from coat_core.registry.replay import find_or_replay_run
-from coat_core.registry.tracking import EVALUATION, log_metrics
+from coat_core.registry.tracking import EVALUATION, log_metrics, log_new_metrics
 from coat_core.settings import ARMS
 from coat_core.storage import read_json, sha256_file
 
@@ -143,6 +145,7 @@ def register(
         known = find_version(client, name, lineage.stage_key)
         run_id = known.run_id if known is not None else find_or_replay_run(client, workspace, release, name, records)
         model_id = log_release(client, workspace, release, run_id=run_id)
+        _record_probe(client, run_id, workspace / PROBES / f"{release.name}.json")
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
         for file in _LINEAGE_FILES:
             if (workspace / file).is_file():
@@ -215,6 +218,12 @@ def _record_evaluation(client: Any, run_id: str, model_id: str, evaluation: Path
         "scores_sha256": sha256_file(evaluation / SCORES),
         **{key: f"{metrics[key]:.6f}" for key in ("mean_accuracy", "unscored_share") if is_finite(metrics.get(key))},
     }
+
+
+def _record_probe(client: Any, run_id: str, path: Path) -> None:
+    """Log the main numbers of a probe with the run, unless the stage `probe` did; a run that was replayed does not have them."""
+    if path.is_file():
+        log_new_metrics(client, client.get_run(run_id), flat_probe(read_json(path)))
 
 
 def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Mapping[str, str], card: str) -> str:

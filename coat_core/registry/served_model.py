@@ -63,14 +63,18 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
             RegistryError: a row has no question, or its audio cannot be decoded.
         """
         from coat_core.batching import length_sorted_batches
+        from coat_core.description import DESCRIPTION_TOKENS, split_description
         from coat_core.evaluation.generate import generate_texts
+        from coat_core.settings import ARMS
 
+        described = ARMS[self._release.info.arm].described
+        limit = _MAX_NEW_TOKENS + (DESCRIPTION_TOKENS if described else 0)
         queries = read_table(model_input)
         answers = [""] * len(queries)
         for batch in length_sorted_batches([len(query.waveform) for query in queries], _BATCH):
-            texts = generate_texts(self._release.backbone, [queries[i] for i in batch], _MAX_NEW_TOKENS)
+            texts = generate_texts(self._release.backbone, [queries[i] for i in batch], limit)
             for i, text in zip(batch, texts, strict=True):
-                answers[i] = text
+                answers[i] = split_description(text)[1] if described else text
         return pd.DataFrame({"answer": answers}, index=model_input.index, dtype=object)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coat_core.errors import RegistryError
 from coat_core.registry.database import connect, experiment_id, portable
+from coat_core.storage import read_json
 from coat_core.watchdog import is_alive, owner_mark
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ ALLOWED_PARAMS = frozenset(
 
 SYSTEM = "system/"
 EVALUATION = "evaluation/"
+PROBE = "probe/"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _MAX_PARAM = 6000
 _MAX_BATCH = 1000
@@ -210,7 +212,7 @@ def find_run(client: Any, run_id: str) -> Any | None:
 
 def last_step(client: Any, run: Any) -> int:
     """Return the highest step of a run's training metrics; 0 without any."""
-    keys = [key for key in run.data.metrics if not key.startswith((SYSTEM, EVALUATION))]
+    keys = [key for key in run.data.metrics if not key.startswith((SYSTEM, EVALUATION, PROBE))]
     return max((metric.step for key in keys for metric in client.get_metric_history(run.info.run_id, key)), default=0)
 
 
@@ -222,6 +224,35 @@ def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float], step: in
     rows = [Metric(key, float(value), now, step, model_id=model_id) for key, value in metrics.items()]
     for start in range(0, len(rows), _MAX_BATCH):
         client.log_batch(run_id, metrics=rows[start : start + _MAX_BATCH])
+
+
+def log_to_recorded_run(workspace: Path, records: Path, metrics: Mapping[str, float]) -> str | None:
+    """Log metrics with the run that the records of a training name (see `log_new_metrics`).
+
+    Args:
+        workspace: folder of MLflow's records.
+        records: folder with `run.json`.
+        metrics: values by name.
+
+    Returns:
+        The id of the run; None if there are no records, or if MLflow does not have the run.
+    """
+    identity = read_json(records / "run.json") if (records / "run.json").is_file() else {}
+    if not identity.get("run_id"):
+        return None
+    client = connect(workspace)
+    run = find_run(client, identity["run_id"])
+    if run is None:
+        return None
+    log_new_metrics(client, run, metrics)
+    return str(run.info.run_id)
+
+
+def log_new_metrics(client: Any, run: Any, metrics: Mapping[str, float]) -> None:
+    """Log the metrics whose value the run does not have yet, at step 0."""
+    changed = {name: value for name, value in metrics.items() if run.data.metrics.get(name) != value}
+    if changed:
+        log_metrics(client, run.info.run_id, changed, step=0)
 
 
 def close_dead_runs(workspace: Path = Path()) -> list[str]:

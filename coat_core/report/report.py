@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.corpus.examples import Example
+from coat_core.report.diagnostics import choice_rows, diagnostics_markdown, draw_heat_maps, knock_out_rows, probed, skill_rows
 from coat_core.report.results import HEADLINE, collect, headline, metrics_for_dvc
 from coat_core.report.tables import (
     BRIEF_NOTE,
     DIFFERENCES,
     LATENCY_ROWS,
     accuracy_csv,
+    described_latency,
     entries,
     markdown_tables,
     name_of,
@@ -29,7 +31,7 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
     """Write `results.json`, `report.html`, `tables.md`, `figures/`, `metrics.json` and `plots/` to a new folder.
 
     Reads the evaluations, latencies, runs, releases and features of the backbones, trials and experts that the settings name;
-    the sections `runtime`, `backbones`, `trials`, `experts`, `evaluation` and `training` are used.
+    the sections `runtime`, `backbones`, `trials`, `experts`, `evaluation`, `probes` and `training` are used.
 
     Args:
         workspace: folder with the outputs of the other stages.
@@ -44,11 +46,13 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
         EvaluationError: an evaluation is missing, or the trials have different evaluation sets.
         ReleaseError: a release with heads cannot be loaded for its read-outs.
     """
-    results = collect(workspace, settings.backbones, settings.trials, examples, settings.evaluation, facts_of(settings))
+    results = collect(
+        workspace, settings.backbones, settings.trials, examples, settings.evaluation, facts_of(settings), settings.probes.trials
+    )
     with new_folder(target) as folder:
         write_json(folder / "results.json", results)
         write_json(folder / "metrics.json", metrics_for_dvc(results))
-        write_text(folder / "tables.md", markdown_tables(results))
+        write_text(folder / "tables.md", markdown_tables(results) + diagnostics_markdown(results))
         write_text(folder / "plots" / "accuracy.csv", accuracy_csv(results))
         write_text(folder / "plots" / "training.csv", training_csv(workspace, results))
         draw_charts(workspace, results, folder / "figures")
@@ -78,6 +82,7 @@ def draw_charts(workspace: Path, results: Mapping[str, Any], folder: Path) -> No
         draw_differences(results, folder / "differences.png")
     if any(backbone["training"] for backbone in results["backbones"].values()):
         draw_training(results, training_rows(workspace, results), folder / "training.png")
+    draw_heat_maps(results, folder)
 
 
 def draw_read_outs(workspace: Path, settings: Settings, backbone: BackboneKey, examples: Sequence[Example], folder: Path) -> None:
@@ -127,7 +132,12 @@ def render_page(results: Mapping[str, Any], figures: Path) -> str:
         read_outs=[group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]], brief_note=BRIEF_NOTE,
         tables=[_table(results, key) for key in results["backbones"]], latency=_latency(results),
         latency_labels=list(LATENCY_ROWS.values()),
-        contract=results["contract"], facts=_facts(measured),
+        described_latency=[
+            f"{name_of(key)}: {described_latency(found)}"
+            for key, backbone in results["backbones"].items()
+            for found in backbone.get("latency_described", ())
+        ],
+        contract=results["contract"], facts=_facts(measured), diagnostics=_diagnostics(results, figures),
     )  # fmt: skip
 
 
@@ -183,6 +193,20 @@ def _difference(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     interval = f"{_signed(entry['low'])} to {_signed(entry['high'])}"
     return {"value": _signed(entry["difference"]), "interval": interval, "shown": not entry["includes_zero"] and not entry.get("too_few")}
+
+
+def _diagnostics(results: Mapping[str, Any], figures: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{name_of(key)}, {trial}",
+            "sentence": probe["verdict"]["sentence"],
+            "bypassed": probe["verdict"]["bypassed"],
+            "items": f"{probe['items']} validation and {probe['train_items']} training examples",
+            "tables": [rows for rows in (knock_out_rows(probe), skill_rows(probe), choice_rows(probe)) if rows],
+            "picture": _picture(figures / f"probes-{key}-{trial}.png"),
+        }
+        for key, trial, probe in probed(results)
+    ]
 
 
 def _latency(results: Mapping[str, Any]) -> list[dict[str, Any]]:

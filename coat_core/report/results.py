@@ -12,6 +12,7 @@ from coat_core.evaluation.arms import ArmScores, difference
 from coat_core.evaluation.metrics import METRICS, SCORES, bootstrap_of
 from coat_core.evaluation.scores import read_scores
 from coat_core.evaluation.statistics import MIN_GROUPS, Bootstrap
+from coat_core.probing.verdict import read_probe
 from coat_core.settings import ARMS, CLAIM, COMPARISONS, EvaluationSettings, parse_trial
 from coat_core.storage import read_json, read_jsonl
 
@@ -29,6 +30,7 @@ def collect(
     examples: Sequence[Example],
     settings: EvaluationSettings,
     facts: Mapping[str, Any] | None = None,
+    probes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Collect the outputs of the stages in a workspace; only the named backbones and trials are read.
 
@@ -39,6 +41,7 @@ def collect(
         examples: rows of the accepted manifest.
         settings: the evaluation section.
         facts: further JSON values for the section `measured`.
+        probes: the probed trials, whose diagnostics become `probes` of each backbone, by trial; one that did not run is left out.
 
     Raises:
         EvaluationError: an evaluation is missing, or the trials have different evaluation sets.
@@ -52,7 +55,7 @@ def collect(
         "seeds": seeds,
         "brief": len(seeds) < ENOUGH_SEEDS,
         "families": [family for family in FAMILIES if any(e.family == family and e.split == settings.split for e in examples)],
-        "backbones": {key: _backbone(workspace, key, trials, bootstrap) for key in keys},
+        "backbones": {key: {**_backbone(workspace, key, trials, bootstrap), "probes": _probes(workspace, key, probes)} for key in keys},
         "corpus": describe_corpus(examples, settings.split),
         "contract": read_contract(workspace / "data/contract/results.json"),
         "measured": {
@@ -96,8 +99,13 @@ def _backbone(workspace: Path, backbone: str, trials: Sequence[str], bootstrap: 
         "arms": {arm: {**scores.table(bootstrap), "seeds": scores.seed_table()} for arm, scores in arms.items()},
         "differences": {f"{a}-{b}": difference(arms[a], arms[b], bootstrap) for a, b in COMPARISONS if {a, b} <= set(arms)},
         "latency": _read_if_present(workspace / "latency" / f"{backbone}.json"),
+        "latency_described": [found for t in trials if (found := _read_if_present(workspace / "latency" / f"{backbone}-{t}.json"))],
         "training": {t: summary for t in trials if (summary := summarise_run(workspace / "runs" / f"{backbone}-{t}")) is not None},
     }
+
+
+def _probes(workspace: Path, backbone: str, trials: Sequence[str]) -> dict[str, Any]:
+    return {trial: found for trial in trials if (found := read_probe(workspace, backbone, trial)) is not None}
 
 
 def summarise_run(folder: Path) -> dict[str, Any] | None:
@@ -122,13 +130,14 @@ def summarise_run(folder: Path) -> dict[str, Any] | None:
 
 
 def describe_corpus(examples: Sequence[Example], split: str) -> dict[str, Any]:
-    """Return the numbers of examples, clips and groups by split, and of examples and groups by family of the evaluated split."""
+    """Return the numbers of labelled and unlabelled examples, clips and groups by split, and of examples and groups by evaluated family."""
     splits = {}
     for name in SPLITS:
         rows = [example for example in examples if example.split == name]
         clips = {example.sha256: example.duration_s for example in rows}
         splits[name] = {
-            "examples": len(rows),
+            "examples": sum(example.labelled for example in rows),
+            "unlabelled": sum(not example.labelled for example in rows),
             "clips": len(clips),
             "groups": len({example.group for example in rows}),
             "minutes": round(sum(clips.values()) / 60, 2),
@@ -186,6 +195,8 @@ def metrics_for_dvc(results: Mapping[str, Any]) -> dict[str, Any]:
             metrics[key][name.replace("-", "_minus_")] = {part: values["mean"][part] for part in ("difference", "low", "high")}
         if backbone["latency"]:
             metrics[key]["first_token_ratio"] = backbone["latency"]["ratios"]["first_token_s"]["median"]
+        if backbone.get("probes"):
+            metrics[key]["knock_out_cost"] = {trial: probe["verdict"]["knock_out_cost"] for trial, probe in backbone["probes"].items()}
     return metrics
 
 

@@ -62,7 +62,7 @@ def markdown_tables(results: Mapping[str, Any]) -> str:
             label = DIFFERENCES.get(name, name)
             rows.append([f"**{label}**" if name == HEADLINE else label, *(difference_text(e) for e in entries(results, values)), ""])
         rows.append(["*resampled by*", *(f"{e['resampling']} ({e['units']})" if e else "" for e in entries(results, first)), ""])
-        parts.append(f"### {name_of(key)}\n\n{headline(results, key)}\n\n{_markdown(rows)}\n{_latency_markdown(backbone['latency'])}")
+        parts.append(f"### {name_of(key)}\n\n{headline(results, key)}\n\n{markdown(rows)}\n{_latency_markdown(backbone)}")
     return "\n".join(parts) + "\n" + _legend(results)
 
 
@@ -73,13 +73,13 @@ def _legend(results: Mapping[str, Any]) -> str:
         f"Accuracy (transcription: 1 − word error rate) on the {measured['split']} split with {measured['confidence']:.0%} bootstrap "
         f"intervals; seeds: {seeds}, averaged within each item. † not clear of chance: the interval of accuracy − chance includes "
         f"zero. *resampled by*: the units that the bootstrap resamples and their number; items if a family has fewer than "
-        f"{measured['min_groups']} groups."
+        f"{measured['min_groups']} groups; with several seeds, seeds, too."
     )
     return text + (f"\n\n{BRIEF_NOTE}\n" if results["brief"] else "\n")
 
 
-def _latency_markdown(latency: Mapping[str, Any] | None) -> str:
-    if not latency:
+def _latency_markdown(backbone: Mapping[str, Any]) -> str:
+    if not (latency := backbone["latency"]):
         return ""
     trials, ratios = latency["trials"], latency["ratios"]
     rows = [["latency", latency["baseline"], latency["candidate"], "ratio (min–max)"]]
@@ -88,7 +88,19 @@ def _latency_markdown(latency: Mapping[str, Any] | None) -> str:
         rows.append([label, *values, ratio_text(ratios.get(name))])
     for name, label in (("prompt_tokens", "prompt tokens"), ("decoded_tokens", "tokens decoded")):
         rows.append([label, *(f"{trials[trial][name]:g}" for trial in (latency["baseline"], latency["candidate"])), ""])
-    return "\n" + _markdown(rows)
+    return "\n" + markdown(rows) + "".join(f"\n{described_latency(found)}\n" for found in backbone.get("latency_described", ()))
+
+
+def described_latency(latency: Mapping[str, Any]) -> str:
+    """Return one sentence on the candidate against the experts' outputs as text, each until the end of its answer."""
+    names = latency["candidate"], latency["baseline"]
+    both = [latency["trials"][name] for name in names]
+    taken = [f"{1000 * values['total_s']:.0f} ms and {values['decoded_tokens']:g} decoded tokens" for values in both]
+    ratio = latency["ratios"]["total_s"]
+    return (
+        f"Until the end of the answer, {names[0]} takes {taken[0]}, {names[1]} {taken[1]}: ratio of total latency {ratio_text(ratio)}, "
+        f"{ratio['pairs']} pairs."
+    )
 
 
 def ratio_text(ratio: Mapping[str, Any] | None) -> str:
@@ -112,6 +124,8 @@ def summary_table(results: Mapping[str, Any]) -> str:
     lines = [_padded(row, widths) for row in rows]
     lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
     sentences = [f"{name_of(key)}: {headline(results, key)}" for key in results["backbones"]]
+    for key, backbone in results["backbones"].items():
+        sentences += [f"{name_of(key)}, {trial}: {probe['verdict']['sentence']}" for trial, probe in backbone.get("probes", {}).items()]
     if results["brief"]:
         sentences.append(BRIEF_NOTE)
     return "\n".join([*lines, "", *sentences])
@@ -155,7 +169,8 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
     return stream.getvalue()
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is the header."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "|".join([":--", *["--:"] * (len(rows[0]) - 1)]) + "|")
     return "\n".join(lines) + "\n"

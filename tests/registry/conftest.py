@@ -43,7 +43,15 @@ def workspace(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "workspace"
     shutil.copytree(empty_database, folder)
     rows = [
-        {"split": split, "family": family, "sha256": f"{split}{family}", "duration_s": 3.0, "source": "generated", "licence": "CC0-1.0"}
+        {
+            "split": split,
+            "family": family,
+            "sha256": f"{split}{family}",
+            "duration_s": 3.0,
+            "answer": "a",
+            "source": "generated",
+            "licence": "CC0-1.0",
+        }
         for split in ("train", "test")
         for family in FAMILIES
     ]

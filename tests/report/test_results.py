@@ -23,7 +23,7 @@ def test_only_the_named_backbones_and_trials_are_collected(make_workspace: Make)
     assert list(results["backbones"]) == list(BACKBONES[:2])
     first = results["backbones"]["qwen2_audio"]
     assert list(first["arms"]) == ["base", "sft", "coat"]
-    assert set(first["differences"]) == {"coat-sft", "coat-base"}
+    assert set(first["differences"]) == {"coat-sft", "coat-base", "sft-base"}
     assert first["differences"]["coat-sft"]["seeds"] == [0, 1]
     assert set(first["arms"]["coat"]["seeds"]) == {"0", "1"}
     assert (results["seeds"], results["brief"], results["contract"]["passed"]) == ([0, 1], True, True)
@@ -114,7 +114,10 @@ def test_the_page_colours_only_intervals_that_exclude_zero(make_workspace: Make,
 def test_the_corpus_is_counted() -> None:
     examples = [*make_examples(6), make_example(0, split="train"), make_example(1, split="train", sha256=make_example(0).sha256)]
     corpus = describe_corpus(examples, "test")
-    assert corpus["splits"]["test"] == {"examples": 30, "clips": 30, "groups": 30, "minutes": 1.75}
+    assert corpus["splits"]["test"] == {"examples": 30, "unlabelled": 0, "clips": 30, "groups": 30, "minutes": 1.75}
     assert corpus["splits"]["train"]["clips"] == 1
+    examples.append(make_example(2, split="train", answer=None, choices=None))
+    train = describe_corpus(examples, "test")["splits"]["train"]
+    assert (train["examples"], train["unlabelled"], train["clips"]) == (2, 1, 2)
     assert corpus["families"]["music"]["choices"] == [4]
     assert corpus["families"]["transcription"]["choices"] == [0]
