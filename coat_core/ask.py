@@ -37,6 +37,7 @@ class Answer:
         answer: the model's text.
         choice: the choice that the answer names; None without choices, or if it names none.
         choice_note: why the answer names no choice; empty otherwise.
+        description: what a release of arm `described` wrote before its answer; None for other arms.
         finished: whether the model ended its answer; False: it was cut off at the limit of tokens.
         seconds: duration of the generation, without loading, in seconds.
         tiny_base: whether the base is a tiny one, pretrained on synthetic data: its answers have no meaning.
@@ -52,6 +53,7 @@ class Answer:
     answer: str
     choice: str | None
     choice_note: str
+    description: str | None
     finished: bool
     seconds: float
     tiny_base: bool
@@ -106,7 +108,7 @@ def ask(
         audio: an audio file.
         question: the question.
         show: PNG to which the read-out of the thinking block is drawn.
-        max_new_tokens: maximum length of the answer, in tokens.
+        max_new_tokens: maximum length of the answer, in tokens; a description before it may take `DESCRIPTION_TOKENS` more.
         device: `cpu` or `cuda`.
         choices: the choices; they follow the question as in the manifest.
         base: folder or cached hub id of the base; None: as in the release.
@@ -120,9 +122,11 @@ def ask(
 
     from coat_core.backbones.base import Query
     from coat_core.corpus.audio import decode
+    from coat_core.description import DESCRIPTION_TOKENS, split_description
     from coat_core.evaluation.generate import generate_answers
     from coat_core.registry.references import model_uri, version_number
     from coat_core.registry.versions import unpack
+    from coat_core.settings import ARMS
     from coat_core.thinking.release import load_release
 
     logging.disable_progress_bar()
@@ -139,27 +143,29 @@ def ask(
         example = _example(audio, len(waveform), question, listed)
         query = Query(key=example.sha256, waveform=waveform, text=example.prompt, name=audio.name)
         before = time.perf_counter()
-        generated = generate_answers(release.backbone, [query], max_new_tokens)[0]
+        described = ARMS[release.info.arm].described
+        generated = generate_answers(release.backbone, [query], max_new_tokens + (DESCRIPTION_TOKENS if described else 0))[0]
         seconds = time.perf_counter() - before
-        choice, note = _read_choice(listed, generated.text)
+        description, text = split_description(generated.text) if described else (None, generated.text)
+        choice, note = _read_choice(listed, text)
         trial = f"{release.info.arm}-{release.info.seed}"
         report(
             Answer(
                 uri or model, version_number(uri) if uri else None, release.info.backbone, trial, str(audio), question, listed,
-                generated.text, choice, note, generated.finished, round(seconds, 3), _is_tiny(release.backbone),
+                text, choice, note, description, generated.finished, round(seconds, 3), _is_tiny(release.backbone),
             )
         )  # fmt: skip
         if show is not None:
             try:
                 if _is_folder(show):
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(show))
-                _draw(release, example, waveform, audio, generated.text, trial, show)
+                _draw(release, example, waveform, audio, text, trial, show)
             except OSError as error:
                 raise CoatError(
                     f"the figure cannot be written: {error.strerror or error}", field="--show", value=str(show),
-                    next_step=f"choose another file; the answer is “{generated.text}”",
+                    next_step=f"choose another file; the answer is “{text}”",
                 ) from error  # fmt: skip
-    return generated.text
+    return text
 
 
 def check_choices(choices: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from coat_core.errors import EvaluationError
 from coat_core.evaluation.scores import ScoreRow
-from coat_core.evaluation.statistics import Bootstrap, Floats, Interval, Item, mean_over_seeds
+from coat_core.evaluation.statistics import Bootstrap, Floats, Interval, Item, scores_by_seed
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,30 @@ class ArmScores:
         return cls(orders.pop(), seeds, {seed: {row.id: row for row in rows[seed] if row.audio == "other"} for seed in seeds})
 
     @property
+    def by_seed(self) -> Floats:
+        """Score per seed and item `[S, n]`, unscored as 0."""
+        return scores_by_seed([{row.id: row.value for row in own} for own in self.seeds.values()], self.items)
+
+    @property
     def values(self) -> Floats:
         """Score per item `[n]`, unscored as 0, averaged over seeds."""
-        return mean_over_seeds([{row.id: row.value for row in own} for own in self.seeds.values()], self.items)
+        return np.asarray(self.by_seed.mean(axis=0), dtype=np.float64)
 
     @property
     def unscored(self) -> Floats:
         """Share of seeds whose response is unscored, per item `[n]`."""
-        return mean_over_seeds([{row.id: float(row.score is None) for row in own} for own in self.seeds.values()], self.items)
+        table = scores_by_seed([{row.id: float(row.score is None) for row in own} for own in self.seeds.values()], self.items)
+        return np.asarray(table.mean(axis=0), dtype=np.float64)
+
+    @property
+    def chance_by_seed(self) -> Floats:
+        """Expected score of guessing, per seed and item `[S, n]`; NaN for an open-ended example without a response to another clip."""
+        return scores_by_seed([{row.id: _chance(row, self.others[seed]) for row in own} for seed, own in self.seeds.items()], self.items)
 
     @property
     def chance(self) -> Floats:
-        """Expected score of guessing, per item `[n]`; NaN for an open-ended example without a response to another clip."""
-        return mean_over_seeds([{row.id: _chance(row, self.others[seed]) for row in own} for seed, own in self.seeds.items()], self.items)
+        """Expected score of guessing, per item `[n]`, averaged over seeds; NaN as in `chance_by_seed`."""
+        return np.asarray(self.chance_by_seed.mean(axis=0), dtype=np.float64)
 
     def table(self, bootstrap: Bootstrap) -> dict[str, Any]:
         """Return `families` (per family) and `mean` (over families): accuracy with interval, chance and unscored share.
@@ -71,8 +82,8 @@ class ArmScores:
 
     def over_chance(self, bootstrap: Bootstrap) -> Interval | None:
         """Return the mean over families of accuracy - chance, paired by item, with its interval; None if a chance is unknown."""
-        chance = self.chance
-        return bootstrap.macro(self.items, self.values - chance) if np.isfinite(chance).all() else None
+        chance = self.chance_by_seed
+        return bootstrap.macro(self.items, self.by_seed - chance) if np.isfinite(chance).all() else None
 
     def seed_table(self) -> dict[str, dict[str, Any]]:
         """Return per seed the accuracy of each of the `families` and their `mean`."""
@@ -98,7 +109,7 @@ class ArmScores:
 
     def _entry(self, rows: list[int], bootstrap: Bootstrap) -> dict[str, Any]:
         items = [self.items[i] for i in rows]
-        values, chance = self.values[rows], self.chance[rows]
+        values, chance = self.by_seed[:, rows], self.chance_by_seed[:, rows]
         accuracy = bootstrap.macro(items, values)
         entry: dict[str, Any] = {
             "n": accuracy.n,
@@ -137,8 +148,9 @@ def _chance(row: ScoreRow, others: Mapping[str, ScoreRow]) -> float:
 def difference(first: ArmScores, second: ArmScores, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return `first - second`, paired by item, for each of the `families` and their `mean`, each with its interval.
 
-    Scores are averaged over the seeds that both arms have. If there are none (an untrained arm has one seed), they are averaged over
-    all seeds of each arm.
+    Scores are averaged over the seeds that both arms have, and intervals resample these seeds, the same draw for both arms, as well as
+    groups. Without a shared seed (an untrained arm has one seed), scores are averaged over all seeds of each arm; the seeds are resampled
+    if only one arm has several.
 
     Raises:
         EvaluationError: the two arms have different items.
@@ -150,7 +162,8 @@ def difference(first: ArmScores, second: ArmScores, bootstrap: Bootstrap) -> dic
     shared = sorted(set(first.seeds) & set(second.seeds))
     if shared:
         first, second = _select_seeds(first, shared), _select_seeds(second, shared)
-    gap = first.values - second.values
+    one_seed = min(len(first.seeds), len(second.seeds)) == 1
+    gap = first.by_seed - second.by_seed if shared or one_seed else first.values - second.values
     families = {family: _gap(interval) for family, interval in bootstrap.by_family(first.items, gap).items()}
     return {"families": families, "mean": _gap(bootstrap.macro(first.items, gap)), "seeds": shared}
 

@@ -1,4 +1,7 @@
-"""Generation of responses: stock greedy `generate` over left-padded batches of clips of similar length."""
+"""Generation of responses: stock greedy `generate` over left-padded batches of clips of similar length.
+
+With an audio store, `generate` gets input embeddings instead of mel features, and the audio tower does not run.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from coat_core.audio_store.store import AudioStore
 from coat_core.backbones.base import Backbone, Query
 from coat_core.backbones.user_text import control_ids
 from coat_core.batching import length_sorted_batches
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
+from coat_core.description import DESCRIPTION_TOKENS, split_description
 from coat_core.device import explain_out_of_memory
 from coat_core.errors import OutOfMemoryError
 from coat_core.evaluation.responses import Audio, Response, write_responses
 from coat_core.evaluation.selection import select
 from coat_core.progress import ProgressBar
-from coat_core.settings import EvaluationSettings
+from coat_core.settings import ARMS, EvaluationSettings
 
 ExplainMemory = Callable[[Backbone, Sequence[Query], int, int], OutOfMemoryError]
 """Takes the backbone, the queries of a batch that ran out of memory, `max_new_tokens` and the bytes of the device; returns the error."""
 
-Clips = Callable[[str], NDArray[np.float32]]
-"""Returns the waveform `[N]` (mono float32 at 16 kHz) of a path relative to the corpus."""
+Clips = Callable[[Example], NDArray[np.float32]]
+"""Returns the waveform `[N]` (mono float32 at 16 kHz) of an example's clip."""
 
 _KEPT_CLIPS = 2048
 
@@ -42,20 +48,22 @@ class _Question:
     audio: Audio
 
 
-def clips_of(corpus: Path) -> Clips:
-    """Return a reader of waveforms (mono float32 at 16 kHz) by path relative to the corpus; recent clips are cached."""
+def clips_of(corpus: Path, store: AudioStore | None = None) -> Clips:
+    """Return a reader of the clips of a corpus; recent ones are cached. With a store, its arrays of the clips' lengths are returned."""
+    if store is not None:
+        return lambda example: store.waveform(example.sha256)
 
     @lru_cache(maxsize=_KEPT_CLIPS)
     def read(path: str) -> NDArray[np.float32]:
         return decode(corpus / path)
 
-    return read
+    return lambda example: read(example.audio)
 
 
 def query_of(example: Example, clips: Clips, clip: Example | None = None) -> Query:
     """Return the query for an example and its clip, or the clip of another example."""
     played = clip or example
-    return Query(key=played.sha256, waveform=clips(played.audio), text=example.prompt, name=example.id)
+    return Query(key=played.sha256, waveform=clips(played), text=example.prompt, name=example.id)
 
 
 def other_clips(examples: Sequence[Example], seed: int) -> dict[str, Example]:
@@ -88,8 +96,11 @@ def answer_release(
     dtype: str | None = None,
     attention: str = "sdpa",
     explain_memory: ExplainMemory | None = None,
+    audio: Path | None = None,
 ) -> None:
     """Answer the selected examples with a release and write its responses to the file `target` atomically.
+
+    A release of arm `described` may take `DESCRIPTION_TOKENS` more tokens, and its responses are split into description and answer.
 
     Args:
         release: folder of the release.
@@ -101,8 +112,10 @@ def answer_release(
         dtype: dtype of the base's weights; None: the dtype that the release was trained with.
         attention: attention implementation of the model.
         explain_memory: returns the error of a batch that runs out of memory; None: the error recommends no value.
+        audio: audio store of the base; None: the audio tower runs.
 
     Raises:
+        AudioStoreError: the store is of another base, or lacks a clip.
         EvaluationError: the split is empty.
         ReleaseError: the release cannot be loaded; `load_release` lists further errors.
         OutOfMemoryError: a batch does not fit the device's memory.
@@ -111,7 +124,12 @@ def answer_release(
 
     chosen = select(examples, settings)
     loaded = load_release(release, merge=True, device=device, dtype=dtype, attention=attention)
-    write_responses(target, generate_responses(loaded.backbone, chosen, corpus, settings, explain_memory=explain_memory))
+    store = AudioStore.open(audio, loaded.backbone) if audio is not None else None
+    described = ARMS[loaded.info.arm].described
+    responses = generate_responses(
+        loaded.backbone, chosen, corpus, settings, explain_memory=explain_memory, store=store, described=described
+    )
+    write_responses(target, responses)
 
 
 def generate_responses(
@@ -122,32 +140,48 @@ def generate_responses(
     *,
     progress: bool = True,
     explain_memory: ExplainMemory | None = None,
+    store: AudioStore | None = None,
+    described: bool = False,
 ) -> list[Response]:
     """Answer every example with its own clip, and every open-ended one also with another clip (to measure the score of guessing).
+
+    With a store of the backbone's audio tower, no clip is decoded and the tower does not run. If the model is `described`, it writes a
+    description before each answer.
 
     Returns:
         Responses to the own clips, in the order of `examples`, then those to other clips, in the same order.
 
     Raises:
         AudioError: a clip cannot be decoded.
+        AudioStoreError: the store lacks a clip.
         BackboneError: an example does not fit the model; the message names it.
         OutOfMemoryError: a batch does not fit the device's memory; `explain_memory` returns the error.
     """
     others = other_clips(examples, settings.seed)
     questions = [_Question(example, example, "own") for example in examples]
     questions += [_Question(example, others[example.id], "other") for example in examples if example.id in others]
-    texts: list[str] = [""] * len(questions)
-    clips = clips_of(corpus)
+    responses: dict[int, Response] = {}
+    limit = settings.max_new_tokens + (DESCRIPTION_TOKENS if described else 0)
+    clips = clips_of(corpus, store)
     explain = explain_memory or _out_of_memory
     with ProgressBar(total=len(questions), desc="answering", unit="question", recorded=progress, disable=None if progress else True) as bar:
         for rows in length_sorted_batches([question.clip.duration_s for question in questions], settings.batch_size):
             queries = [query_of(questions[i].example, clips, questions[i].clip) for i in rows]
-            with explain_out_of_memory(_device(backbone), partial(explain, backbone, queries, settings.max_new_tokens)):
-                answers = generate_texts(backbone, queries, settings.max_new_tokens)
-            for i, text in zip(rows, answers, strict=True):
-                texts[i] = text
+            audio = None if store is None else [store.get(query.key) for query in queries]
+            with explain_out_of_memory(_device(backbone), partial(explain, backbone, queries, limit)):
+                answers = generate_answers(backbone, queries, limit, audio)
+            responses |= {i: _response(questions[i], answer, described) for i, answer in zip(rows, answers, strict=True)}
             bar.update(len(rows))
-    return [Response(id=q.example.id, response=text, audio=q.audio) for q, text in zip(questions, texts, strict=True)]
+    return [responses[i] for i in range(len(questions))]
+
+
+def _response(question: _Question, answer: GeneratedAnswer, described: bool) -> Response:
+    if not described:
+        return Response(id=question.example.id, response=answer.text, audio=question.audio)
+    description, text = split_description(answer.text)
+    return Response(
+        id=question.example.id, response=text, audio=question.audio, description=description, decoded_tokens=answer.decoded_tokens
+    )
 
 
 def _device(backbone: Backbone) -> torch.device:
@@ -172,47 +206,58 @@ class GeneratedAnswer:
         text: the answer up to the end of turn, without special tokens.
         finished: whether the model ended its turn; False: the answer was cut off at `max_new_tokens`.
         control_tokens: control tokens that the model generated before the end of turn, in order; special ones are not in `text`.
+        decoded_tokens: number of generated tokens, end of turn included.
     """
 
     text: str
     finished: bool
     control_tokens: tuple[str, ...]
+    decoded_tokens: int
 
 
-def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int) -> list[str]:
+def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, audio: Sequence[Tensor] | None = None) -> list[str]:
     """Return the greedy answers to queries, cut at the end of turn.
 
-    Suppressed tokens and end tokens come from the generation config of the release.
+    Suppressed tokens and end tokens come from the generation config of the release. `audio` is as in `generate_answers`.
 
     Raises:
         BackboneError: a query does not fit the model; the message names it.
     """
-    return [answer.text for answer in generate_answers(backbone, queries, max_new_tokens)]
+    return [answer.text for answer in generate_answers(backbone, queries, max_new_tokens, audio)]
 
 
 @torch.inference_mode()
-def generate_answers(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int) -> list[GeneratedAnswer]:
+def generate_answers(
+    backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, audio: Sequence[Tensor] | None = None
+) -> list[GeneratedAnswer]:
     """Return the greedy answers to queries, each with whether it is complete and which control tokens it contains.
+
+    Args:
+        backbone: the LALM.
+        queries: the questions; with `audio`, only the lengths of their waveforms are used.
+        max_new_tokens: tokens after which an answer is cut off.
+        audio: output of the audio tower `[A, D]` for each query; None: the tower runs, as with the stock processor.
 
     Raises:
         BackboneError: a query does not fit the model; the message names it.
     """
     batch = backbone.encode(queries, generation=True)
-    inputs = backbone.generation_inputs(batch)
+    inputs = backbone.generation_inputs(batch, audio)
     model: Any = backbone.model
     ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, batch.input_ids.shape[1] :]
-    stops = _stop_ids(backbone)
+    stops = stop_ids(backbone)
     control = control_ids(backbone.tokenizer)
     answers = []
     for row in ids.tolist():
         length = next((at for at, token in enumerate(row) if token in stops), len(row))
         found = [token for token in row[:length] if token in control]
         names = tuple(map(str, backbone.tokenizer.convert_ids_to_tokens(found)))
-        answers.append(GeneratedAnswer(answer_text(backbone, row[:length]), length < len(row), names))
+        finished = length < len(row)
+        answers.append(GeneratedAnswer(answer_text(backbone, row[:length]), finished, names, length + finished))
     return answers
 
 
-def _stop_ids(backbone: Backbone) -> set[int]:
+def stop_ids(backbone: Backbone) -> set[int]:
     """Return the ids at which generation of a row ends: the end of turn and those of the generation config."""
     model: Any = backbone.model
     configured = model.generation_config.eos_token_id

@@ -32,7 +32,17 @@ class Response(Row):
 
     id: str
     response: str
+    """The answer; of a release of arm `described`, without its description, and empty if the description did not end."""
     audio: Audio = "own"
+    description: str | None = None
+    """What a release of arm `described` wrote before its answer; other arms have none."""
+    decoded_tokens: int | None = None
+    """Tokens decoded for description and answer, end of turn included; null for other arms."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row as JSON, without the fields of a described response that are null."""
+        row = super().to_row()
+        return {name: value for name, value in row.items() if value is not None or name not in ("description", "decoded_tokens")}
 
 
 def write_responses(path: Path, responses: Iterable[Response]) -> None:

@@ -40,7 +40,7 @@ def kind_of(example: Example) -> Kind:
     """Return how responses to an example are scored: by its choices, as a number, or by words (1 - WER)."""
     if example.choices is not None:
         return "choice"
-    if example.family != "transcription" and parse_number(example.answer) is not None:
+    if example.family != "transcription" and parse_number(example.label) is not None:
         return "number"
     return "wer"
 
@@ -68,7 +68,7 @@ def score_choice(example: Example, response: str) -> Score | Unscored:
     unscored: the contract quarantines such rows.
     """
     options = [normalise_option(choice) for choice in example.choices or ()]
-    answer = normalise_option(example.answer)
+    answer = normalise_option(example.label)
     if not answer or options.count(answer) != 1:
         return Unscored("the answer is not among the choices, or not only once", "choice")
     chosen = read_choice(options, response)
@@ -87,7 +87,7 @@ def score_number(example: Example, response: str, *, tolerance: float = 0.0) -> 
     A response with several numbers, an unclear numeral ("2,5", "1/2"), a bound ("at least 3"), a negation ("not 3") or an alternative
     ("3 or more"), and a question ("Is it 3?") are unscored. Units are not read: "440Hz" is 440.
     """
-    expected = parse_number(example.answer)
+    expected = parse_number(example.label)
     if expected is None:
         return Unscored("the answer is not a number", "number")
     text = strip_markup(response)
@@ -118,7 +118,7 @@ def score_words(example: Example, response: str) -> Score | Unscored:
     """
     import jiwer
 
-    reference, hypothesis = normalise_words(example.answer), normalise_words(response)
+    reference, hypothesis = normalise_words(example.label), normalise_words(response)
     if not any(map(str.isalnum, reference)):
         return Unscored("the answer contains no words", "wer")
     if not any(map(str.isalnum, hypothesis)):

@@ -93,6 +93,32 @@ def test_only_shared_seeds_are_compared() -> None:
     assert (result["mean"]["difference"], result["seeds"]) == (1.0, [1])
 
 
+def test_a_difference_resamples_the_shared_seeds_of_both_arms_together() -> None:
+    # Each seed is as good in both arms, so the paired difference is 0.1 in every draw of seeds; the accuracies differ between seeds.
+    good, bad = [1.0] * 9 + [0.0], [0.0] * 9 + [0.0]
+    first, second = arm([*good[:9], 1.0], [*bad[:9], 1.0]), arm(good, bad)
+    entry = difference(first, second, BOOTSTRAP)["mean"]
+    assert (entry["difference"], entry["resampling"]) == (pytest.approx(0.1), "group+seed")
+    one = difference(arm([*good[:9], 1.0]), arm(good), BOOTSTRAP)["mean"]
+    assert (entry["low"], entry["high"], one["resampling"]) == (one["low"], one["high"], "group")
+    table = first.table(BOOTSTRAP)["mean"]
+    assert (table["accuracy"], table["low"], table["high"], table["resampling"]) == (
+        pytest.approx(0.55),
+        pytest.approx(0.0),
+        1.0,
+        "group+seed",
+    )
+
+
+def test_seeds_of_a_trained_arm_are_resampled_against_an_untrained_one() -> None:
+    trained, untrained = arm([1.0] * 8, [0.0] * 8), ArmScores.of({7: [row(i, 0.0) for i in range(8)]})
+    entry = difference(trained, untrained, BOOTSTRAP)
+    assert (entry["seeds"], entry["mean"]["difference"], entry["mean"]["resampling"]) == ([], 0.5, "group+seed")
+    assert (entry["mean"]["low"], entry["mean"]["high"]) == (0.0, 1.0)
+    others = ArmScores.of({seed: [row(i, 0.0) for i in range(8)] for seed in (7, 8)})
+    assert difference(trained, others, BOOTSTRAP)["mean"]["resampling"] == "group"
+
+
 def test_each_seed_has_its_accuracies() -> None:
     table = arm([1.0, 0.0], [1.0, 1.0]).seed_table()
     assert table == {"0": {"families": {"music": 0.5}, "mean": 0.5}, "1": {"families": {"music": 1.0}, "mean": 1.0}}

@@ -51,7 +51,7 @@ def test_batches_do_not_change_answers(make_release: Callable[..., Path], corpus
 
 
 def test_an_empty_split_is_refused(corpus: tuple[Path, list[Example]], tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no examples"):
+    with pytest.raises(EvaluationError, match="no labelled examples"):
         answer_release(tmp_path, corpus[1], corpus[0], EvaluationSettings(split="validation"), tmp_path / "out.jsonl")
 
 
@@ -89,17 +89,17 @@ def test_an_answer_ends_at_the_end_of_turn() -> None:
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
-        (["rain", "<|im_end|>", "<|endoftext|>", "rain"], ("rain", True, ())),
-        (["rain", "<|endoftext|>", "<|endoftext|>"], ("rain", True, ())),
-        (["rain", "rain", "rain"], ("rainrainrain", False, ())),
-        (["<|im_start|>", "rain", "<|AUDIO|>", "<|im_end|>"], ("rain", True, ("<|im_start|>", "<|AUDIO|>"))),
-        (["<|im_end|>", "rain", "<|im_start|>"], ("", True, ())),
-        (["<|im_start|>", "<|im_start|>"], ("", False, ("<|im_start|>", "<|im_start|>"))),
+        (["rain", "<|im_end|>", "<|endoftext|>", "rain"], ("rain", True, (), 2)),
+        (["rain", "<|endoftext|>", "<|endoftext|>"], ("rain", True, (), 2)),
+        (["rain", "rain", "rain"], ("rainrainrain", False, (), 3)),
+        (["<|im_start|>", "rain", "<|AUDIO|>", "<|im_end|>"], ("rain", True, ("<|im_start|>", "<|AUDIO|>"), 4)),
+        (["<|im_end|>", "rain", "<|im_start|>"], ("", True, (), 1)),
+        (["<|im_start|>", "<|im_start|>"], ("", False, ("<|im_start|>", "<|im_start|>"), 2)),
     ],
     ids=["ended", "ended by the second end token", "cut off", "control tokens inside", "empty", "control tokens only"],
 )
 def test_an_answer_says_whether_it_was_ended_and_which_control_tokens_it_has(
-    tiny_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, ids: list[str], expected: tuple[str, bool, tuple[str, ...]]
+    tiny_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, ids: list[str], expected: tuple[str, bool, tuple[str, ...], int]
 ) -> None:
     import torch
 
@@ -112,3 +112,72 @@ def test_an_answer_says_whether_it_was_ended_and_which_control_tokens_it_has(
     monkeypatch.setattr(backbone.model, "generate", lambda input_ids, **arguments: torch.cat([input_ids, torch.tensor([tokens])], dim=1))
     assert generate_answers(backbone, [query("What?")], 8) == [GeneratedAnswer(*expected)]
     assert generate_texts(backbone, [query("What?")], 8) == [expected[0]]
+
+
+def generate_text(backbone: Any, text: str) -> Any:
+    """Return a `generate` that decodes a text and the end of turn for every row, within the allowed tokens."""
+    import torch
+
+    ids = [*backbone.tokenizer(text, add_special_tokens=False)["input_ids"], backbone.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+    def generate(input_ids: Any, max_new_tokens: int, **arguments: Any) -> Any:
+        return torch.cat([input_ids, torch.tensor([ids[:max_new_tokens]] * len(input_ids))], dim=1)
+
+    return generate
+
+
+@pytest.fixture
+def tiny_backbone(tiny_bases: dict[str, Path]) -> Any:
+    from coat_core.backbones.catalogue import load_backbone
+
+    return load_backbone(KEY, str(tiny_bases[KEY]))
+
+
+def test_a_described_response_is_split_into_description_and_answer(
+    tiny_backbone: Any, corpus: tuple[Path, list[Example]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "Sounds: a siren 0.0 to 0.4 s. Voice: happy.\nAnswer: a horn"
+    monkeypatch.setattr(tiny_backbone.model, "generate", generate_text(tiny_backbone, text))
+    test = select(corpus[1], EVALUATION)
+    own, *_ = generate_responses(tiny_backbone, test, corpus[0], EVALUATION, progress=False, described=True)
+    assert (own.response, own.description) == ("a horn", "Sounds: a siren 0.0 to 0.4 s. Voice: happy.")
+    # The answer of four tokens alone is the limit of other arms, which do not split.
+    assert own.decoded_tokens == len(tiny_backbone.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 > EVALUATION.max_new_tokens
+    other, *_ = generate_responses(tiny_backbone, test, corpus[0], EVALUATION, progress=False)
+    assert (other.description, other.decoded_tokens) == (None, None)
+    assert text.startswith(other.response)
+    assert (list(own.to_row()), list(other.to_row())) == (
+        ["id", "response", "audio", "description", "decoded_tokens"],
+        ["id", "response", "audio"],
+    )
+
+
+def test_a_description_that_does_not_end_is_unscored(
+    tiny_backbone: Any, corpus: tuple[Path, list[Example]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from coat_core.evaluation.responses import write_responses
+    from coat_core.evaluation.scores import score_responses
+
+    # The description names the right choice, which must not count.
+    monkeypatch.setattr(tiny_backbone.model, "generate", generate_text(tiny_backbone, "a horn"))
+    test = [example for example in select(corpus[1], EVALUATION) if example.choices]
+    responses = generate_responses(tiny_backbone, test, corpus[0], EVALUATION, progress=False, described=True)
+    write_responses(tmp_path / "responses.jsonl", responses)
+    assert read_responses(tmp_path / "responses.jsonl") == responses
+    assert {(response.response, response.description) for response in responses} == {("", "a horn")}
+    assert {(row.score, row.unscored) for row in score_responses(test, responses)} == {(None, "empty response")}
+    as_answers = [response.model_copy(update={"response": response.description}) for response in responses]
+    assert {row.score for row in score_responses(test, as_answers)} == {1.0}
+
+
+@pytest.mark.slow
+def test_the_arm_of_a_release_decides_how_it_is_read(
+    make_release: Callable[..., Path], corpus: tuple[Path, list[Example]], tmp_path: Path
+) -> None:
+    for arm in ("described", "sft"):
+        answer_release(make_release(KEY, arm), corpus[1], corpus[0], EVALUATION, tmp_path / arm)
+    described, other = (read_responses(tmp_path / arm) for arm in ("described", "sft"))
+    # A model with random weights never writes the separator.
+    assert {response.response for response in described} == {""}
+    assert all(response.decoded_tokens for response in described)
+    assert {response.decoded_tokens for response in other} == {None}

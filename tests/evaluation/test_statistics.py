@@ -82,6 +82,52 @@ def test_intervals_cover_the_true_mean_at_about_their_confidence() -> None:
     assert 0.89 <= covered / 200 <= 0.99
 
 
+def test_one_seed_of_a_table_is_the_vector() -> None:
+    rows, values = items([f"g{i % 9}" for i in range(40)]), np.random.default_rng(5).random(40)
+    assert Bootstrap().macro(rows, values[None]) == Bootstrap().macro(rows, values)
+    assert Bootstrap().by_family(rows, values[None]) == Bootstrap().by_family(rows, values)
+
+
+def test_equal_seeds_add_nothing_to_the_interval() -> None:
+    rows, values = items([f"g{i % 9}" for i in range(40)]), np.random.default_rng(5).random(40)
+    one, three = Bootstrap().macro(rows, values), Bootstrap().macro(rows, np.stack([values] * 3))
+    assert (three.value, three.low, three.high) == pytest.approx((one.value, one.low, one.high))
+    assert (one.resampling, three.resampling) == ("group", "group+seed")
+
+
+def test_seeds_are_resampled() -> None:
+    # Items do not differ, seeds do: a resampled mean of four seeds is Binomial(4, 1/2) / 4, with P(0) = P(1) = 6.25 % and
+    # P(<= 1/4) = 31.25 %, so the 90 % interval is [0, 1] and the 60 % interval [1/4, 3/4].
+    values = np.repeat([[0.0], [0.0], [1.0], [1.0]], 30, axis=1)
+    rows = items([f"g{i}" for i in range(30)])
+    wide, narrow = (Bootstrap(20_000, confidence).macro(rows, values) for confidence in (0.9, 0.6))
+    assert (wide.value, wide.low, wide.high, wide.n, wide.units) == (0.5, 0.0, 1.0, 30, 30)
+    assert (narrow.low, narrow.high) == (0.25, 0.75)
+    assert Bootstrap(200).macro(rows, values.mean(axis=0)).high == 0.5
+
+
+def test_families_of_items_and_seeds_name_both_units() -> None:
+    both = items(list("abcdef")) + items(["a"] * 3, "emotion")
+    assert Bootstrap(200).macro(both, np.ones((2, 9))).resampling == "mixed+seed"
+    assert {f: r.resampling for f, r in Bootstrap(200).by_family(both, np.ones((2, 9))).items()} == {
+        "music": "group+seed",
+        "emotion": "item+seed",
+    }
+
+
+def test_intervals_over_seeds_cover_the_true_mean() -> None:
+    rng = np.random.default_rng(2)
+    rows = items([f"g{i // 4}" for i in range(160)])
+    covered = {"seeds": 0, "groups": 0}
+    for repeat in range(150):
+        effect = np.repeat(rng.normal(0.3, 0.2, 40), 4) + rng.normal(0, 0.05, (4, 1)) + rng.normal(0, 0.1, (4, 160))
+        for name, values in {"seeds": effect, "groups": effect.mean(axis=0)}.items():
+            interval = Bootstrap(resamples=400, seed=repeat).macro(rows, values)
+            covered[name] += interval.low <= 0.3 <= interval.high
+    assert 0.89 <= covered["seeds"] / 150 <= 0.99
+    assert covered["groups"] < covered["seeds"]
+
+
 def test_seeds_are_averaged_within_items() -> None:
     rows = items(["a", "b"])
     mean = mean_over_seeds([{"music0": 1.0, "music1": 0.0}, {"music1": 1.0, "music0": 1.0}], rows)
@@ -92,7 +138,16 @@ def test_seeds_are_averaged_within_items() -> None:
         mean_over_seeds([], rows)
 
 
-@pytest.mark.parametrize(("rows", "values"), [([], np.zeros(0)), (items(["a"]), np.zeros(2)), (items(["a"]), np.asarray([np.nan]))])
+@pytest.mark.parametrize(
+    ("rows", "values"),
+    [
+        pytest.param([], np.zeros(0), id="no-items"),
+        pytest.param(items(["a"]), np.zeros(2), id="another-length"),
+        pytest.param(items(["a"]), np.zeros((0, 1)), id="no-seeds"),
+        pytest.param(items(["a"]), np.zeros((1, 1, 1)), id="another-shape"),
+        pytest.param(items(["a"]), np.asarray([np.nan]), id="not-finite"),
+    ],
+)
 def test_values_without_a_mean_are_refused(rows: list[Item], values: np.ndarray) -> None:
     with pytest.raises(EvaluationError):
         Bootstrap().macro(rows, values)
