@@ -90,25 +90,13 @@ def build_bases(
     Raises:
         BackboneError: a key is unknown, or the bases' corpus contains audio of `avoid`.
     """
-    from coat_core.corpus.generated.corpus import generate_corpus
-
     for key in keys:
         load_architecture(key)
     target_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target_root, prefix=".corpus.") as scratch:
         corpus = Path(scratch) / "generated"
-        settings = generated.model_copy(update={"kind": "generated", "path": None, "clips_per_family": {"train": CLIPS_PER_FAMILY}})
-        generate_corpus(settings, corpus, purpose="bases")
-        examples = read_manifest(corpus / "manifest.jsonl")
-        overlap = sorted({example.audio for example in examples if example.sha256 in avoid})
-        if overlap:
-            raise BackboneError(
-                "the training audio of the bases overlaps with the corpus that they are made for",
-                field="audio",
-                value=overlap[:3],
-                next_step="choose another seed",
-            )
-        recorded = _recorded_examples(generated, recordings, Path(scratch) / "recorded") if recordings else []
+        examples = training_examples(generated, corpus, CLIPS_PER_FAMILY, "bases", avoid)
+        recorded = recorded_examples(generated, recordings, Path(scratch) / "recorded", _RECORDED_CLIPS_PER_FAMILY) if recordings else []
         for key in keys:
             build_base(
                 key,
@@ -122,13 +110,46 @@ def build_bases(
             )
 
 
-def _recorded_examples(generated: CorpusSettings, recordings: Path, target: Path) -> list[Example]:
-    """Return training questions about the recordings; the audio made for them is not used."""
+def training_examples(generated: CorpusSettings, target: Path, clips: int, purpose: str, avoid: Collection[str]) -> list[Example]:
+    """Return the examples of a generated training corpus in `target`, which is made if it is missing.
+
+    Args:
+        generated: settings of the corpus that a base is made for; its seed and limits are used.
+        target: the corpus folder.
+        clips: clips of each family.
+        purpose: part of the seed; corpora with different purposes share no clip.
+        avoid: SHA-256 of audio that must not be in it.
+
+    Raises:
+        BackboneError: the corpus contains audio of `avoid`.
+    """
+    from coat_core.corpus.generated.corpus import generate_corpus
+
+    if not target.is_dir():
+        counts = {"clips_per_family": {"train": clips}, "labelled_clips_per_family": None}
+        generate_corpus(generated.model_copy(update={"kind": "generated", "path": None, **counts}), target, purpose=purpose)
+    examples = read_manifest(target / "manifest.jsonl")
+    overlap = sorted({example.audio for example in examples if example.sha256 in avoid})
+    if overlap:
+        raise BackboneError(
+            "the training audio of the bases overlaps with the corpus that they are made for",
+            field="audio",
+            value=overlap[:3],
+            next_step="choose another seed",
+        )
+    return examples
+
+
+def recorded_examples(generated: CorpusSettings, recordings: Path, target: Path, clips: int) -> list[Example]:
+    """Return the training examples of a corpus of real recordings in `target`, which is made if it is missing.
+
+    The groups of its splits are those of a recordings corpus with the same seed.
+    """
     from coat_core.corpus.imported.corpus import import_corpus
 
-    counts = {"train": _RECORDED_CLIPS_PER_FAMILY}
-    settings = generated.model_copy(update={"kind": "recordings", "path": str(recordings), "clips_per_family": counts})
-    import_corpus(settings, recordings, target)
+    if not target.is_dir():
+        counts = {"clips_per_family": {"train": clips}, "labelled_clips_per_family": None}
+        import_corpus(generated.model_copy(update={"kind": "recordings", "path": str(recordings), **counts}), recordings, target)
     return select_split(read_manifest(target / "manifest.jsonl"), "train")
 
 

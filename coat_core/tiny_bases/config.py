@@ -1,9 +1,9 @@
-"""Configurations of the tiny bases: the published model classes in small sizes, saved in the published layout."""
+"""Configurations of the bases that are made here: the published model classes in small sizes, saved in the published layout."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,20 @@ class TinyBase:
         spare_rows: embedding rows beyond the tokenizer's length; Audio Flamingo 3 publishes fewer than a thinking block needs.
         named_tokens: extra attributes of the tokenizer, which the stock processor reads.
         processor: name of the stock processor's class.
+        kv_heads: key-value heads of the tiny language model.
+        rope_theta: base of its rotary positions.
     """
 
     special_tokens: tuple[str, ...]
     spare_rows: int
     named_tokens: dict[str, str]
     processor: str
+    kv_heads: int
+    rope_theta: float
 
 
 TINY: dict[str, TinyBase] = {
-    "qwen2_audio": TinyBase((*_QWEN_TOKENS, "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"), 32, {}, "Qwen2AudioProcessor"),
+    "qwen2_audio": TinyBase((*_QWEN_TOKENS, "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"), 32, {}, "Qwen2AudioProcessor", 4, 10000.0),
     "qwen2_5_omni": TinyBase(
         (*_QWEN_TOKENS, *_OMNI_TOKENS),
         32,
@@ -58,9 +62,9 @@ TINY: dict[str, TinyBase] = {
             "audio_token": "<|AUDIO|>", "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>", "image_token": "<|IMAGE|>",
             "video_token": "<|VIDEO|>", "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
         },
-        "Qwen2_5OmniProcessor",
+        "Qwen2_5OmniProcessor", 2, 1000000.0,
     ),
-    "audio_flamingo_3": TinyBase((*_QWEN_TOKENS, *_QWEN25_RESERVED, "<sound>"), 2, {}, "AudioFlamingo3Processor"),
+    "audio_flamingo_3": TinyBase((*_QWEN_TOKENS, *_QWEN25_RESERVED, "<sound>"), 2, {}, "AudioFlamingo3Processor", 2, 1000000.0),
 }  # fmt: skip
 
 
@@ -75,24 +79,48 @@ def new_base(key: str, texts: Sequence[str], seed: int) -> tuple[Any, Any, Any]:
     Raises:
         BackboneError: the key is unknown.
     """
-    import torch
-    from transformers import GenerationConfig, WhisperFeatureExtractor
-
     architecture = load_architecture(key)
     tiny = TINY[key]
     tokenizer = make_tokenizer(texts, tiny.special_tokens, tiny.named_tokens)
     tokenizer.chat_template = architecture.template
-    config = _CONFIGS[key](tokenizer, len(tokenizer) + tiny.spare_rows)
+    model = new_model(key, tokenizer, _text_sizes(key, len(tokenizer) + tiny.spare_rows, tokenizer), _AUDIO_SIZES, seed)
+    _set_whisper_positions(model)
+    return model, tokenizer, new_extractor(key, _MEL_BINS, WINDOW_S)
+
+
+def new_model(key: str, tokenizer: Any, text: Mapping[str, Any], audio: Mapping[str, Any], seed: int) -> Any:
+    """Return a stock model of these sizes, with random weights.
+
+    Args:
+        key: key of the backbone.
+        tokenizer: a tokenizer with the special tokens of `TINY[key]` that the model's configuration names.
+        text: sizes of the language model, by the names of `Qwen2Config`.
+        audio: sizes of the audio tower, by the names of `WhisperConfig`; `n_window` for a tower that splits its input into chunks.
+        seed: seed of the weights.
+
+    Raises:
+        BackboneError: the key is unknown.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    architecture = load_architecture(key)
+    config = _CONFIGS[key](tokenizer, dict(text), dict(audio))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = architecture.model_class()._from_config(config, dtype=torch.float32)
-    _set_whisper_positions(model)
     end, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     model.generation_config = GenerationConfig(bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad, do_sample=False)
-    extractor = WhisperFeatureExtractor(
-        feature_size=_MEL_BINS, chunk_length=WINDOW_S, return_attention_mask=True, processor_class=tiny.processor
+    return model.eval()
+
+
+def new_extractor(key: str, mel_bins: int, window_s: int) -> Any:
+    """Return a `WhisperFeatureExtractor` for a window of `window_s` seconds."""
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(
+        feature_size=mel_bins, chunk_length=window_s, return_attention_mask=True, processor_class=TINY[key].processor
     )
-    return model.eval(), tokenizer, extractor
 
 
 def _set_whisper_positions(model: Any) -> None:
@@ -106,8 +134,8 @@ def _set_whisper_positions(model: Any) -> None:
         table.weight.data.copy_(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
-def save_base(key: str, model: Any, tokenizer: Any, extractor: Any, folder: Path) -> None:
-    """Write a base atomically, in the published layout and bfloat16.
+def save_base(key: str, model: Any, tokenizer: Any, extractor: Any, folder: Path, dtype: str = _DTYPE) -> None:
+    """Write a base atomically, in the published layout and `dtype`.
 
     Raises:
         BackboneError: a weight is not finite.
@@ -117,7 +145,7 @@ def save_base(key: str, model: Any, tokenizer: Any, extractor: Any, folder: Path
     if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
         raise BackboneError("a weight of the base is not finite; the base was not written", field="base", value=key)
     with new_folder(folder) as temporary:
-        model.to(getattr(torch, _DTYPE)).save_pretrained(temporary)
+        model.to(getattr(torch, dtype)).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         extractor.save_pretrained(temporary)
         if key == "qwen2_5_omni":
@@ -157,49 +185,46 @@ def _prefixed(name: str) -> str:
     return name if name.startswith("thinker.") else f"thinker.{name}"
 
 
-def _text_config(vocabulary: int, tokenizer: Any, kv_heads: int) -> dict[str, Any]:
+def _text_sizes(key: str, vocabulary: int, tokenizer: Any) -> dict[str, Any]:
     pad, end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     return {
         "vocab_size": vocabulary, "hidden_size": _WIDTH, "intermediate_size": 320, "num_hidden_layers": _LAYERS, "num_attention_heads": 4,
-        "num_key_value_heads": kv_heads, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
-        "bos_token_id": pad, "eos_token_id": end,
+        "num_key_value_heads": TINY[key].kv_heads, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+        "bos_token_id": pad, "eos_token_id": end, "rope_parameters": {"rope_type": "default", "rope_theta": TINY[key].rope_theta},
     }  # fmt: skip
 
 
-def _rope(theta: float) -> dict[str, Any]:
-    return {"rope_type": "default", "rope_theta": theta}
+_AUDIO_SIZES = {
+    "num_mel_bins": _MEL_BINS, "d_model": 128, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 320,
+    "max_source_positions": _POSITIONS,
+}  # fmt: skip
 
 
-def _audio_config() -> dict[str, Any]:
-    return {
-        "num_mel_bins": _MEL_BINS, "d_model": 128, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 320,
-        "max_source_positions": _POSITIONS,
-    }  # fmt: skip
-
-
-def _qwen2_audio(tokenizer: Any, vocabulary: int) -> Any:
+def _qwen2_audio(tokenizer: Any, text: dict[str, Any], audio: dict[str, Any]) -> Any:
     from transformers import Qwen2AudioConfig
 
+    audio.pop("n_window", None)
     return Qwen2AudioConfig(
-        text_config={**_text_config(vocabulary, tokenizer, 4), "model_type": "qwen2", "rope_parameters": _rope(10000.0)},
-        audio_config={**_audio_config(), "model_type": "qwen2_audio_encoder"},
+        text_config={**text, "model_type": "qwen2"},
+        audio_config={**audio, "model_type": "qwen2_audio_encoder"},
         audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
         tie_word_embeddings=False,
     )
 
 
-def _qwen2_5_omni(tokenizer: Any, vocabulary: int) -> Any:
+def _qwen2_5_omni(tokenizer: Any, text: dict[str, Any], audio: dict[str, Any]) -> Any:
     from transformers import Qwen2_5OmniThinkerConfig
 
     token = tokenizer.convert_tokens_to_ids
-    text = _text_config(vocabulary, tokenizer, 2)
     # The rotary half of a head's width is divided between three axes in the published proportion 16 : 24 : 24.
-    text["rope_parameters"] = {**_rope(1000000.0), "mrope_section": [4, 6, 6]}
+    half = text["hidden_size"] // text["num_attention_heads"] // 2
+    sections = [half // 4, 3 * half // 8, half - half // 4 - 3 * half // 8]
+    width = text["hidden_size"]
     return Qwen2_5OmniThinkerConfig(
-        text_config=text,
-        audio_config={**_audio_config(), "n_window": 100, "output_dim": _WIDTH},
+        text_config={**text, "rope_parameters": {**text["rope_parameters"], "mrope_section": sections}},
+        audio_config={"n_window": 100, **audio, "output_dim": width},
         vision_config={
-            "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": _WIDTH, "fullatt_block_indexes": [0],
+            "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": width, "fullatt_block_indexes": [0],
         },
         audio_token_index=token("<|AUDIO|>"), image_token_index=token("<|IMAGE|>"), video_token_index=token("<|VIDEO|>"),
         audio_start_token_id=token("<|audio_bos|>"), audio_end_token_id=token("<|audio_eos|>"),
@@ -208,16 +233,17 @@ def _qwen2_5_omni(tokenizer: Any, vocabulary: int) -> Any:
     )  # fmt: skip
 
 
-def _audio_flamingo_3(tokenizer: Any, vocabulary: int) -> Any:
+def _audio_flamingo_3(tokenizer: Any, text: dict[str, Any], audio: dict[str, Any]) -> Any:
     from transformers import AudioFlamingo3Config
 
-    audio = {
-        "num_mel_bins": _MEL_BINS, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 320,
-        "max_source_positions": _POSITIONS, "model_type": "audioflamingo3_encoder",
+    names = {
+        "d_model": "hidden_size", "encoder_layers": "num_hidden_layers", "encoder_attention_heads": "num_attention_heads",
+        "encoder_ffn_dim": "intermediate_size",
     }  # fmt: skip
+    audio.pop("n_window", None)
     return AudioFlamingo3Config(
-        text_config={**_text_config(vocabulary, tokenizer, 2), "model_type": "qwen2", "rope_parameters": _rope(1000000.0)},
-        audio_config=audio,
+        text_config={**text, "model_type": "qwen2"},
+        audio_config={**{names.get(name, name): value for name, value in audio.items()}, "model_type": "audioflamingo3_encoder"},
         audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
         tie_word_embeddings=False,
     )

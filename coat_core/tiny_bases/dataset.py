@@ -36,25 +36,31 @@ class TrainingItem:
     answers: tuple[str, ...]
 
 
-class ClipFeatures:
+class TrainingClips:
+    """Training clips by index: their lengths in samples, and queries about them."""
+
+    samples: list[int]
+
+    def query(self, clip: int, text: str, answer: str) -> Query:
+        """Return a query about a clip. Its waveform is silence of the clip's length: what a tower reads comes from the features."""
+        return Query(str(clip), np.broadcast_to(np.float32(0.0), (self.samples[clip],)), text, answer, f"clip {clip}")
+
+
+class ClipFeatures(TrainingClips):
     """Log-mel features of clips, in memory, in half precision and without padding."""
 
-    def __init__(self, extractor: Any, folder: Path, audio: Sequence[str]) -> None:
+    def __init__(self, extractor: Any, folder: Path, audio: Sequence[str], *, progress: bool = True) -> None:
         from tqdm import tqdm
 
         from coat_core.corpus.audio import decode
 
         self.samples: list[int] = []
         self._features: list[Tensor] = []
-        for path in tqdm(audio, desc="mel features", unit="clip", disable=None):
+        for path in tqdm(audio, desc="mel features", unit="clip", disable=None if progress else True):
             waveform = decode(folder / path)
             window = (frame_count(len(waveform)) + _MARGIN) * HOP
             self.samples.append(len(waveform))
             self._features.append(log_mel(extractor, [waveform], window).features[0].half())
-
-    def query(self, clip: int, text: str, answer: str) -> Query:
-        """Return a query about a clip; its waveform is silence of the clip's length, because `mel` returns the features."""
-        return Query(str(clip), np.broadcast_to(np.float32(0.0), (self.samples[clip],)), text, answer, f"clip {clip}")
 
     def mel(self, clips: Sequence[int]) -> Mel:
         """Return the features of a batch, padded with each clip's value of silence to a multiple of four frames."""
@@ -65,23 +71,25 @@ class ClipFeatures:
 
 
 def audio_items(examples: Sequence[Example]) -> tuple[list[str], list[TrainingItem]]:
-    """Return the audio files of the examples, and one item per example."""
+    """Return the audio files of the labelled examples, and one item per labelled example."""
+    examples = [example for example in examples if example.labelled]
     audio = sorted({example.audio for example in examples})
     index = {path: i for i, path in enumerate(audio)}
     return audio, [
-        TrainingItem(index[example.audio], f"{example.family}/{example.task}", example.prompt, (example.answer,)) for example in examples
+        TrainingItem(index[example.audio], f"{example.family}/{example.task}", example.prompt, (example.label,)) for example in examples
     ]
 
 
 def text_items(examples: Sequence[Example]) -> list[TrainingItem]:
-    """Return one text-only item per example: it trains the format and the words of the answer, without the example's audio.
+    """Return one text-only item per labelled example: it trains the format and the words of the answer, without the example's audio.
 
     The possible answers of a question with choices are its choices; those of an open question are the answers of all questions of
     its task.
     """
+    examples = [example for example in examples if example.labelled]
     open_answers: dict[str, list[str]] = {}
     for example in examples:
-        open_answers.setdefault(example.task, []).append(example.answer)
+        open_answers.setdefault(example.task, []).append(example.label)
     return [
         TrainingItem(None, f"{example.family}/{example.task}", example.prompt, example.choices or tuple(open_answers[example.task]))
         for example in examples
@@ -90,4 +98,4 @@ def text_items(examples: Sequence[Example]) -> list[TrainingItem]:
 
 def texts_of(examples: Sequence[Example]) -> list[str]:
     """Return every prompt, list of choices and answer once, sorted."""
-    return sorted({text for example in examples for text in (example.prompt, " ".join(example.choices or ()), example.answer)})
+    return sorted({text for example in examples for text in (example.prompt, " ".join(example.choices or ()), example.answer or "")})

@@ -14,7 +14,7 @@ from torch import nn
 
 from coat_core.backbones.base import Backbone, Query
 from coat_core.errors import BackboneError, NonFiniteError
-from coat_core.tiny_bases.dataset import ClipFeatures, TrainingItem
+from coat_core.tiny_bases.dataset import ClipFeatures, TrainingClips, TrainingItem
 from coat_core.tiny_bases.probes import AttentionProbes
 
 
@@ -74,7 +74,7 @@ def pretrain(
     probes = AttentionProbes(audio_items, lambda word: _embed_word(backbone, word), backbone.hidden_size, seed)
     probe_items = [item for item in audio_items if probes.covers(item)]
     if probe_items and config.probe_steps:
-        probe_batches = _batches(probe_items, clips, config.probe_batch_size, rng)
+        probe_batches = batches_of(probe_items, clips, config.probe_batch_size, rng)
 
         def probe_loss() -> torch.Tensor:
             items = next(probe_batches)
@@ -88,11 +88,12 @@ def pretrain(
             for at in range(0, len(clips.samples), 32)
             for states in _embed_clips(backbone, clips, range(len(clips.samples))[at : at + 32])
         ]
-    batches = _batches(audio_items, clips, config.batch_size - text_only, rng)
+    batches = batches_of(audio_items, clips, config.batch_size - text_only, rng)
 
     def answer_loss() -> torch.Tensor:
         extra = [text_items[i] for i in rng.integers(len(text_items), size=text_only)] if text_only else []
-        return _loss(backbone, clips, audio, [*next(batches), *extra], config.question_weight, rng)
+        items = [*next(batches), *extra]
+        return language_model_loss(backbone, clips, lambda chosen: [audio[clip] for clip in chosen], items, config.question_weight, rng)
 
     language_model = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     _optimize(language_model, config.steps, config, f"{backbone.key}: language model", report, answer_loss)
@@ -114,7 +115,7 @@ def _optimize(
     optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     for step in trange(steps, desc=title, unit="step", disable=None):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _learning_rate_factor(step, steps, config.warmup)
+            group["lr"] = config.learning_rate * learning_rate_factor(step, steps, config.warmup)
         loss = loss_of_next_batch()
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -138,31 +139,41 @@ def _embed_word(backbone: Backbone, word: str) -> torch.Tensor:
     return backbone.embedding.weight[ids].mean(0)
 
 
-def _loss(
+def language_model_loss(
     backbone: Backbone,
-    clips: ClipFeatures,
-    audio: Sequence[torch.Tensor],
+    clips: TrainingClips,
+    embed: Callable[[Sequence[int]], Sequence[torch.Tensor]],
     items: Sequence[TrainingItem],
     question_weight: float,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """Return the language-model loss of a batch: on the answers, plus `question_weight` times that on the questions."""
+    """Return the language-model loss of a batch: on the answers, plus `question_weight` times that on the questions.
+
+    Args:
+        backbone: the backbone.
+        clips: the training clips.
+        embed: returns the audio embeddings `[A, D]` of clips.
+        items: the batch; a text-only item is combined with a random clip.
+        question_weight: 0: the loss on the questions is not computed.
+        rng: draws the clips of text-only items and the answers.
+    """
     chosen = [item.clip if item.clip is not None else int(rng.integers(len(clips.samples))) for item in items]
     queries: list[Query] = []
     for clip, item in zip(chosen, items, strict=True):
         queries.append(clips.query(clip, item.text, item.answers[int(rng.integers(len(item.answers)))]))
     batch = backbone.encode(queries)
-    _, states = backbone.hidden_states(backbone.embed(batch, [audio[clip] for clip in chosen]), batch.attention_mask, 1)
+    _, states = backbone.hidden_states(backbone.embed(batch, embed(chosen)), batch.attention_mask, 1)
     answer = batch.answer_mask[:, 1:]
     question = batch.attention_mask[:, 1:].bool() & ~answer & (batch.input_ids[:, 1:] != backbone.audio_token_id)
-    losses = [
-        nn.functional.cross_entropy(backbone.answer_logits(states[:, :-1][mask]), batch.input_ids[:, 1:][mask])
-        for mask in (answer, question)
-    ]
-    return losses[0] + question_weight * losses[1]
+
+    def loss_at(mask: torch.Tensor) -> torch.Tensor:
+        targets = batch.input_ids[:, 1:][mask].to(states.device)
+        return nn.functional.cross_entropy(backbone.answer_logits(states[:, :-1][mask.to(states.device)]).float(), targets)
+
+    return loss_at(answer) + question_weight * loss_at(question) if question_weight else loss_at(answer)
 
 
-def _batches(items: Sequence[TrainingItem], clips: ClipFeatures, size: int, rng: np.random.Generator) -> Iterator[list[TrainingItem]]:
+def batches_of(items: Sequence[TrainingItem], clips: TrainingClips, size: int, rng: np.random.Generator) -> Iterator[list[TrainingItem]]:
     """Yield an endless sequence of batches of similar length: each epoch is shuffled, then sorted within groups of batches."""
     if len(items) < size:
         raise BackboneError("too few examples to train a base", field="train_examples", value=len(items), allowed=f"at least {size}")
@@ -176,7 +187,8 @@ def _batches(items: Sequence[TrainingItem], clips: ClipFeatures, size: int, rng:
             yield [items[i] for i in batches[at]]
 
 
-def _learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Return the factor of the learning rate: linear warm-up, then a cosine decay to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(steps - warmup, 1)

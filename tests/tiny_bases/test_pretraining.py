@@ -8,49 +8,16 @@ import torch
 
 from coat_core.backbones.base import Backbone
 from coat_core.backbones.catalogue import load_backbone
-from coat_core.corpus.audio import write_flac
 from coat_core.corpus.examples import Example
 from coat_core.errors import BackboneError, NonFiniteError
-from coat_core.storage import sha256_file, sha256_tree
+from coat_core.storage import sha256_tree
 from coat_core.tiny_bases.build import build_base
 from coat_core.tiny_bases.dataset import ClipFeatures, TrainingItem, audio_items, text_items, texts_of
 from coat_core.tiny_bases.pretraining import PretrainingConfig, pretrain, short_window
 from coat_core.tiny_bases.probes import AttentionProbes
+from tests.testing.training_clips import make_example
 
 SHORT = PretrainingConfig(probe_steps=2, probe_batch_size=4, steps=3, batch_size=4, warmup=1, text_only_share=0.25)
-
-
-def make_example(
-    audio: str, sha256: str, answer: str, task: str = "register", choices: tuple[str, ...] | None = ("low", "high")
-) -> Example:
-    return Example(
-        id=f"{audio}-{answer}",
-        audio=audio,
-        sha256=sha256,
-        duration_s=1.0,
-        sample_rate_hz=16_000,
-        split="train",
-        group="g",
-        family="music",
-        task=task,
-        question="How high is it?",
-        choices=choices,
-        answer=answer,
-        source="test",
-        licence="CC0-1.0",
-    )
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> tuple[Path, list[Example]]:
-    """A folder of eight clips of noise, with one question about each."""
-    folder, examples = tmp_path / "corpus", []
-    (folder / "audio").mkdir(parents=True)
-    for i in range(8):
-        waveform = 0.1 * np.random.default_rng(i).standard_normal(6_000 + 700 * i)
-        write_flac(folder / f"audio/{i}.flac", waveform.astype(np.float32), 16_000)
-        examples.append(make_example(f"audio/{i}.flac", sha256_file(folder / f"audio/{i}.flac"), ("low", "high")[i % 2]))
-    return folder, examples
 
 
 def test_features_of_a_batch_equal_those_of_the_front_end(backbone: Backbone, corpus: tuple[Path, list[Example]]) -> None:
@@ -114,7 +81,9 @@ def test_training_stops_at_a_loss_that_is_not_finite(backbone: Backbone, corpus:
 def test_text_items() -> None:
     open_one, other = make_example("a", "0", "one two", "digits", None), make_example("a", "0", "nine", "digits", None)
     closed = make_example("a", "0", "low")
-    assert text_items([open_one, other, closed]) == [
+    unlabelled = closed.model_copy(update={"audio": "b", "answer": None, "choices": None})
+    assert audio_items([unlabelled, closed]) == audio_items([closed])
+    assert text_items([open_one, other, closed, unlabelled]) == [
         TrainingItem(None, "music/digits", "How high is it?", ("one two", "nine")),
         TrainingItem(None, "music/digits", "How high is it?", ("one two", "nine")),
         TrainingItem(None, "music/register", "How high is it? Choices: low, high.", ("low", "high")),
