@@ -1,6 +1,6 @@
 # One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python 3.11 to 3.13, git and make.
 .DEFAULT_GOAL := help
-.PHONY: help setup run recordings evidence test lint format graph bench lock clean
+.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
@@ -16,7 +16,7 @@ export HF_HUB_DISABLE_TELEMETRY := true
 unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY)  ## Make .venv from the lock file
 
@@ -41,6 +41,11 @@ evidence: $(READY)  ## Three seeds, four arms, both corpora: the README's table 
 	@$(BIN)/coat workspace workspaces/evidence-recordings --params params/evidence-recordings.yaml
 	@cd workspaces/evidence-recordings && ../../$(BIN)/coat run
 	@$(BIN)/python -m benchmarks.evidence
+
+evidence-quick: $(READY)  ## The central comparison on the recordings alone (params/evidence-quick.yaml)
+	@$(BIN)/coat workspace workspaces/evidence-quick --params params/evidence-quick.yaml
+	@cd workspaces/evidence-quick && ../../$(BIN)/coat run
+	@$(BIN)/python -m benchmarks.evidence --quick
 
 test: $(READY)  ## Every test, the slow ones too
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -70,4 +75,4 @@ lock:  ## Write requirements.lock for every Python that pyproject.toml allows; U
 	@mv .scratch/requirements.lock requirements.lock
 
 clean:  ## Remove results and scratch; .venv, the DVC cache and mlflow.db stay
-	rm -rf .scratch data features models runs responses evaluation latency report
+	rm -rf .scratch data features audio models runs responses evaluation latency report

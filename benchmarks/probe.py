@@ -1,6 +1,7 @@
 """Linear probes on the experts' features: one per task, to test whether the audio contains the answers.
 
-python -m benchmarks.probe --corpus data/corpus --manifest data/corpus/manifest.jsonl [--features features] [--split test] [--json FILE]
+python -m benchmarks.probe --corpus data/corpus --manifest data/corpus/manifest.jsonl [--features features] [--experts NAME …]
+    [--split test] [--json FILE]
 
 The features of all experts are pooled over thirds of the clip (mean, standard deviation, 10 % and 90 % quantiles); the distance
 between the means of its halves is added. A ridge classifier is fitted on the training split; the number of features and the
@@ -77,13 +78,22 @@ def pool(features: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.f
     return np.concatenate([*parts, np.abs(halves[0].mean(0) - halves[1].mean(0))]).astype(np.float32)
 
 
-def pooled(examples: Sequence[Example], corpus: Path, features: Path | None) -> Features:
-    """Return pooled features of all experts by audio hash, read from stores or computed."""
+def pooled(examples: Sequence[Example], corpus: Path, features: Path | None, names: Sequence[str] = ()) -> Features:
+    """Return pooled features by audio hash, read from stores or computed.
+
+    Args:
+        examples: all examples.
+        corpus: folder that the examples' paths are relative to.
+        features: folder of expert stores; None: acoustic experts are computed.
+        names: the stores, or the acoustic implementations; empty: all.
+    """
     audio = {example.sha256: corpus / example.audio for example in examples}
     if features is not None:
-        stores = [ExpertStore.open(folder) for folder in sorted(features.iterdir()) if folder.is_dir()]
+        stores = [
+            ExpertStore.open(folder) for folder in sorted(features.iterdir()) if folder.is_dir() and (not names or folder.name in names)
+        ]
         return {sha256: np.concatenate([pool(*store.get(sha256)) for store in stores]) for sha256 in tqdm(audio, unit="clip")}
-    experts = [load_expert(name) for name in ACOUSTIC]
+    experts = [load_expert(name) for name in names or ACOUSTIC]
     result = {}
     for sha256, path in tqdm(audio.items(), unit="clip"):
         waveform = decode(path)
@@ -95,9 +105,9 @@ def pooled(examples: Sequence[Example], corpus: Path, features: Path | None) -> 
 def probe_items(example: Example, dictations: Collection[str]) -> Iterable[tuple[str, ProbeItem]]:
     """Yield task and item of each probe of an example. `dictations` are the tasks whose answers have several words."""
     if example.task not in dictations:
-        yield example.task, ProbeItem(example.sha256, example.question, example.answer, example.choices)
+        yield example.task, ProbeItem(example.sha256, example.question, example.label, example.choices)
         return
-    words = example.answer.split()
+    words = example.label.split()
     yield f"{example.task}: first word", ProbeItem(example.sha256, "", words[0], None)
     yield f"{example.task}: number of words", ProbeItem(example.sha256, "", str(len(words)), None)
 
@@ -160,7 +170,7 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 def table(examples: Sequence[Example], x: Features, split: str) -> list[Row]:
     """Return the accuracy of a probe for every task."""
     parts: dict[tuple[str, str], dict[str, list[ProbeItem]]] = defaultdict(lambda: {"train": [], split: []})
-    dictations = {e.task for e in examples if e.family == "transcription" and e.choices is None and " " in e.answer}
+    dictations = {e.task for e in examples if e.family == "transcription" and e.choices is None and " " in e.label}
     for example in examples:
         for task, question in probe_items(example, dictations) if example.split in ("train", split) else ():
             parts[example.family, task][example.split].append(question)
@@ -192,12 +202,13 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=Path("data/corpus"))
     parser.add_argument("--manifest", type=Path, help="default: <corpus>/manifest.jsonl")
     parser.add_argument("--features", type=Path, help="folder of expert stores; default: compute the features")
+    parser.add_argument("--experts", nargs="*", default=[], metavar="NAME", help="stores, or acoustic implementations; default: all")
     parser.add_argument("--split", default="test", choices=("validation", "test"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    examples = read_manifest(options.manifest or options.corpus / "manifest.jsonl")
+    examples = [example for example in read_manifest(options.manifest or options.corpus / "manifest.jsonl") if example.labelled]
     with threadpool_limits(1):
-        rows = table(examples, pooled(examples, options.corpus, options.features), options.split)
+        rows = table(examples, pooled(examples, options.corpus, options.features, options.experts), options.split)
     print(markdown(rows))
     if options.json:
         options.json.write_text(json.dumps({"split": options.split, "tasks": [asdict(row) for row in rows]}, indent=1) + "\n")

@@ -1,0 +1,75 @@
+"""Comparisons across workspaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.curves import against_long, curve_markdown, equal_time_steps, label_curve
+from coat_core.errors import EvaluationError
+from coat_core.evaluation.scores import ScoreRow, write_scores
+from coat_core.evaluation.statistics import Bootstrap
+from coat_core.storage import write_jsonl, write_text
+
+KEY = "qwen2_audio"
+PARAMS = """
+backbones: {qwen2_audio: {base: b}}
+experts: {events: {implementation: spectral_events}}
+trials: [sft-1, sft-2, coat-1, coat-2]
+corpus: {clips_per_family: {train: 1, validation: 1, test: 1}}
+training: {ground_steps: 20, respond_steps: 80}
+latency: {baseline: sft-1, candidate: coat-1}
+registry: {candidate: coat-1}
+"""
+
+
+def workspace(root: Path, name: str, right: dict[str, int], of: int = 24) -> Path:
+    """Write a workspace in which the first `right[arm]` items are right, for both seeds."""
+    write_text(root / name / "params.yaml", PARAMS)
+    for arm, count in right.items():
+        for seed in (1, 2):
+            rows = [
+                ScoreRow(
+                    id=f"i{i}", family="music", task="t", group=f"g{i}", score=float(i < count), unscored=None, kind="choice", audio="own",
+                    chance=0.5,
+                )
+                for i in range(of)
+            ]  # fmt: skip
+            write_scores(root / name / "evaluation" / f"{KEY}-{arm}-{seed}" / "scores.jsonl", rows)
+    return root / name
+
+
+def test_a_curve_has_a_point_for_each_finished_workspace(tmp_path: Path) -> None:
+    workspace(tmp_path, "evidence-labels-200", {"sft": 12, "coat": 18})
+    workspace(tmp_path, "evidence-labels-50", {"sft": 6, "coat": 12})
+    workspace(tmp_path, "evidence-labels-50-labelled", {"sft": 6, "coat": 6})
+    workspace(tmp_path, "evidence-labels-800", {"sft": 6})
+    workspace(tmp_path, "evidence-labels-800-old", {"sft": 6, "coat": 6})
+    curve = label_curve(tmp_path, KEY, Bootstrap(200))
+    points = [(point["labelled_clips_per_family"], point["unlabelled"], point["coat-sft"]["difference"]) for point in curve]
+    assert points == [(50, False, 0.0), (50, True, 0.25), (200, True, 0.25)]
+    assert [point["accuracy"]["coat"]["accuracy"] for point in curve] == [0.25, 0.5, 0.75]
+    assert curve[0]["coat-sft"]["resampling"] == "group+seed"
+    assert curve_markdown({KEY: curve}).splitlines()[3].startswith("| Qwen2-Audio | 50 | used | .250 [")
+
+
+def test_coat_is_compared_with_a_longer_sft_on_the_same_items(tmp_path: Path) -> None:
+    workspace(tmp_path, "evidence-recordings", {"sft": 6, "coat": 12})
+    assert against_long(tmp_path, KEY, Bootstrap(200)) is None
+    workspace(tmp_path, "evidence-recordings-long", {"sft": 9})
+    found = against_long(tmp_path, KEY, Bootstrap(200))
+    assert found is not None
+    assert (found["sft_long"]["accuracy"], found["coat-sft_long"]["difference"]) == (0.375, 0.125)
+    workspace(tmp_path, "evidence-recordings-long", {"sft": 9}, of=30)
+    with pytest.raises(EvaluationError, match="different items"):
+        against_long(tmp_path, KEY, Bootstrap(200))
+
+
+def test_steps_of_equal_time_are_computed_from_medians(tmp_path: Path) -> None:
+    folder = workspace(tmp_path, "evidence-recordings", {})
+    assert equal_time_steps(folder, KEY) is None
+    # Medians 0.6 and 0.5 s a step: 100 steps of coat take as long as 120 of sft. A first slow step does not count.
+    for trial, seconds in {"coat-1": [9.0, 0.6, 0.6], "coat-2": [0.6, 0.6, 0.5], "sft-1": [5.0, 0.5, 0.5, 0.5]}.items():
+        write_jsonl(folder / "runs" / f"{KEY}-{trial}" / "history.jsonl", [{"step": i, "seconds": s} for i, s in enumerate(seconds)])
+    assert equal_time_steps(folder, KEY) == 120
