@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from coat_core.console import RESUMES, account, report_end, say
 from coat_core.settings.base import Dtype
 from coat_core.sizing.published import PUBLISHED
 
@@ -20,7 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a thinking block into a large audio language model, and run every step as a production pipeline.",
 )
-_RESUMES = "completed work is kept, and the same command resumes"
 Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
 Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")]
@@ -50,7 +48,7 @@ def run(
     from coat_core.servers import sigterm_as_interrupt
     from flows.main import run_chain
 
-    with _report_end(_RESUMES), sigterm_as_interrupt():
+    with report_end(RESUMES), sigterm_as_interrupt():
         run_chain(Path(), jobs)
 
 
@@ -75,8 +73,8 @@ def ui(
     """Open the pages of MLflow and Prefect over the results of this workspace, on this machine only. Ctrl-C stops them."""
     from flows.ui import show_pages
 
-    with _report_end("the pages are closed; the records are kept"):
-        show_pages(Path(), start=start, mlflow_port=mlflow_port, prefect_port=prefect_port, echo=_say)
+    with report_end("the pages are closed; the records are kept"):
+        show_pages(Path(), start=start, mlflow_port=mlflow_port, prefect_port=prefect_port, echo=say)
 
 
 @app.command(rich_help_panel="Stages (what dvc.yaml calls)")
@@ -98,6 +96,12 @@ def features(expert: Annotated[str, typer.Argument(help="an expert's key in para
 
 
 @app.command(rich_help_panel="Stages (what dvc.yaml calls)")
+def audio(backbone: Backbone) -> None:
+    """Run the frozen audio tower of one backbone once on every clip, for all trainings and evaluations."""
+    _stage(f"audio@{backbone}")
+
+
+@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
 def train(backbone: Backbone, trial: Trial) -> None:
     """Train one trial and publish its release."""
     _stage(f"train@{backbone}-{trial}")
@@ -116,9 +120,21 @@ def score(backbone: Backbone, trial: Trial) -> None:
 
 
 @app.command(rich_help_panel="Stages (what dvc.yaml calls)")
+def probe(backbone: Backbone, trial: Trial) -> None:
+    """Measure whether the supervision of the thinking block reaches the answer: knock-out, head skill, linear probes, choices."""
+    _stage(f"probe@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
 def latency(backbone: Backbone) -> None:
     """Measure the latency of two releases of one backbone, alternating between them."""
     _stage(f"latency@{backbone}")
+
+
+@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
+def latency_described(backbone: Backbone, trial: Trial) -> None:
+    """Measure the latency of the candidate against a trial that writes the experts' outputs as text before its answer."""
+    _stage(f"latency_described@{backbone}-{trial}")
 
 
 @app.command(rich_help_panel="Stages (what dvc.yaml calls)")
@@ -132,8 +148,22 @@ def bases(
     keys: Annotated[list[str] | None, typer.Argument(help="keys of backbones; default: all")] = None,
     target: Annotated[Path, typer.Option(help="folder in which each backbone gets a folder")] = Path("bases"),
     recordings: Annotated[Path | None, typer.Option(help="folder of real recordings whose labels the vocabulary should cover")] = None,
+    encoder: Annotated[str | None, typer.Option(help="small bases: folder of a Whisper encoder, or owner/name@commit")] = None,
+    language_model: Annotated[
+        str | None, typer.Option(help="small bases: folder of a language model, or owner/name@commit; default: a small one, trained here")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="small bases: folder in which each backbone gets a folder")] = None,
+    window: Annotated[int, typer.Option(min=1, max=30, help="small bases: window of the audio tower, s")] = 10,
+    recording_clips: Annotated[
+        int, typer.Option(min=0, help="small bases: further clips of each family from the recordings' training groups")
+    ] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="small bases: training steps")] = 2000,
+    device: Annotated[str, typer.Option(help="small bases: device of the training")] = "cpu",
 ) -> None:
-    """Build and pretrain the tiny bases: the real model classes, small enough for a laptop. The repository contains them already built."""
+    """Build and pretrain the tiny bases: the real model classes, small enough for a laptop. The repository contains them already built.
+
+    With --encoder and --to: build small bases from a published Whisper encoder and, if given, a published language model.
+    """
     from coat_core.backbones.catalogue import BACKBONES
     from coat_core.corpus.examples import read_manifest
     from coat_core.settings import load_settings
@@ -141,7 +171,33 @@ def bases(
 
     manifest = Path("data/corpus/manifest.jsonl")
     avoid = {example.sha256 for example in read_manifest(manifest)} if manifest.exists() else set()
-    build_bases(tuple(keys or BACKBONES), target, load_settings().corpus, recordings, avoid=avoid)
+    chosen, settings = tuple(keys or BACKBONES), load_settings().corpus
+    if encoder is None:
+        build_bases(chosen, target, settings, recordings, avoid=avoid)
+        return
+    from coat_core.tiny_bases.projector import default_training
+    from coat_core.tiny_bases.small import SmallBaseOptions, build_small_bases
+
+    if to is None:
+        raise typer.BadParameter("name the folder of the small bases", param_hint="--to")
+    training = default_training(language_model, steps=steps)
+    options = SmallBaseOptions(encoder, language_model, window, recording_clips=recording_clips, device=device, training=training)
+    with report_end(RESUMES):
+        build_small_bases(chosen, to, settings, options, recordings=recordings, avoid=avoid)
+
+
+@app.command(rich_help_panel="Bases")
+def classifiers(
+    names: Annotated[list[str] | None, typer.Argument(help="sound, style, word; default: all")] = None,
+    to: Annotated[Path, typer.Option(help="folder of the networks")] = Path("coat_core/experts/classifiers"),
+    scenes: Annotated[int, typer.Option(min=20, help="generated scenes for each classifier")] = 800,
+    seed: Annotated[int, typer.Option(help="seed of the scenes and of the weights")] = 0,
+) -> None:
+    """Fit the classifiers of the experts on generated audio. The repository contains them already fitted."""
+    from coat_core.experts.fitting.fit import fit_classifiers
+    from coat_core.experts.fitting.scenes import RECIPES
+
+    fit_classifiers(to, scenes=scenes, seed=seed, names=tuple(names or RECIPES))
 
 
 @app.command(rich_help_panel="Registry")
@@ -179,7 +235,7 @@ def rollback(
     """Withdraw the champion and restore the previous one, if there is one."""
     from coat_core.registry.champions import rollback as withdraw
 
-    withdrawn, restored = withdraw(_model_name(backbone), who=who or _account(), why=why)
+    withdrawn, restored = withdraw(_model_name(backbone), who=who or account(), why=why)
     after = f"version {restored} is champion again" if restored else "there is no champion now"
     typer.echo(f"{_model_name(backbone)}: version {withdrawn} withdrawn, {after}")
 
@@ -214,9 +270,9 @@ def ask(
         if as_json:
             import json
 
-            _say(json.dumps(answer.to_json(), ensure_ascii=False))
+            say(json.dumps(answer.to_json(), ensure_ascii=False))
         else:
-            _say(answer.answer)
+            say(answer.answer)
             for note in answer.notes():
                 typer.echo(f"coat: {note}", err=True)
 
@@ -237,8 +293,8 @@ def serve(
     """Serve a registered version over HTTP (MLflow's scoring server). Ctrl-C stops it."""
     from coat_core.serve import serve as serve_model
 
-    with _report_end("the server is stopped"):
-        serve_model(model, port, host=host, device=device, dtype=dtype, echo=_say)
+    with report_end("the server is stopped"):
+        serve_model(model, port, host=host, device=device, dtype=dtype, echo=say)
 
 
 @app.command(rich_help_panel="Models")
@@ -311,41 +367,12 @@ def _model_name(backbone: str) -> str:
     return names[backbone]
 
 
-def _say(text: str) -> None:
-    """Print to standard output at once, also into a pipe; what the encoding of the terminal lacks is escaped."""
-    encoding = sys.stdout.encoding or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
-
-
-def _account() -> str:
-    """Return the name of the user's account; empty if it has none, as in some containers."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
-
-
 def _stage(name: str) -> None:
     from coat_core.pipeline.runner import run_stage
     from coat_core.servers import sigterm_as_interrupt
 
-    with _report_end(_RESUMES), sigterm_as_interrupt():
+    with report_end(RESUMES), sigterm_as_interrupt():
         run_stage(name)
-
-
-@contextmanager
-def _report_end(message: str) -> Iterator[None]:
-    """Print a message on Ctrl-C or SIGTERM and exit with status 130 or 143; Typer itself would exit without a message."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        from coat_core.servers import Stopped
-
-        typer.secho(f"coat: stopped; {message}", err=True, fg=typer.colors.YELLOW)
-        raise typer.Exit(143 if isinstance(error, Stopped) else 130) from None
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which stages may run side by side: at most `jobs`, one at a time on the accelerator, and `latency` alone."""
+"""Which stages may run side by side: at most `jobs`, one at a time on the accelerator, and measurements of latency alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from coat_core.errors import Interrupted
 from coat_core.settings import Settings
 
-ALONE = ("latency",)
+ALONE = ("latency", "latency_described")
 """Kinds of stage that measure time and therefore need the machine for themselves."""
-ON_DEVICE = ("train", "answer", "latency", "report")
+ON_DEVICE = ("audio", "train", "answer", "probe", "latency", "latency_described", "report")
 """Kinds of stage that compute on `runtime.device`."""
 
 

@@ -91,7 +91,7 @@ def test_the_choice_is_the_one_that_the_scorer_reads(
 
     seen: list[Answer] = []
     monkeypatch.chdir(workspace)
-    monkeypatch.setattr("coat_core.evaluation.generate.generate_answers", lambda *_: [GeneratedAnswer(text, False, ())])
+    monkeypatch.setattr("coat_core.evaluation.generate.generate_answers", lambda *_: [GeneratedAnswer(text, False, (), 3)])
     ask(MODEL, Path("tone.wav"), "What?", choices=("dog bark", "siren"), report=seen.append)
     assert seen[0].choice == choice
     assert bool(seen[0].choice_note) == (choice is None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import traceback
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -57,6 +58,12 @@ class StageRun:
 
         return open_tracker(self.workspace, experiment="coat", run_name=run_name, stage_key=self.key)
 
+    def log_run_metrics(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Record metrics with the run that trained `models/<name>`, if MLflow has it; the outputs of a stage do not depend on it."""
+        from coat_core.registry.tracking import log_to_recorded_run
+
+        log_to_recorded_run(self.workspace, self.workspace / "runs" / name, metrics)
+
     def explain_training_memory(self, *arguments: Any) -> OutOfMemoryError:
         """Return the error of a training step that ran out of memory; advice changes none of the outputs."""
         from coat_core.sizing.out_of_memory import explain_training_step
@@ -98,7 +105,8 @@ def _run(name: str, workspace: Path) -> None:
     _drop_older(stage, workspace, keep=scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     storage.write_text(scratch / "stage.txt", stage.name)
-    if not (scratch / _DONE).exists():
+    # A store is updated in place and is not in the scratch folder: its stage runs again, and itself finds out what there is to do.
+    if not ((scratch / _DONE).exists() and all((scratch / "out" / out).exists() for out in stage.outs)):
         _set_threads(settings)
         import_module(stage.module).run(StageRun(stage, settings, workspace, key, scratch))
         storage.write_json(scratch / _DONE, {"stage": stage.name, "outs": list(stage.outs)})

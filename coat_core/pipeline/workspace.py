@@ -91,7 +91,7 @@ def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings]) -> None:
 
 
 def graph_for(graph: str, experts: Mapping[str, ExpertSettings]) -> str:
-    """Return the text of `dvc.yaml` for these experts: `train` depends on their stores, `features` on the code of their kind.
+    """Return the text of `dvc.yaml` for these experts: `train` and `probe` depend on their stores, `features` on the code of their kind.
 
     DVC accepts no list from params in `deps`, so the default graph names the five default experts.
 
@@ -99,7 +99,9 @@ def graph_for(graph: str, experts: Mapping[str, ExpertSettings]) -> str:
         CoatError: the graph does not name the stores one per line in one place, as the default graph does.
     """
     stores = "".join(f"      - features/{key}\n" for key in experts)
-    written = _replace(graph, "train", r"(?:^      - features/.*\n)+", stores)
+    written = graph
+    for stage in ("train", "probe"):
+        written = _replace(written, stage, r"(?:^      - features/.*\n)+", stores)
     if _declares_neural(graph) != _needs_neural(experts):
         code = "".join(f"        - {dep}\n" for dep in NEURAL_CODE)
         written = _replace(written, "features", "".join(f"^        - {re.escape(dep)}\n" for dep in NEURAL_CODE), "")

@@ -184,10 +184,13 @@ def block_rows(thinking: ThinkingSettings, checkpoint: PublishedBase, matrix: in
     Raises:
         BackboneError: there are not enough of either, or the given tokenizer lacks a reserved token.
     """
-    needed = 2 + (1 if thinking.rows == "shared" else thinking.tokens)
+    from coat_core.thinking.block import choose_rows, ids_needed
+
     vocabulary = tokenizer.get_vocab() if tokenizer is not None else None
     length = checkpoint.tokenizer_length if vocabulary is None else max(vocabulary.values()) + 1
-    rows = BlockRows(thinking.tokens, needed, matrix, length or checkpoint.least_tokens, length is not None, "spare rows", ())
+    used = length or checkpoint.least_tokens
+    needed = ids_needed(thinking, choose_rows(thinking, matrix - used))
+    rows = BlockRows(thinking.tokens, needed, matrix, used, length is not None, "spare rows", ())
     if rows.spare >= needed:
         return rows
     reserved = list(dict.fromkeys(thinking.reserved_tokens))
@@ -197,7 +200,7 @@ def block_rows(thinking: ThinkingSettings, checkpoint: PublishedBase, matrix: in
             field="thinking.reserved_tokens",
             value=reserved,
             allowed=f"at least {needed} tokens",
-            next_step="use thinking.rows: shared, or list more reserved tokens",
+            next_step="use thinking.rows: auto or shared, or list more reserved tokens",
         )
     taken = (reserved[0], *reserved[2:needed], reserved[1])
     absent = [token for token in taken if vocabulary is not None and token not in vocabulary]
@@ -259,9 +262,9 @@ def disk_lines(weights: Line, shape: ModelShape, workload: TrainingWorkload, lor
         Line("merged export", weights.bytes, "the base's tensors in the base's dtypes, other parts unchanged; --dtype changes the dtypes"),
         Line("resume state", (adapter + workload.heads) * 12, f"{adapter + workload.heads:,} x (4 + 8) B, weights and AdamW; two stored"),
         Line(
-            "cached audio embeddings, an hour of audio",
+            "audio store, an hour of audio",
             90_000 * shape.hidden * size,
-            f"90,000 tokens x {shape.hidden} x {size} B, in memory",
+            f"90,000 tokens x {shape.hidden} x {size} B, outputs of the audio tower",
         ),
     ]
     for key, spec in specs.items():

@@ -28,7 +28,7 @@ Door = Callable[[str], Any]
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory, tiny_bases: dict[str, Path]) -> Path:
     root = tmp_path_factory.mktemp("control-text")
-    write_trained("qwen2_audio", tiny_bases["qwen2_audio"], root / "release")
+    write_trained("qwen2_audio", tiny_bases["qwen2_audio"], root / "release", rows="shared")
     with wave.open(str(root / "clip.wav"), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)

@@ -174,9 +174,9 @@ def test_a_failed_stage_gives_its_slot_back() -> None:
 
 def test_which_stages_compute_on_the_accelerator() -> None:
     values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-    names = {"corpus", "contract", "features@speech", "features@pitch", "train@x", "answer@x", "score@x", "latency@x", "report"}
+    names = {"corpus", "contract", "features@speech", "features@pitch", "audio@x", "train@x", "answer@x", "score@x", "latency@x", "report"}
     assert accelerated_stages(names, parse_settings(values)) == set()
     values["experts"]["speech"]["device"] = "cuda"
     assert accelerated_stages(names, parse_settings(values)) == {"features@speech"}
     values["runtime"]["device"] = "cuda"
-    assert accelerated_stages(names, parse_settings(values)) == {"features@speech", "train@x", "answer@x", "latency@x", "report"}
+    assert accelerated_stages(names, parse_settings(values)) == {"features@speech", "audio@x", "train@x", "answer@x", "latency@x", "report"}

@@ -157,6 +157,7 @@ def _docstring(text: str) -> str:
         pytest.param("evaluation/latency.py", _comment, {"latency"}, id="the measurement of latency"),
         pytest.param("experts/acoustic/log_mel.py", _comment, {"features"}, id="an expert that params name"),
         pytest.param("evaluation/generate.py", _comment, {"answer", "latency"}, id="the generation of answers"),
+        pytest.param("audio_store/extraction.py", _comment, {"audio"}, id="the extraction of audio embeddings"),
         pytest.param("thinking/losses.py", _comment, {"train", "answer", "latency", "report"}, id="a loss"),
     ],
 )

@@ -60,6 +60,20 @@ def test_dvc_sees_the_same_stages(graph: dict[str, Stage]) -> None:
     assert seen["answer@qwen2_audio-coat-0"] >= {"train@qwen2_audio-coat-0", "contract"}
     assert seen["score@qwen2_audio-coat-0"] == {"answer@qwen2_audio-coat-0", "contract"}
     assert "features@pitch" in seen["train@qwen2_audio-coat-0"]
+    for trial in ("base-0", "sft-0", "coat-0"):
+        for kind in ("train", "answer"):
+            audio = {name for name in seen[f"{kind}@qwen2_audio-{trial}"] if name.startswith("audio@")}
+            assert audio == {"audio@qwen2_audio"}, "one store for all trials, and none of another backbone"
+    assert seen["audio@qwen2_audio"] == {"contract"}
+    assert all("audio@qwen2_audio" not in found for name, found in seen.items() if name.startswith(("score@", "latency@", "features@")))
+
+
+def test_the_store_of_a_backbone_depends_on_its_base_its_params_and_the_manifest(graph: dict[str, Stage]) -> None:
+    stage = graph["audio@qwen2_5_omni"]
+    assert stage.inputs == ("data/accepted.jsonl", "bases/qwen2_5_omni")
+    assert stage.params == ("runtime", "backbones.qwen2_5_omni")
+    assert stage.outs == ("audio/qwen2_5_omni",)
+    assert stage.command.endswith("coat audio qwen2_5_omni")
 
 
 def experts(*keys: str, **neural: str) -> dict[str, ExpertSettings]:
@@ -82,9 +96,12 @@ def test_a_workspace_trains_on_the_experts_of_its_params(values: dict) -> None:
 def test_neural_experts_add_their_code_to_the_features_and_nowhere_else() -> None:
     text = (ROOT / "dvc.yaml").read_text()
     neural = graph_for(text, experts("pitch", speech="speech_encoder"))
-    added = set(neural.splitlines()) - set(text.splitlines())
-    assert added == {"        - coat_core/device.py", "        - coat_core/experts/neural"}
-    assert set(NEURAL_CODE) <= set(yaml.safe_load(neural)["stages"]["features"]["do"]["deps"])
+    before, after = (yaml.safe_load(graph)["stages"] for graph in (text, neural))
+    assert set(after["features"]["do"]["deps"]) - set(before["features"]["do"]["deps"]) == set(NEURAL_CODE)
+    assert {name: stage for name, stage in after.items() if name not in ("features", "train")} == {
+        name: stage for name, stage in before.items() if name not in ("features", "train")
+    }
+    assert set(after["train"]["deps"]) <= set(before["train"]["deps"])
     assert graph_for(neural, experts("pitch", "speech")) == graph_for(text, experts("pitch", "speech"))
 
 

@@ -55,6 +55,14 @@ def test_outs_are_published_and_finished_work_is_not_done_again(workspace: Path,
     assert len(calls) == 1
 
 
+def test_a_stage_that_updates_its_output_in_place_runs_at_every_call(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = _stage(monkeypatch, lambda run: write_text(run.path("data/corpus") / "a", str(len(calls))))
+    for expected in ("1", "2"):
+        run_stage("corpus", workspace)
+        assert (workspace / "data/corpus/a").read_text() == expected
+    assert len({run.key for run in calls}) == 1
+
+
 def test_another_key_starts_anew_and_drops_the_older(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = _stage(monkeypatch, lambda run: write_text(run.out("data/corpus") / "a", run.key))
     run_stage("corpus", workspace)

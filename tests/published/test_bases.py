@@ -70,7 +70,7 @@ def test_the_prompt_is_the_stock_processors(key: str, published_folders: dict[st
 @pytest.mark.parametrize("placement", ["before_answer", "after_audio"])
 def test_the_block_uses_spare_rows_or_reserved_tokens(key: str, published_folders: dict[str, Path], placement: Any, query: Query) -> None:
     backbone, published = load_backbone(key, str(published_folders[key])), PUBLISHED[key]
-    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=6, placement=placement))
+    block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=6, rows="shared", placement=placement))
     expected = (151646, 151647, 151648) if key == "audio_flamingo_3" else tuple(published.tokens + i for i in range(3))
     assert block.trainable_token_ids == expected
     assert backbone.embedding.num_embeddings == published.vocabulary, "the matrix never grows"
@@ -80,8 +80,8 @@ def test_the_block_uses_spare_rows_or_reserved_tokens(key: str, published_folder
 
 def test_too_many_distinct_trainable_tokens_are_refused(published_folders: dict[str, Path]) -> None:
     backbone = load_backbone("audio_flamingo_3", str(published_folders["audio_flamingo_3"]))
-    with pytest.raises(BackboneError, match=r"needs 27 ids; there are 0 spare embedding rows and 6 reserved.*thinking\.rows: shared"):
-        ThinkingBlock.install(backbone, ThinkingSettings(rows="distinct"))
+    with pytest.raises(BackboneError, match=r"needs 27 ids; there are 0 spare embedding rows and 6 reserved.*thinking\.rows: auto"):
+        ThinkingBlock.install(backbone, ThinkingSettings(tokens=25, rows="distinct"))
 
 
 def test_a_release_decodes_greedily_whatever_the_defaults_of_its_base(key: str, published_folders: dict[str, Path], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def ran(published_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 def test_the_chain_registers_all_three(ran: Ran) -> None:
     assert chain_runs.versions(ran.workspace) == {name: [1] for name in ("coat-audio-flamingo-3", "coat-qwen2-audio", "coat-qwen2.5-omni")}
-    assert len(chain_runs.ran_stages(ran.printed)) == 2 + 5 + 9 + 9 + 9 + 3 + 1
+    assert len(chain_runs.ran_stages(ran.printed)) == 2 + 5 + 3 + 9 + 9 + 9 + 3 + 1
     assert (ran.workspace / "report/report.html").stat().st_size > 1000
     assert json.loads(chain_runs.command("dvc", "status", "--json", workspace=ran.workspace).stdout) == {}
 
@@ -124,5 +124,5 @@ def test_every_trial_answered_every_question(ran: Ran, key: str) -> None:
 
 
 def test_a_second_run_runs_nothing(ran: Ran) -> None:
-    assert "0 of 38 stages to run" in chain_runs.run_chain(ran.workspace)
+    assert "0 of 41 stages to run" in chain_runs.run_chain(ran.workspace)
     assert all(found == [1] for found in chain_runs.versions(ran.workspace).values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coat_core.settings import TrainingSettings
+from coat_core.settings import ThinkingSettings, TrainingSettings
 from coat_core.sizing.diagnosis import Diagnosis, SizingRequest, diagnose
 from coat_core.sizing.params import Params
 from coat_core.sizing.published import PUBLISHED
@@ -13,4 +13,5 @@ from coat_core.sizing.published import PUBLISHED
 @pytest.fixture(scope="session")
 def diagnoses() -> dict[str, Diagnosis]:
     training = TrainingSettings(batch_size=8, gradient_checkpointing=True, precision="bfloat16")
-    return {key: diagnose(key, Params(training=training, answers=8), SizingRequest(audio_s=30.0)) for key in PUBLISHED}
+    params = Params(training=training, thinking=ThinkingSettings(tokens=25, rows="shared"), answers=8)
+    return {key: diagnose(key, params, SizingRequest(audio_s=30.0)) for key in PUBLISHED}

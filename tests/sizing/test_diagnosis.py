@@ -155,7 +155,7 @@ def test_disk(diagnoses):
     heads = sum(diagnoses["qwen2_audio"].heads.values())
     assert lines == {
         "checkpoint": 16_794_189_824, "release: adapter": trained * 4, "release: heads": heads * 4, "merged export": 16_794_189_824,
-        "resume state": (trained + heads) * 12, "cached audio embeddings, an hour of audio": 25 * 3600 * 4096 * 2,
+        "resume state": (trained + heads) * 12, "audio store, an hour of audio": 25 * 3600 * 4096 * 2,
         **{f"features {key}, an hour of audio": 50 * 3600 * dim * 2 for key, dim in DIMS.items()},
     }  # fmt: skip
 
@@ -221,6 +221,20 @@ def test_distinct_rows():
     assert block_rows(ThinkingSettings(tokens=4, rows="distinct"), af3, 151672).taken[-1] == "<|object_ref_end|>"
     with pytest.raises(BackboneError, match="0 spare embedding rows and 6 reserved"):
         block_rows(ThinkingSettings(tokens=5, rows="distinct"), af3, 151672)
+
+
+@pytest.mark.parametrize(
+    ("key", "matrix", "tokens", "needed"),
+    [
+        ("qwen2_5_omni", 152064, 397, 399),
+        ("qwen2_5_omni", 152064, 398, 3),
+        ("audio_flamingo_3", 151672, 4, 6),
+        ("audio_flamingo_3", 151672, 5, 3),
+    ],
+)
+def test_auto_rows_are_distinct_where_there_are_enough_ids(key, matrix, tokens, needed):
+    """As `ThinkingBlock.install` chooses: 399 spare rows, or none and 6 reserved tokens."""
+    assert block_rows(ThinkingSettings(tokens=tokens, rows="auto"), PUBLISHED[key], matrix).needed == needed
 
 
 def test_the_configuration_of_a_folder_replaces_the_built_in_one(tiny_bases, backbone_key):

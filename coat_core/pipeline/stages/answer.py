@@ -25,4 +25,5 @@ def run(job: StageRun) -> None:
         dtype=base.dtype,
         attention=base.attention,
         explain_memory=job.explain_answering_memory,
+        audio=job.path(f"audio/{backbone}"),
     )

@@ -29,4 +29,5 @@ def run(job: StageRun) -> None:
             fingerprint=job.key,
             tracker=tracker,
             explain_memory=job.explain_training_memory,
+            audio=job.path(f"audio/{backbone}"),
         )
