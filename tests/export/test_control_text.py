@@ -45,9 +45,9 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     seen: list[list[int]] = []
     inputs = Lalm.generation_inputs
 
-    def record(self: Lalm, batch: Any) -> Any:
+    def record(self: Lalm, batch: Any, audio: Any = None) -> Any:
         seen.extend(batch.input_ids[row][batch.attention_mask[row].bool()].tolist() for row in range(len(batch.queries)))
-        return inputs(self, batch)
+        return inputs(self, batch, audio)
 
     monkeypatch.setattr(Lalm, "generation_inputs", record)
     return seen

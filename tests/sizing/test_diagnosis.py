@@ -75,9 +75,10 @@ def test_trainable_parameters(diagnoses, backbone_key):
     found, D = diagnoses[backbone_key], HIDDEN[backbone_key]
     assert (found.lora_modules, found.lora) == LORA[backbone_key]
     assert found.block_parameters == 3 * D
-    # A norm, D -> 64, one layer (two norms, qkv, out, up, down), a norm, 64 -> d.
+    # A norm, D -> 64, query, place and content of the time attention, one layer (two norms, qkv, out, up, down), a norm, 64 -> d.
+    time = 3 * 64 * 64 + 2 * 64
     layer = 2 * 2 * 64 + (64 * 192 + 192) + (64 * 64 + 64) + (64 * 256 + 256) + (256 * 64 + 64)
-    heads = {key: D + (D * 64 + 64) + layer + 2 * 64 + (64 * dim + dim) for key, dim in DIMS.items()}
+    heads = {key: D + (D * 64 + 64) + time + layer + 2 * 64 + (64 * dim + dim) for key, dim in DIMS.items()}
     assert found.heads == heads
     assert found.unknown_heads == {}
     assert found.trainable == LORA[backbone_key][1] + 3 * D + sum(heads.values())
