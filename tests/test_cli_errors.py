@@ -44,9 +44,9 @@ def test_the_version_is_printed() -> None:
 
 
 def test_the_shell_can_complete_commands() -> None:
-    environment = {"_COAT_COMPLETE": "complete_bash", "COMP_WORDS": "coat la", "COMP_CWORD": "1"}
+    environment = {"_COAT_COMPLETE": "complete_bash", "COMP_WORDS": "coat lin", "COMP_CWORD": "1"}
     result = CliRunner().invoke(app, [], prog_name="coat", env=environment)
-    assert result.output.split() == ["latency"]
+    assert result.output.split() == ["lineage"]
     assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
 
 
