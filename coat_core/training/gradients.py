@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,13 @@ class DistillShare:
     Args:
         parameters: LoRA's parameters.
         limit: largest share; None: the share is measured, and the factor stays 1.
+        sum_over_ranks: sums a tensor over all processes, so that all have the same factor; None: there is one process.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], limit: float | None) -> None:
-        self._parameters, self._limit = list(parameters), limit
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], limit: float | None, sum_over_ranks: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self._parameters, self._limit, self._sum_over_ranks = list(parameters), limit, sum_over_ranks
         self.scale = 1.0
         self.share: float | None = None
 
@@ -52,7 +55,8 @@ class DistillShare:
         """Measure the share on one forward, without changing any gradient, and set the factor."""
         if losses.distill is None or not losses.distill.requires_grad or not losses.answer.requires_grad:
             return
-        answer, distill = (self._norm(part) for part in (losses.answer, losses.distill))
+        norms = torch.stack([self._norm(part) for part in (losses.answer, losses.distill)])
+        answer, distill = (norms if self._sum_over_ranks is None else self._sum_over_ranks(norms)).tolist()
         if not math.isfinite(answer + distill) or answer + distill == 0.0:
             return
         self.scale = 1.0
@@ -60,8 +64,7 @@ class DistillShare:
             self.scale = min(1.0, self._limit / (1.0 - self._limit) * answer / distill)
         self.share = self.scale * distill / (answer + self.scale * distill)
 
-    def _norm(self, loss: Tensor) -> float:
+    def _norm(self, loss: Tensor) -> Tensor:
         found = torch.autograd.grad(loss, self._parameters, retain_graph=True, allow_unused=True)
-        return float(torch.stack([part.float().norm() for part in found if part is not None]).norm()) if any(
-            part is not None for part in found
-        ) else 0.0  # fmt: skip
+        norms = [part.float().norm() for part in found if part is not None]
+        return torch.stack(norms).norm() if norms else torch.zeros((), device=loss.device)

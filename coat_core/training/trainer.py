@@ -103,7 +103,7 @@ class Trainer:
         self.schedule = Schedule(trial.training)
         self._durations_s = [example.duration_s for example in dataset.examples]
         self.groups = model.parameter_groups()
-        self.share = DistillShare(self.groups["lora"], trial.losses.max_share)
+        self.share = DistillShare(self.groups["lora"], trial.losses.max_share, self._sum_over_ranks)
         self.thinking = model
         self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, trial.training))
         self.model.train()

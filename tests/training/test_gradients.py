@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from coat_core.storage import read_jsonl
 from coat_core.thinking.losses import StepLosses
 from coat_core.training.gradients import DistillShare, clip_gradients
+from tests.testing.tiny_training import World
 
 
 def _parameters() -> tuple[nn.Parameter, nn.Parameter]:
@@ -67,3 +71,24 @@ def test_nothing_is_measured_without_distillation() -> None:
     share = DistillShare([lora], 0.3)
     share.measure(StepLosses(lora.sum(), lora.detach().sum(), {}, lora.sum(), None))
     assert (share.share, share.scale) == (None, 1.0)
+
+
+def test_all_processes_have_the_factor_of_their_summed_norms() -> None:
+    """The other process has the norms 5 and 0: 8 and 4 in sum, so a share of 1/5 needs 4 s = 8 · (1/5) ÷ (4/5) = 2."""
+    lora, head = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    share = DistillShare([lora], 0.2, lambda norms: norms + torch.tensor([5.0, 0.0]))
+    share.measure(_losses(lora, head))
+    assert share.scale == pytest.approx(0.5)
+
+
+def test_the_share_is_measured_with_recomputed_activations_too(world: World, tmp_path: Path) -> None:
+    """Gradient checkpointing recomputes the activations at each of the three backward passes and changes nothing."""
+    releases = [
+        world.train(tmp_path / str(saving), "coat-0", world.settings(training={"gradient_checkpointing": saving}))
+        for saving in (True, False)
+    ]
+    first, second = (read_jsonl(tmp_path / str(saving) / "run/history.jsonl") for saving in (True, False))
+    assert 0 < first[0]["distill_share"] < 1
+    assert first[0]["distill_share"] == second[0]["distill_share"]
+    assert "distill_share" not in first[1]
+    assert len({(release / "adapter_model.safetensors").read_bytes() for release in releases}) == 1
