@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from coat_core.thinking.losses import StepLosses
 from coat_core.thinking.model import Part
 
-MEASURE_EVERY = 40
-"""Optimizer steps between two measurements of the share; a measurement costs two more backward passes of one forward."""
+MEASURE_EVERY, FIRST_MEASURE = 40, 5
+"""Optimizer steps between two measurements of the share, and the first one; a measurement costs two more backward passes of one forward.
+At the very first step the share is 0, because the output layer of a new head is 0."""
 
 
 def clip_gradients(groups: Mapping[Part, Sequence[nn.Parameter]], limit: float, *, by_group: bool) -> dict[str, float]:
@@ -36,7 +37,7 @@ class DistillShare:
     """The share of the distillation in the norm of LoRA's gradient, and the factor that holds it at a limit.
 
     Share = ‖g_distill‖ ÷ (‖g_answer‖ + ‖g_distill‖) over LoRA's parameters. It is measured on the first forward of every
-    `MEASURE_EVERY`-th step; the factor applies from the next step on, until the next measurement.
+    `MEASURE_EVERY`-th step from `FIRST_MEASURE` on; the factor applies from the next step on, until the next measurement.
 
     Args:
         parameters: LoRA's parameters.

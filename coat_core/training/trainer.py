@@ -34,7 +34,7 @@ from coat_core.thinking.skill import skill
 from coat_core.training.batches import BatchOrder, BatchOrderWithUnlabelled, cut_by_seconds
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
 from coat_core.training.dataset import TrainingDataset
-from coat_core.training.gradients import MEASURE_EVERY, DistillShare, clip_gradients
+from coat_core.training.gradients import FIRST_MEASURE, MEASURE_EVERY, DistillShare, clip_gradients
 from coat_core.training.schedule import Schedule, Stage, bottleneck_probability, stage_weights
 from coat_core.training.targets import Targets
 from coat_core.training.tracker import History
@@ -216,7 +216,7 @@ class Trainer:
                 batch=micro.batch, audio=micro.audio, targets=micro.targets, weights=weights, totals=totals,
                 bottleneck=self._has_bottleneck(step),
             )  # fmt: skip
-            if micro_step == 0 and step % MEASURE_EVERY == 0 and self.targets.experts:
+            if micro_step == 0 and step % MEASURE_EVERY == FIRST_MEASURE and self.targets.experts:
                 self.share.measure(out)
             # DDP averages gradients over ranks, but the totals already count all ranks.
             self.accelerator.backward(out.loss * self.order.world)
