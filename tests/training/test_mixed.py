@@ -101,7 +101,7 @@ def test_an_expert_of_weight_0_is_not_opened_and_changes_nothing(
     fewer = {key: experts[key] for key in kept}
     absent = world.train(tmp_path / "absent", "coat-0", _settings(world, fewer, {}, **unclipped), features=features)
     # Every head is built, and the loss of an idle one is multiplied by 0.
-    monkeypatch.setattr(training_run, "_open_stores", lambda settings, stores: {key: real(stores[key]) for key in sorted(settings.experts)})
+    monkeypatch.setattr(training_run, "open_stores", lambda settings, stores: {key: real(stores[key]) for key in sorted(settings.experts)})
     idle = world.train(tmp_path / "idle", "coat-0", _settings(world, experts, weights, **unclipped), features=features)
     assert set(read_json(idle / "coat.json")["experts"]) == set(experts)
     for other in (absent, idle):
