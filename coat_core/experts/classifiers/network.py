@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coat_core.errors import ExpertError
 from coat_core.experts.acoustic.framing import Floats
 
+_HEADER = "network"
 INPUT_LIMIT = 5.0
 """Standardised inputs are limited to this size, so that an unusual clip stays near the data of the fit."""
 
@@ -46,7 +47,9 @@ class ClassifierNetwork:
         tensors: dict[str, NDArray[np.floating]] = {"mean": self.mean, "std": self.std}
         for index, (weight, bias) in enumerate(self.layers):
             tensors |= {f"{index}.weight": weight.astype(np.float16), f"{index}.bias": bias.astype(np.float16)}
-        data: bytes = save(tensors, metadata={"classes": json.dumps(self.classes), "facts": json.dumps(dict(self.facts), sort_keys=True)})
+        # One key: safetensors writes several in an order that changes from file to file.
+        header = json.dumps({"classes": self.classes, "facts": dict(self.facts)}, sort_keys=True)
+        data: bytes = save(tensors, metadata={_HEADER: header})
         return data
 
 
@@ -60,13 +63,11 @@ def read_network(path: Path) -> ClassifierNetwork:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata()
+            header = json.loads(file.metadata()[_HEADER])
             tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118
         count = sum(name.endswith(".weight") for name in tensors)
         layers = tuple((tensors[f"{index}.weight"], tensors[f"{index}.bias"]) for index in range(count))
-        return ClassifierNetwork(
-            tuple(json.loads(metadata["classes"])), tensors["mean"], tensors["std"], layers, json.loads(metadata["facts"])
-        )
+        return ClassifierNetwork(tuple(header["classes"]), tensors["mean"], tensors["std"], layers, header["facts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExpertError(
             f"cannot read a classifier: {error}", field="classifier", value=str(path),
