@@ -15,6 +15,8 @@ CONDITIONS = {"none": "nothing", "block": "the block", "audio": "the audio", "bo
 """Labels of what question and answer cannot attend to, by key."""
 GROUPS = {"experts": "what the experts measure (R²)", "answers": "answers of tasks with few answers (accuracy)"}
 """Titles of the groups of labels by key."""
+_ORDER = ("audio", "think", "answer")
+"""Positions as they stand in the prompt."""
 _ANNOTATED_LAYERS = 16
 
 
@@ -92,8 +94,8 @@ def draw_heat_map(probe: Mapping[str, Any], path: Path) -> None:
                     panels[row][column].set_ylabel("layer")
                 if trial == probe["trial"]:
                     _mark(panels[row][column], list(means), probe["read_layer"])
-        title = "Linear probes: score − score with shuffled labels, by layer and position"
-        figure.text(0.09, 1 - 0.3 / height, title, fontsize=12, weight="bold", va="center")
+        title = "Linear probes by layer and position, above shuffled labels"
+        figure.text(0.09, 1 - 0.3 / height, title, fontsize=11, weight="bold", va="center")
         save_png(figure, path)
 
 
@@ -113,7 +115,7 @@ def group_means(probes: Mapping[str, Any], labels: Sequence[Mapping[str, Any]], 
             sum(found[name]["score"][layer] - found[name]["control"][layer] for name in names) / len(names)
             for layer in range(len(found[names[0]]["score"]))
         ]
-        for position, found in probes.items()
+        for position, found in sorted(probes.items(), key=lambda item: _ORDER.index(item[0]))
     }
 
 
