@@ -35,16 +35,15 @@ recordings: $(READY)  ## The same pipeline on real recordings (../shared/recordi
 	@$(BIN)/coat workspace workspaces/recordings --params params/recordings.yaml
 	@cd workspaces/recordings && ../../$(BIN)/coat run
 
-evidence: $(READY)  ## Three seeds, four arms, both corpora: the README's table (resumable, up to 2 hours)
-	@$(BIN)/coat workspace workspaces/evidence-generated --params params/evidence-generated.yaml
-	@cd workspaces/evidence-generated && ../../$(BIN)/coat run
-	@$(BIN)/coat workspace workspaces/evidence-recordings --params params/evidence-recordings.yaml
-	@cd workspaces/evidence-recordings && ../../$(BIN)/coat run
+evidence: $(READY)  ## Three seeds, seven arms, label curves on the recordings: the README's table (resumable, up to 12 hours)
+	@for part in central further; do \
+	  folders=$$($(BIN)/python -m benchmarks.workspaces $$part) || exit 1; \
+	  for folder in $$folders; do (cd $$folder && ../../$(BIN)/coat run) || exit 1; done; \
+	done
 	@$(BIN)/python -m benchmarks.evidence
 
-evidence-quick: $(READY)  ## The central comparison on the recordings alone (params/evidence-quick.yaml)
-	@$(BIN)/coat workspace workspaces/evidence-quick --params params/evidence-quick.yaml
-	@cd workspaces/evidence-quick && ../../$(BIN)/coat run
+evidence-quick: $(READY)  ## The central comparison with one seed (about an hour)
+	@folder=$$($(BIN)/python -m benchmarks.workspaces quick) && cd $$folder && ../../$(BIN)/coat run
 	@$(BIN)/python -m benchmarks.evidence --quick
 
 test: $(READY)  ## Every test, the slow ones too

@@ -48,7 +48,9 @@ def label_curve(workspaces: Path, backbone: str, bootstrap: Bootstrap) -> list[d
     for folder in sorted(workspaces.glob("evidence-labels-*")):
         if (name := POINT.match(folder.name)) is None:
             continue
-        arms = {arm: arm_scores(folder, backbone, arm) for arm in ("sft", "coat")}
+        # sft does not use unlabelled clips: one workspace of each number trains it.
+        arms = {"coat": arm_scores(folder, backbone, "coat"), "sft": arm_scores(folder, backbone, "sft")}
+        arms["sft"] = arms["sft"] or arm_scores(folder.with_name(f"evidence-labels-{name[1]}-labelled"), backbone, "sft")
         found = {arm: scores for arm, scores in arms.items() if scores is not None}
         if len(found) < 2:
             continue

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import SettingsError
+from coat_core.pipeline.changes import apply_changes, parse_changes
 from coat_core.settings import Settings, parse_settings, read_values
 from coat_core.storage import read_json, sha256_file, sha256_json, sha256_tree, write_json, write_jsonl
 
@@ -94,19 +95,9 @@ def parse_trial(words: Sequence[str]) -> Trial:
         find_arm(arm)
     except ValueError as error:
         raise SettingsError(str(error), field="--trial") from None
-    pairs = [word.split("=", 1) for word in rest]
-    if any(len(pair) != 2 for pair in pairs):
-        raise SettingsError("a change must be KEY=VALUE", field="--trial", value=" ".join(words))
-    given = dict(pairs)
-    label = given.pop("label", None)
-    return Trial(label or " ".join([arm, *(f"{k}={v}" for k, v in given.items())]), arm, {k: yaml_value(v) for k, v in given.items()})
-
-
-def yaml_value(text: str) -> Any:
-    """Return a value as in a params file (YAML 1.2: `no` is a string, `1e-3` a number)."""
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe").load(text)
+    labels = [word.removeprefix("label=") for word in rest if word.startswith("label=")]
+    rest = [word for word in rest if not word.startswith("label=")]
+    return Trial(labels[-1] if labels else " ".join([arm, *rest]), arm, parse_changes(rest))
 
 
 def with_changes(trial: Trial, changes: Mapping[str, Any]) -> Trial:
@@ -116,18 +107,13 @@ def with_changes(trial: Trial, changes: Mapping[str, Any]) -> Trial:
 
 def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a params file with changes by dotted name; a missing section is added."""
-    for name, value in changes.items():
+    for name in changes:
         if name.split(".")[0] in FIXED:
             raise SettingsError(
                 "this section was used when the workspace's corpus was made", field=name, next_step="change it in another workspace"
             )
-        for key in RATES if name == "rate" else [name]:
-            *sections, last = key.split(".")
-            place = values
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[last] = value
-    return values
+    spread = {key: value for name, value in changes.items() for key in (RATES if name == "rate" else [name])}
+    return dict(apply_changes(values, spread))
 
 
 def run_task(task: Task) -> dict[str, Any]:

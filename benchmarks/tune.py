@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.differences import compare, markdown, merge
-from benchmarks.trials import ROOT, Task, add_row, parse_trial, run_task, with_changes, yaml_value
+from benchmarks.trials import ROOT, Task, add_row, parse_trial, run_task, with_changes
+from coat_core.pipeline.changes import parse_changes
 
 SEED = 100
 
@@ -85,7 +86,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
         sys.exit("there must be at least one trial, and two trials cannot have one label")
     if options.reference and options.reference not in labels:
         sys.exit(f"--reference {options.reference!r} is not the label of a trial: {', '.join(labels)}")
-    shared = {key: yaml_value(value) for key, value in (change.split("=", 1) for change in options.set)}
+    shared = parse_changes(options.set)
     if options.steps:
         shared |= {"training.ground_steps": options.steps[0], "training.respond_steps": options.steps[1]}
     workspace = options.workspace.resolve()

@@ -56,11 +56,13 @@ def run(
 def workspace(
     folder: Annotated[Path, typer.Argument(help="folder to create, usually below workspaces/")],
     params: Annotated[Path, typer.Option(help="params file to copy into it")],
+    change: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a value of its own; repeatable")] = None,
 ) -> None:
     """Create a workspace: the same graph with its own params, results, database and lock; the DVC cache is shared."""
+    from coat_core.pipeline.changes import parse_changes
     from coat_core.pipeline.workspace import make_workspace
 
-    made = make_workspace(folder, params)
+    made = make_workspace(folder, params, parse_changes(change or []))
     typer.echo(f"workspace {made} is ready; next: cd {made} && coat run")
 
 

@@ -41,15 +41,16 @@ def workspace(root: Path, name: str, right: dict[str, int], of: int = 24) -> Pat
 
 
 def test_a_curve_has_a_point_for_each_finished_workspace(tmp_path: Path) -> None:
-    workspace(tmp_path, "evidence-labels-200", {"sft": 12, "coat": 18})
+    workspace(tmp_path, "evidence-labels-200", {"coat": 18})
     workspace(tmp_path, "evidence-labels-50", {"sft": 6, "coat": 12})
     workspace(tmp_path, "evidence-labels-50-labelled", {"sft": 6, "coat": 6})
+    workspace(tmp_path, "evidence-labels-200-labelled", {"sft": 12, "coat": 12})
     workspace(tmp_path, "evidence-labels-800", {"sft": 6})
     workspace(tmp_path, "evidence-labels-800-old", {"sft": 6, "coat": 6})
     curve = label_curve(tmp_path, KEY, Bootstrap(200))
     points = [(point["labelled_clips_per_family"], point["unlabelled"], point["coat-sft"]["difference"]) for point in curve]
-    assert points == [(50, False, 0.0), (50, True, 0.25), (200, True, 0.25)]
-    assert [point["accuracy"]["coat"]["accuracy"] for point in curve] == [0.25, 0.5, 0.75]
+    assert points == [(50, False, 0.0), (50, True, 0.25), (200, False, 0.0), (200, True, 0.25)]
+    assert [point["accuracy"]["coat"]["accuracy"] for point in curve] == [0.25, 0.5, 0.5, 0.75]
     assert curve[0]["coat-sft"]["resampling"] == "group+seed"
     assert curve_markdown({KEY: curve}).splitlines()[3].startswith("| Qwen2-Audio | 50 | used | .250 [")
 

@@ -61,7 +61,7 @@ def test_a_trial_is_an_arm_and_changes_of_any_depth(workspace: Path) -> None:
     ("words", "message"),
     [
         pytest.param(["soft"], "is not an arm", id="no-arm"),
-        pytest.param(["sft", "rate"], "KEY=VALUE", id="no-value"),
+        pytest.param(["sft", "rate"], "NAME=VALUE", id="no-value"),
     ],
 )
 def test_a_trial_of_another_form_is_refused(words: list[str], message: str) -> None:

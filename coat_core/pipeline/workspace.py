@@ -8,14 +8,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from coat_core import storage
 from coat_core.errors import CoatError, StageError
 from coat_core.experts.catalogue import NEURAL
+from coat_core.pipeline.changes import apply_changes, changed_text
 from coat_core.pipeline.graph import other_experts
-from coat_core.settings import ExpertSettings, load_settings
+from coat_core.settings import ExpertSettings, load_settings, parse_settings, read_values
 
 LINKED = ("coat_core", "bases", ".venv")
 """Shared with the repository by symbolic link, so that every path in dvc.yaml is valid in both."""
@@ -28,18 +30,22 @@ def repository_root() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def make_workspace(folder: Path, params: Path) -> Path:
+def make_workspace(folder: Path, params: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """Create or update a workspace and return its folder; existing results are kept.
 
     Args:
         folder: the workspace; inside the repository (`workspaces/…`, which git ignores), or anywhere on the same machine.
         params: the params file; it is validated first.
+        changes: dotted name → value, changes of the params in the workspace.
 
     Raises:
         SettingsError: the params are invalid.
         CoatError: the folder is the repository itself, or contains other files.
     """
-    settings = load_settings(params)
+    settings, text = load_settings(params), params.read_text(encoding="utf-8-sig")
+    if changes:
+        text = changed_text(text, changes)
+        settings = parse_settings(apply_changes(read_values(params), changes), f"{params} with these changes")
     root = repository_root()
     if folder.resolve() == root:
         raise CoatError(
@@ -57,7 +63,7 @@ def make_workspace(folder: Path, params: Path) -> Path:
             link.symlink_to(os.path.relpath(root / name, folder.resolve()), target_is_directory=True)
     storage.write_text(folder / ".dvcignore", (root / ".dvcignore").read_text())
     storage.write_text(folder / "dvc.yaml", graph_for((root / "dvc.yaml").read_text(), settings.experts))
-    storage.write_text(folder / "params.yaml", params.read_text())
+    storage.write_text(folder / "params.yaml", text)
     if not (folder / ".dvc" / "config").exists():
         _dvc(folder, "init", "--no-scm", "-q", "--force")
         for key, value in (("core.analytics", "false"), ("core.check_update", "false"), ("cache.dir", str(root / ".dvc" / "cache"))):

@@ -117,19 +117,15 @@ def load_settings(path: Path = Path("params.yaml")) -> Settings:
 
 
 def read_values(path: Path) -> Any:
-    """Return the unchecked values of a params file.
-
-    The reader is that of DVC, YAML 1.2: `no` is a string, `1e-5` is a number, and a key that is written twice is an error. PyYAML reads
-    YAML 1.1, where `no` is false and `1e-5` is a string: a file that `dvc exp run --set-param` has written would have other values.
+    """Return the unchecked values of a params file; see `parse_values`.
 
     Raises:
         SettingsError: the file is missing, or is not YAML.
     """
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        return YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+        return parse_values(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(
             f"cannot read params: {error}",
@@ -141,6 +137,20 @@ def read_values(path: Path) -> Any:
         raise SettingsError(
             f"params are not YAML: {error}", field="params", value=str(path), next_step="fix the file (YAML 1.2, UTF-8)"
         ) from error
+
+
+def parse_values(text: str) -> Any:
+    """Return the unchecked values of the text of a params file.
+
+    The reader is that of DVC, YAML 1.2: `no` is a string, `1e-5` is a number, and a key that is written twice is an error. PyYAML reads
+    YAML 1.1, where `no` is false and `1e-5` is a string: a file that `dvc exp run --set-param` has written would have other values.
+
+    Raises:
+        ruamel.yaml.error.YAMLError: it is not YAML.
+    """
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(text)
 
 
 def _mistake(error: dict[str, Any]) -> str:
