@@ -1,21 +1,28 @@
 """Shards of a store: safetensors files with the frames of all clips whose audio hashes have the same prefix, in the order of the hashes.
 
-The expert stores and the audio stores use this format. It says which frames belong to which clip; a store defines its arrays.
+The expert stores and the audio stores use this format. It says which frames belong to which clip; a store defines its arrays. The folder
+of a store is updated in place: a shard that is not current is written again from its older clips and new ones; the index is removed before
+any change and written last.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+from coat_core.errors import CoatError
+from coat_core.storage import write_bytes
 
 PREFIX_LENGTH = 2
 """Hex digits of the audio hash in the name of a shard: up to 256 shards."""
 _HEADER = "shard"
+Update = TypeVar("Update", bound="ShardUpdate")
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,74 @@ def open_shard(path: Path, arrays: Sequence[str], framework: Literal["numpy", "p
     if set(lengths.values()) != {total}:
         raise ValueError("frames and header do not match")
     return shard
+
+
+class ShardUpdate(ABC):
+    """A shard to be brought up to date. The clips of an older shard with the same fingerprint are reused."""
+
+    path: Path
+    fingerprint: str
+    """Fingerprint of the model that computes the clips."""
+    audio: Mapping[str, Path]
+    """Audio file by SHA-256."""
+
+    @abstractmethod
+    def open(self) -> Shard:
+        """Memory-map the shard on disk.
+
+        Raises:
+            CoatError: it is missing, truncated or not a shard.
+        """
+
+    def older(self) -> Shard | None:
+        """Return the shard on disk, or None if it is missing, invalid or of another fingerprint."""
+        try:
+            shard = self.open()
+        except CoatError:
+            return None
+        return shard if shard.fingerprint == self.fingerprint else None
+
+    def is_current(self) -> bool:
+        """Return whether the shard on disk has the same fingerprint and the same clips."""
+        shard = self.older()
+        return shard is not None and list(shard.frames) == sorted(self.audio)
+
+    def missing(self) -> list[str]:
+        """Return the hashes of the clips that are not in an older shard; only its header is read."""
+        shard = self.older()
+        return sorted(set(self.audio) - set(shard.frames if shard is not None else ()))
+
+
+def begin_update(target: Path, updates: Sequence[Update], files: Sequence[str]) -> list[Update]:
+    """Remove what a killed run has left, and the index if anything will change; return the updates whose shards are not current.
+
+    Args:
+        target: folder of the store; it is created.
+        updates: the updates of all shards with clips.
+        files: names of the store's other files, the index last.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    stale = [update for update in updates if not update.is_current()]
+    unused = leftovers(target, [update.path.name for update in updates], files)
+    if stale or unused:
+        (target / files[-1]).unlink(missing_ok=True)
+    for path in unused:
+        path.unlink()
+    return stale
+
+
+def publish(target: Path, files: Mapping[str, bytes]) -> None:
+    """Write a store's other files, the index last, unless all exist with the same bytes."""
+    if all((target / name).is_file() and (target / name).read_bytes() == data for name, data in files.items()):
+        return
+    (target / list(files)[-1]).unlink(missing_ok=True)
+    for name, data in files.items():
+        write_bytes(target / name, data)
+
+
+def json_bytes(value: object, *, indent: int | None) -> bytes:
+    """Return JSON with sorted keys as bytes."""
+    return (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def leftovers(folder: Path, shards: Collection[str], files: Collection[str]) -> list[Path]:

@@ -1,13 +1,11 @@
 """Extraction: run a backbone's audio tower once on every clip of a corpus, shard by shard, resumable at any time.
 
-The folder of the store is updated in place. A complete shard of the same fingerprint and the same clips is kept; of any other shard, the
-clips of the same fingerprint are reused. Files left by a killed run are removed. The index is removed before any change and written last.
+The folder of the store is updated in place (`coat_core.shards`): clips of the same fingerprint are reused.
 Each clip is computed alone, so the bytes of a store depend neither on the number of interrupted runs nor on the order of new clips.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +24,7 @@ from coat_core.errors import AudioStoreError
 from coat_core.experts.store.fingerprint import fixed_sound
 from coat_core.experts.store.waveforms import Waveforms
 from coat_core.progress import ProgressBar
-from coat_core.shards import Shard, group_by_shard, leftovers
+from coat_core.shards import Shard, ShardUpdate, begin_update, group_by_shard, json_bytes, publish
 from coat_core.storage import sha256_bytes, sha256_json, write_bytes
 
 
@@ -57,14 +55,7 @@ def extract_audio(
     tower = tower_of(backbone)
     fingerprint = fingerprint_of(backbone, tower)
     groups = group_by_shard({sha256: corpus / example.audio for sha256, example in of_clip.items()})
-    target.mkdir(parents=True, exist_ok=True)
-    jobs = [_Job(target / name, fingerprint, audio) for name, audio in groups.items()]
-    stale = [job for job in jobs if not job.is_current()]
-    unused = leftovers(target, groups, (INDEX, IDENTITY))
-    if stale or unused:
-        (target / INDEX).unlink(missing_ok=True)
-    for path in unused:
-        path.unlink()
+    stale = begin_update(target, [_Job(target / name, fingerprint, audio) for name, audio in groups.items()], (IDENTITY, INDEX))
     read = Waveforms(SAMPLE_RATE_HZ, waveforms).read
     device = backbone.embedding.weight.device
     missing = sum(len(job.missing()) for job in stale)
@@ -99,39 +90,23 @@ def fingerprint_of(backbone: Backbone, tower: Tower) -> str:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Job(ShardUpdate):
     """A shard to be written: its clips, and those of an older shard of the same fingerprint, which are reused."""
 
     path: Path
     fingerprint: str
     audio: Mapping[str, Path]
-    """Audio file by SHA-256."""
 
-    def is_current(self) -> bool:
-        """Return whether the shard on disk has the same fingerprint and the same clips."""
-        shard = self._older()
-        return shard is not None and list(shard.frames) == sorted(self.audio)
-
-    def missing(self) -> list[str]:
-        """Return the hashes of the clips that are not in an older shard; only its header is read."""
-        shard = self._older()
-        return sorted(set(self.audio) - set(shard.frames if shard is not None else ()))
+    def open(self) -> Shard:
+        return open_shard(self.path)
 
     def known(self) -> dict[str, Clip]:
         """Return the clips that are in an older shard."""
-        shard = self._older()
+        shard = self.older()
         if shard is None:
             return {}
         samples, offsets = read_samples(shard), shard.offsets
         return {s: Clip(read_audio(shard, offsets[s], tokens), samples[s]) for s, tokens in shard.frames.items() if s in self.audio}
-
-    def _older(self) -> Shard | None:
-        """Return the shard on disk, or None if it is missing, invalid or of another fingerprint."""
-        try:
-            shard = open_shard(self.path)
-        except AudioStoreError:
-            return None
-        return shard if shard.fingerprint == self.fingerprint else None
 
 
 def _publish(target: Path, tower: Tower, fingerprint: str, shards: Sequence[str]) -> None:
@@ -144,16 +119,5 @@ def _publish(target: Path, tower: Tower, fingerprint: str, shards: Sequence[str]
             sha256: {"shard": name, "offset": offsets[sha256], "tokens": tokens, "samples": samples[sha256]}
             for sha256, tokens in shard.frames.items()
         }
-    files = {
-        IDENTITY: _json({"tower": tower.to_json(), "fingerprint": fingerprint}, indent=1),
-        INDEX: _json(index, indent=None),
-    }
-    if all((target / name).is_file() and (target / name).read_bytes() == data for name, data in files.items()):
-        return
-    (target / INDEX).unlink(missing_ok=True)
-    for name, data in files.items():
-        write_bytes(target / name, data)
-
-
-def _json(value: object, *, indent: int | None) -> bytes:
-    return (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    identity = {"tower": tower.to_json(), "fingerprint": fingerprint}
+    publish(target, {IDENTITY: json_bytes(identity, indent=1), INDEX: json_bytes(index, indent=None)})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from coat_core import shards as shard_files
 from coat_core.audio_store import extraction
 from coat_core.audio_store.extraction import extract_audio
 from coat_core.audio_store.store import AudioStore
@@ -59,7 +60,8 @@ def _dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             raise Killed
         real(path, data)
 
-    monkeypatch.setattr(extraction, "write_bytes", write)
+    for module in (extraction, shard_files):
+        monkeypatch.setattr(module, "write_bytes", write)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coat_core import shards as shard_files
 from coat_core.corpus.examples import Example
 from coat_core.errors import AudioError, ExpertError, OutOfMemoryError
 from coat_core.experts import catalogue
-from coat_core.experts.store import extraction, plan, shards, waveforms
+from coat_core.experts.store import plan, shards, waveforms
 from coat_core.experts.store.extraction import extract_features
 from coat_core.experts.store.store import ExpertStore
 from coat_core.settings import ExpertSettings
@@ -62,7 +63,7 @@ def _dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
             raise Killed
         real(path, data)
 
-    for module in (shards, extraction):
+    for module in (shards, shard_files):
         monkeypatch.setattr(module, "write_bytes", write)
 
 

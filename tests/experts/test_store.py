@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coat_core import shards as shard_files
 from coat_core.corpus.audio import decode, write_flac
 from coat_core.corpus.examples import Example, Split
 from coat_core.errors import AudioError, ExpertError
@@ -46,7 +47,7 @@ def _bytes(folder: Path) -> dict[str, str]:
 
 
 def _patch_writes(monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, bytes], None]) -> None:
-    for module in (extraction, shards):
+    for module in (shard_files, shards):
         monkeypatch.setattr(module, "write_bytes", write)
 
 
@@ -120,7 +121,7 @@ def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
             raise Killed
         real(path, data)
 
-    real = extraction.write_bytes
+    real = shard_files.write_bytes
     _patch_writes(monkeypatch, dying)
     with pytest.raises(Killed):
         _extract(examples, tmp_path)

@@ -11,7 +11,6 @@ of float16.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +27,7 @@ from coat_core.experts.store.plan import PLAN, begin_plan
 from coat_core.experts.store.shards import ShardJob, open_shard, read_clip
 from coat_core.experts.store.store import INDEX, NORMALISER, SPEC, fit_normaliser
 from coat_core.settings import ExpertSettings
-from coat_core.shards import group_by_shard, leftovers, shard_name
-from coat_core.storage import write_bytes
+from coat_core.shards import begin_update, group_by_shard, json_bytes, publish, shard_name
 
 
 def extract_features(
@@ -75,14 +73,8 @@ def extract_features(
         with one_thread():
             expert_fingerprint = acoustic_fingerprint(model)
     clips_of_shard = group_by_shard(audio)
-    target.mkdir(parents=True, exist_ok=True)
     jobs = [ShardJob(key, settings, expert_fingerprint, target / name, clips, waveforms) for name, clips in clips_of_shard.items()]
-    stale = [job for job in jobs if not job.is_current()]
-    unused = leftovers(target, clips_of_shard, (INDEX, SPEC, NORMALISER, PLAN))
-    if stale or unused:
-        (target / INDEX).unlink(missing_ok=True)
-    for path in unused:
-        path.unlink()
+    stale = begin_update(target, jobs, (SPEC, NORMALISER, PLAN, INDEX))
     with _progress(key, stale, len(audio)) as done:
         if neural:
             durations = {example.sha256: example.duration_s for example in ordered}
@@ -114,17 +106,8 @@ def _publish(expert: Expert, expert_fingerprint: str, target: Path, shards: Sequ
         sha256: {"shard": name, "offset": offset, "frames": opened[name].frames[sha256]}
         for name in shards for sha256, offset in offsets[name].items()
     }  # fmt: skip
-    files = {
-        SPEC: _json({"spec": expert.spec.to_json(), "fingerprint": expert_fingerprint}, indent=1),
-        NORMALISER: normaliser.to_bytes(),
-        INDEX: _json(index, indent=None),
-    }
-    if all((target / name).is_file() and (target / name).read_bytes() == data for name, data in files.items()):
-        return
-    (target / INDEX).unlink(missing_ok=True)
-    for name, data in files.items():
-        write_bytes(target / name, data)
-
-
-def _json(value: object, *, indent: int | None) -> bytes:
-    return (json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    identity = {"spec": expert.spec.to_json(), "fingerprint": expert_fingerprint}
+    publish(
+        target,
+        {SPEC: json_bytes(identity, indent=1), NORMALISER: normaliser.to_bytes(), INDEX: json_bytes(index, indent=None)},
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coat_core import shards
 from coat_core.errors import ExpertError
 from coat_core.settings import ExpertSettings
-from coat_core.shards import Shard, shard_metadata
+from coat_core.shards import Shard, ShardUpdate, shard_metadata
 from coat_core.storage import write_bytes
 
 Clip = tuple[NDArray[np.float16], NDArray[np.bool_]]
@@ -50,7 +50,7 @@ def open_shard(path: Path) -> Shard:
 
 
 @dataclass(frozen=True)
-class ShardJob:
+class ShardJob(ShardUpdate):
     """A shard to be written: its clips, and those of an older shard of the same expert, which are reused."""
 
     key: str
@@ -58,23 +58,16 @@ class ShardJob:
     fingerprint: str
     path: Path
     audio: Mapping[str, Path]
-    """Audio file by SHA-256."""
     cache: Path | None
     """Folder of the cache of decoded waveforms."""
 
-    def is_current(self) -> bool:
-        """Return whether the shard on disk has the same fingerprint and the same clips."""
-        shard = self._older()
-        return shard is not None and list(shard.frames) == sorted(self.audio)
-
-    def missing(self) -> list[str]:
-        """Return the hashes of the clips that are not in an older shard of the same expert; only its header is read."""
-        shard = self._older()
-        return sorted(set(self.audio) - set(shard.frames if shard is not None else ()))
+    def open(self) -> Shard:
+        """Memory-map the shard on disk; see `open_shard`."""
+        return open_shard(self.path)
 
     def known(self) -> dict[str, Clip]:
         """Return the clips that are in an older shard of the same expert."""
-        shard = self._older()
+        shard = self.older()
         if shard is None:
             return {}
         return {sha256: read_clip(shard, offset, shard.frames[sha256]) for sha256, offset in shard.offsets.items() if sha256 in self.audio}
@@ -82,11 +75,3 @@ class ShardJob:
     def write(self, clips: Mapping[str, Clip]) -> None:
         """Write the complete shard."""
         write_bytes(self.path, shard_bytes(self.fingerprint, {sha256: clips[sha256] for sha256 in self.audio}))
-
-    def _older(self) -> Shard | None:
-        """Return the shard on disk, or None if it is missing, invalid or of another fingerprint."""
-        try:
-            shard = open_shard(self.path)
-        except ExpertError:
-            return None
-        return shard if shard.fingerprint == self.fingerprint else None
