@@ -16,6 +16,7 @@ If the workspace has audio stores (`coat audio`), no trial runs the audio tower.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from typing import Any
 from benchmarks.differences import compare, markdown, merge
 from benchmarks.trials import ROOT, Task, add_row, parse_trial, run_task, with_changes
 from coat_core.pipeline.changes import parse_changes
+from coat_core.watchdog import OWNER, owner_mark, watch_owner
 
 SEED = 100
 
@@ -101,8 +103,9 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
 
 
 def run_all(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, dict[str, Any] | BaseException]]:
-    """Run the tasks in processes; yield each with its row or its error as it ends."""
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    """Run the tasks in processes, which end when this one does; yield each task with its row or its error as it ends."""
+    os.environ[OWNER] = owner_mark()
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=watch_owner) as pool:
         running: dict[Future[dict[str, Any]], Task] = {pool.submit(run_task, task): task for task in tasks}
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:

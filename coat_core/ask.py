@@ -174,18 +174,13 @@ def check_choices(choices: Sequence[str]) -> tuple[str, ...]:
     Raises:
         EvaluationError: fewer than two, or two that an answer cannot tell apart.
     """
-    from coat_core.corpus.normal_form import normalise_option
+    from coat_core.corpus.contract.answers import indistinct
 
     listed = tuple(choice.strip() for choice in choices)
-    forms = [normalise_option(choice) for choice in listed]
-    if len(listed) < 2 or not all(forms):
+    if mistake := indistinct(listed):
         raise EvaluationError(
-            "there must be at least two choices, and none may be empty", field="--choices", value=", ".join(listed),
-            allowed="choices with a comma between them: --choices 'rain,wind'",
-        )  # fmt: skip
-    twice = [choice for choice, form in zip(listed, forms, strict=True) if forms.count(form) > 1]
-    if twice:
-        raise EvaluationError("two choices are the same after normalisation", field="--choices", value=", ".join(twice))
+            mistake, field="--choices", value=", ".join(listed), allowed="choices with a comma between them: --choices 'rain,wind'"
+        )
     return listed
 
 

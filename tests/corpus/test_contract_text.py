@@ -108,7 +108,7 @@ def test_a_choice_without_text_is_refused(outcome: dict[str, list[str]], kind: s
         ("letter", "the letter of a choice is not its text: write 'dog'"),
         ("absent", "the answer is 'bird', allowed: 'cat', 'dog'"),
         ("no choice", "choices has 0 texts, allowed: at least 2, or null"),
-        ("one choice", "choices has 1 texts, allowed: at least 2, or null"),
+        ("one choice", "choices has 1 text, allowed: at least 2, or null"),
         ("short duration", "a row that means a segment of its file needs `offset`"),
     ],
 )

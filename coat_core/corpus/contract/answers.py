@@ -19,29 +19,31 @@ def blank_fields(example: Example) -> list[str]:
 
 
 def choices_error(example: Example) -> str | None:
-    """Return why the answer is not one of distinct choices, or None. Choices are compared as the scorer compares them.
+    """Return why the answer is not one of distinct choices, or None. The choices of an unlabelled example must be distinct too."""
+    choices = example.choices
+    if choices is None:
+        return None
+    if mistake := indistinct(choices):
+        return mistake
+    if example.answer is None or normalise_option(example.answer) in map(normalise_option, choices):
+        return None
+    shown = ", ".join(map(repr, choices[:_SHOWN_CHOICES])) + (", …" if len(choices) > _SHOWN_CHOICES else "")
+    return f"the answer is {example.answer!r}, allowed: {shown}{_letter_hint(example.answer, choices)}"
 
-    The choices of an unlabelled example must be distinct too.
+
+def indistinct(choices: Sequence[str]) -> str | None:
+    """Return why an answer cannot tell these choices apart, or None. They are compared as the scorer compares them.
 
     Two choices are the same if they have the same normal form ("You are here?" and "You are here.", "x²" and "x2") or if both are the
     same number ("2" and "two").
     """
-    choices = example.choices
-    if choices is None:
-        return None
     if len(choices) < 2:
-        return f"choices has {len(choices)} texts, allowed: at least 2, or null for an open question"
+        return f"choices has {len(choices)} text{'s' * (len(choices) != 1)}, allowed: at least 2, or null for an open question"
     forms = [normalise_option(choice) for choice in choices]
     empty = [choice for choice, form in zip(choices, forms, strict=True) if not form or is_blank(form)]
     if empty:
         return f"the choice {empty[0]!r} contains no text that the scorer compares; write it in words"
-    mistakes = _same_text(choices, forms) + _same_number(choices, forms)
-    if mistakes:
-        return "; ".join(mistakes)
-    if example.answer is None or normalise_option(example.answer) in forms:
-        return None
-    shown = ", ".join(map(repr, choices[:_SHOWN_CHOICES])) + (", …" if len(choices) > _SHOWN_CHOICES else "")
-    return f"the answer is {example.answer!r}, allowed: {shown}{_letter_hint(example.answer, choices)}"
+    return "; ".join(_same_text(choices, forms) + _same_number(choices, forms)) or None
 
 
 def scoring_error(example: Example) -> str | None:
