@@ -51,6 +51,16 @@ class SettingsError(CoatError):
     """`params.yaml` is invalid; the message lists every mistake at once."""
 
 
+class StorageError(CoatError):
+    """An S3 bucket or object cannot be used: credentials, permissions, region, names, or its content has changed."""
+
+
+class StorageUnavailableError(StorageError):
+    """The S3 server cannot be reached, is too busy, or sends incomplete data."""
+
+    retryable = True
+
+
 class CorpusError(CoatError):
     """A manifest, an index or a corpus folder cannot be used."""
 

@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from coat_core import storage
 from coat_core.errors import Interrupted, StageError
 from coat_core.pipeline.runner import OUTCOMES
+from coat_core.pipeline.source import list_source, summary_text
 from coat_core.pipeline.workspace import match_graph
 from coat_core.progress import PROGRESS
 from coat_core.registry.tracking import close_dead_runs
@@ -136,6 +137,7 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         StageError: a stage failed; every stage that does not depend on it has ended.
         BusyError: another run holds the workspace.
         CoatError: the default graph names other experts than params.
+        StorageError: the source of the corpus is in a bucket that cannot be listed.
     """
     place = Path(workspace)
     with hold_workspace(place):
@@ -144,7 +146,9 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
             close_dead_flow_runs()
             close_dead_runs(place)
             settings = load_settings(place / "params.yaml")
-            match_graph(place, settings.experts)
+            match_graph(place, settings.experts, in_bucket=settings.corpus.in_bucket)
+            if settings.corpus.in_bucket:
+                get_run_logger().info("source: %s", summary_text(list_source(place, settings.corpus)))
             seconds, last = _run_stale(place, jobs or os.cpu_count() or 1, settings)
             publish_contract(place)
             decisions = promote_backbones(place, wait_for=last)

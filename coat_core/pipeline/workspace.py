@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from coat_core import storage
+from coat_core.corpus.imported.bucket import SNAPSHOT
 from coat_core.errors import CoatError, StageError
 from coat_core.experts.catalogue import NEURAL
 from coat_core.pipeline.changes import apply_changes, changed_text
@@ -62,7 +63,8 @@ def make_workspace(folder: Path, params: Path, changes: Mapping[str, Any] | None
         if not link.is_symlink() and not link.exists() and (root / name).exists():
             link.symlink_to(os.path.relpath(root / name, folder.resolve()), target_is_directory=True)
     storage.write_text(folder / ".dvcignore", (root / ".dvcignore").read_text())
-    storage.write_text(folder / "dvc.yaml", graph_for((root / "dvc.yaml").read_text(), settings.experts))
+    graph = graph_for((root / "dvc.yaml").read_text(), settings.experts, in_bucket=settings.corpus.in_bucket)
+    storage.write_text(folder / "dvc.yaml", graph)
     storage.write_text(folder / "params.yaml", text)
     if not (folder / ".dvc" / "config").exists():
         _dvc(folder, "init", "--no-scm", "-q", "--force")
@@ -71,21 +73,29 @@ def make_workspace(folder: Path, params: Path, changes: Mapping[str, Any] | None
     return folder
 
 
-def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings]) -> None:
-    """Make the graph of a workspace depend on the stores and the code of the experts that params name now.
+def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings], *, in_bucket: bool = False) -> None:
+    """Make the graph of a workspace depend on the stores and the code of the experts, and on the source, that params name now.
 
     Raises:
-        CoatError: the graph names other experts, and is the repository's own or was changed by hand.
+        CoatError: the graph names others, and is the repository's own or was changed by hand.
     """
     path = workspace / "dvc.yaml"
     if not path.is_file():
         return
     graph = path.read_text()
-    if set(_stores(graph)) == set(experts) and _declares_neural(graph) == _needs_neural(experts):
+    sources = _declares_snapshot(graph) == in_bucket
+    if set(_stores(graph)) == set(experts) and _declares_neural(graph) == _needs_neural(experts) and sources:
         return
     if workspace.resolve() == repository_root():
         if set(_stores(graph)) != set(experts):
             raise other_experts(_stores(graph), list(experts))
+        if not sources:
+            raise StageError(
+                "corpus depends on another kind of source in dvc.yaml than params.yaml names",
+                field="corpus.path",
+                allowed="a path on this host in the repository, also s3://bucket/prefix in a workspace",
+                next_step="make a workspace: coat workspace DIR --params FILE",
+            )
         raise StageError(
             "features depends on the code of another kind of experts in dvc.yaml than params.yaml names",
             field="experts.*.implementation",
@@ -93,11 +103,13 @@ def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings]) -> None:
             allowed="acoustic experts in the repository, any expert in a workspace",
             next_step="make a workspace: coat workspace DIR --params FILE",
         )
-    storage.write_text(path, graph_for(graph, experts))
+    storage.write_text(path, graph_for(graph, experts, in_bucket=in_bucket))
 
 
-def graph_for(graph: str, experts: Mapping[str, ExpertSettings]) -> str:
+def graph_for(graph: str, experts: Mapping[str, ExpertSettings], *, in_bucket: bool = False) -> str:
     """Return the text of `dvc.yaml` for these experts: `train` and `probe` depend on their stores, `features` on the code of their kind.
+
+    With a source in a bucket, `corpus` depends on its snapshot.
 
     DVC accepts no list from params in `deps`, so the default graph names the five default experts.
 
@@ -113,7 +125,11 @@ def graph_for(graph: str, experts: Mapping[str, ExpertSettings]) -> str:
         written = _replace(written, "features", "".join(f"^        - {re.escape(dep)}\n" for dep in NEURAL_CODE), "")
         if _needs_neural(experts):
             written = _replace(written, "features", r"^        - coat_core/experts/store\n", code + r"        - coat_core/experts/store\n")
-    if _stores(written) != list(experts) or _declares_neural(written) != _needs_neural(experts):
+    if _declares_snapshot(graph) != in_bucket:
+        written = _replace(written, "corpus", rf"^      - {SNAPSHOT}\n", "")
+        if in_bucket:
+            written = _replace(written, "corpus", r"^    params:", f"      - {SNAPSHOT}\n    params:")
+    if _stores(written) != list(experts) or _declares_neural(written) != _needs_neural(experts) or _declares_snapshot(written) != in_bucket:
         raise CoatError(
             "dvc.yaml was changed by hand, and the lines of its experts cannot be rewritten",
             field="stages.train.deps, stages.features.do.deps",
@@ -143,6 +159,11 @@ def _declares_neural(graph: str) -> bool:
     """Return whether the code of neural experts is a dependency of `features`."""
     features = yaml.safe_load(graph)["stages"].get("features", {})
     return set(NEURAL_CODE) <= set(features.get("do", features).get("deps", []))
+
+
+def _declares_snapshot(graph: str) -> bool:
+    """Return whether the snapshot of a source in a bucket is a dependency of `corpus`."""
+    return SNAPSHOT in yaml.safe_load(graph)["stages"].get("corpus", {}).get("deps", [])
 
 
 def _needs_neural(experts: Mapping[str, ExpertSettings]) -> bool:

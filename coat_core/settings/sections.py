@@ -29,7 +29,8 @@ class CorpusSettings(Section):
 
     kind: Literal["generated", "recordings", "manifest", "audiofolder"] = "generated"
     path: str | None = None
-    """Folder of the recordings, the manifest file or the audio folder, relative to the workspace; null for `generated`."""
+    """Folder of the recordings, the manifest file or the audio folder, relative to the workspace, or `s3://bucket/prefix` of one; null for
+    `generated`."""
     roots: tuple[str, ...] = ()
     """Other folders from which a manifest or an audio folder may read audio, by absolute paths or by links; relative to the folder of the
     manifest. Files in the manifest's own folder are always allowed."""
@@ -40,6 +41,11 @@ class CorpusSettings(Section):
     questions_per_clip: Count = 2
     max_duration_s: Positive = 8.0
 
+    @property
+    def in_bucket(self) -> bool:
+        """Whether the source is in an S3 bucket."""
+        return self.kind != "generated" and (self.path or "").lower().startswith("s3://")
+
     @field_validator("roots", mode="before")
     @classmethod
     def _list_to_tuple(cls, value: Any) -> Any:
@@ -48,7 +54,9 @@ class CorpusSettings(Section):
     @model_validator(mode="after")
     def _path_when_needed(self) -> CorpusSettings:
         if self.kind != "generated" and not self.path:
-            raise ValueError("`path` must name a folder or file unless kind is `generated`")
+            raise ValueError("`path` must name a folder, a file or s3://bucket/prefix unless kind is `generated`")
+        if self.in_bucket and self.roots:
+            raise ValueError("`roots` are folders of this host: with an S3 path, put the audio below the same prefix; allowed: []")
         return self
 
 

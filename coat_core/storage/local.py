@@ -1,7 +1,7 @@
 """Hashing, atomic writes of files and folders, JSON and JSON Lines.
 
 Every file is written under a temporary name on the same file system, flushed to disk and renamed, so that it is either complete or
-absent. Only this module may import `boto3` (support for S3 is planned).
+absent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from coat_core.errors import CoatError
 
@@ -57,13 +57,14 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically: temporary name, fsync, rename."""
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream to a temporary file that replaces `path` when the block succeeds and is removed when it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).chmod(0o644)
@@ -71,6 +72,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: temporary name, fsync, rename."""
+    with new_file(path) as stream:
+        stream.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from coat_core.cli import stages
+from coat_core.cli.stages import Backbone, Trial
 from coat_core.console import RESUMES, account, report_end, say
 from coat_core.settings.base import Dtype
 from coat_core.sizing.published import PUBLISHED
@@ -19,8 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train a thinking block into a large audio language model, and run every step as a production pipeline.",
 )
-Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
-Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
 Model = Annotated[str, typer.Argument(help="models:/NAME@champion, or a release folder")]
 Version = Annotated[str, typer.Argument(help="models:/NAME@champion or models:/NAME/VERSION")]
 
@@ -79,70 +79,7 @@ def ui(
         show_pages(Path(), start=start, mlflow_port=mlflow_port, prefect_port=prefect_port, echo=say)
 
 
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def corpus() -> None:
-    """Generate or import the corpus."""
-    _stage("corpus")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def contract() -> None:
-    """Check the corpus against its data contract."""
-    _stage("contract")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def features(expert: Annotated[str, typer.Argument(help="an expert's key in params")]) -> None:
-    """Extract the features of one expert."""
-    _stage(f"features@{expert}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def audio(backbone: Backbone) -> None:
-    """Run the frozen audio tower of one backbone once on every clip, for all trainings and evaluations."""
-    _stage(f"audio@{backbone}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def train(backbone: Backbone, trial: Trial) -> None:
-    """Train one trial and publish its release."""
-    _stage(f"train@{backbone}-{trial}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def answer(backbone: Backbone, trial: Trial) -> None:
-    """Answer the evaluation split with one release and save the responses."""
-    _stage(f"answer@{backbone}-{trial}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def score(backbone: Backbone, trial: Trial) -> None:
-    """Score the saved responses of one trial; no model is needed."""
-    _stage(f"score@{backbone}-{trial}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def probe(backbone: Backbone, trial: Trial) -> None:
-    """Measure whether the supervision of the thinking block reaches the answer: knock-out, head skill, linear probes, choices."""
-    _stage(f"probe@{backbone}-{trial}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def latency(backbone: Backbone) -> None:
-    """Measure the latency of two releases of one backbone, alternating between them."""
-    _stage(f"latency@{backbone}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def latency_described(backbone: Backbone, trial: Trial) -> None:
-    """Measure the latency of the candidate against a trial that writes the experts' outputs as text before its answer."""
-    _stage(f"latency_described@{backbone}-{trial}")
-
-
-@app.command(rich_help_panel="Stages (what dvc.yaml calls)")
-def report() -> None:
-    """Write the tables, the figures and the report page."""
-    _stage("report")
+app.add_typer(stages.app)
 
 
 @app.command(rich_help_panel="Bases")
@@ -367,14 +304,6 @@ def _model_name(backbone: str) -> str:
     if backbone not in names:
         raise CoatError("no such backbone", field="backbone", value=backbone, allowed=list(names), next_step="use one of these")
     return names[backbone]
-
-
-def _stage(name: str) -> None:
-    from coat_core.pipeline.runner import run_stage
-    from coat_core.servers import sigterm_as_interrupt
-
-    with report_end(RESUMES), sigterm_as_interrupt():
-        run_stage(name)
 
 
 def main() -> None:

@@ -1,0 +1,98 @@
+"""The commands of the stages: what `dvc.yaml` calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coat_core.console import RESUMES, report_end
+
+app = typer.Typer()
+Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
+Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
+_PANEL = "Stages (what dvc.yaml calls)"
+
+
+@app.command(rich_help_panel=_PANEL)
+def corpus() -> None:
+    """Generate or import the corpus."""
+    _stage("corpus")
+
+
+@app.command(rich_help_panel=_PANEL)
+def source() -> None:
+    """List the source of the corpus in its S3 bucket again (source.jsonl); `coat run` does so itself, `dvc repro` does not."""
+    from coat_core.pipeline.source import list_source, summary_text
+    from coat_core.settings import load_settings
+
+    typer.echo(summary_text(list_source(Path(), load_settings().corpus)))
+
+
+@app.command(rich_help_panel=_PANEL)
+def contract() -> None:
+    """Check the corpus against its data contract."""
+    _stage("contract")
+
+
+@app.command(rich_help_panel=_PANEL)
+def features(expert: Annotated[str, typer.Argument(help="an expert's key in params")]) -> None:
+    """Extract the features of one expert."""
+    _stage(f"features@{expert}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def audio(backbone: Backbone) -> None:
+    """Run the frozen audio tower of one backbone once on every clip, for all trainings and evaluations."""
+    _stage(f"audio@{backbone}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def train(backbone: Backbone, trial: Trial) -> None:
+    """Train one trial and publish its release."""
+    _stage(f"train@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def answer(backbone: Backbone, trial: Trial) -> None:
+    """Answer the evaluation split with one release and save the responses."""
+    _stage(f"answer@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def score(backbone: Backbone, trial: Trial) -> None:
+    """Score the saved responses of one trial; no model is needed."""
+    _stage(f"score@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def probe(backbone: Backbone, trial: Trial) -> None:
+    """Measure whether the supervision of the thinking block reaches the answer: knock-out, head skill, linear probes, choices."""
+    _stage(f"probe@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def latency(backbone: Backbone) -> None:
+    """Measure the latency of two releases of one backbone, alternating between them."""
+    _stage(f"latency@{backbone}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def latency_described(backbone: Backbone, trial: Trial) -> None:
+    """Measure the latency of the candidate against a trial that writes the experts' outputs as text before its answer."""
+    _stage(f"latency_described@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def report() -> None:
+    """Write the tables, the figures and the report page."""
+    _stage("report")
+
+
+def _stage(name: str) -> None:
+    from coat_core.pipeline.runner import run_stage
+    from coat_core.servers import sigterm_as_interrupt
+
+    with report_end(RESUMES), sigterm_as_interrupt():
+        run_stage(name)
