@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from flows.processes import StageProcesses
 from flows.progress import ProgressDisplay
 from flows.promotion import promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results
+from flows.sharing import find_remote, pull, push
 
 LOGS = Path(".scratch/logs")
 PROGRESS_FILES = Path(".scratch/progress")
@@ -149,7 +151,8 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
             match_graph(place, settings.experts, in_bucket=settings.corpus.in_bucket)
             if settings.corpus.in_bucket:
                 get_run_logger().info("source: %s", summary_text(list_source(place, settings.corpus)))
-            seconds, last = _run_stale(place, jobs or os.cpu_count() or 1, settings)
+            with _shared(place):
+                seconds, last = _run_stale(place, jobs or os.cpu_count() or 1, settings)
             publish_contract(place)
             decisions = promote_backbones(place, wait_for=last)
             publish_results(place, decisions)
@@ -158,6 +161,27 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
             _processes.end_all()
             raise
     return {"stages": seconds, "decisions": decisions}
+
+
+@contextmanager
+def _shared(workspace: Path) -> Iterator[None]:
+    """With a DVC remote: take over what other hosts have computed, and store what was computed here, also if a stage fails."""
+    remote = find_remote(workspace)
+    if remote is None:
+        yield
+        return
+    logger = get_run_logger()
+    logger.info("remote %s: %d stages taken over", remote.name, pull(workspace, remote))
+    try:
+        yield
+    except StageError:
+        try:
+            push(workspace, remote)
+        except StageError as error:
+            logger.error("the results of the completed stages were not stored: %s", error)
+        raise
+    push(workspace, remote)
+    logger.info("remote %s: results stored", remote.name)
 
 
 def _run_stale(workspace: Path, jobs: int, settings: Settings) -> tuple[dict[str, float], list[PrefectFuture[Any]]]:

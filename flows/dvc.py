@@ -35,7 +35,7 @@ def read_graph(workspace: Path) -> dict[str, frozenset[str]]:
     Raises:
         StageError: DVC cannot read the graph.
     """
-    return parse_graph(_dvc(workspace, "dag", "--dot"))
+    return parse_graph(call(workspace, "dag", "--dot"))
 
 
 def parse_graph(dot: str) -> dict[str, frozenset[str]]:
@@ -59,7 +59,7 @@ def read_stale(workspace: Path) -> frozenset[str]:
     Raises:
         StageError: DVC cannot compare the workspace with `dvc.lock`.
     """
-    return frozenset(json.loads(_dvc(workspace, "status", "--json")))
+    return frozenset(json.loads(call(workspace, "status", "--json")))
 
 
 def with_descendants(names: frozenset[str], graph: Mapping[str, frozenset[str]]) -> frozenset[str]:
@@ -89,7 +89,18 @@ def reproduce_command(stage: str) -> list[str]:
     return [tool("dvc"), "--wait-for-lock", "repro", "--single-item", stage]
 
 
-def _dvc(workspace: Path, *arguments: str) -> str:
+def config(workspace: Path) -> dict[str, str]:
+    """Return DVC's configuration of a workspace by dotted name."""
+    lines = (line.partition("=") for line in call(workspace, "config", "--list").splitlines() if "=" in line)
+    return {name: value for name, _, value in lines}
+
+
+def call(workspace: Path, *arguments: str) -> str:
+    """Run a DVC command in a workspace and return what it printed.
+
+    Raises:
+        StageError: the command failed.
+    """
     done = subprocess.run([tool("dvc"), *arguments], cwd=workspace, capture_output=True, text=True, env=environment())
     if done.returncode:
         raise StageError(

@@ -22,6 +22,8 @@ from coat_core.settings import ExpertSettings, load_settings, parse_settings, re
 
 LINKED = ("coat_core", "bases", ".venv")
 """Shared with the repository by symbolic link, so that every path in dvc.yaml is valid in both."""
+_PLACE = (".url", ".endpointurl", ".region", ".profile")
+"""Settings of a DVC remote that a workspace takes over from the repository."""
 NEURAL_CODE = ("coat_core/device.py", "coat_core/experts/neural")
 """Code that `features` depends on only where params name a neural expert."""
 
@@ -70,7 +72,15 @@ def make_workspace(folder: Path, params: Path, changes: Mapping[str, Any] | None
         _dvc(folder, "init", "--no-scm", "-q", "--force")
         for key, value in (("core.analytics", "false"), ("core.check_update", "false"), ("cache.dir", str(root / ".dvc" / "cache"))):
             _dvc(folder, "config", "--local", key, value)
+        for key, value in _remote_settings(root):
+            _dvc(folder, "config", "--local", key, value)
     return folder
+
+
+def _remote_settings(root: Path) -> list[tuple[str, str]]:
+    """Return the settings of the repository's DVC remotes that say where they are; those that may be secret are not copied."""
+    lines = (line.partition("=") for line in _dvc(root, "config", "--list").splitlines() if "=" in line)
+    return [(key, value) for key, _, value in lines if key == "core.remote" or (key.startswith("remote.") and key.endswith(_PLACE))]
 
 
 def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings], *, in_bucket: bool = False) -> None:
@@ -170,8 +180,9 @@ def _needs_neural(experts: Mapping[str, ExpertSettings]) -> bool:
     return any(expert.implementation in NEURAL for expert in experts.values())
 
 
-def _dvc(folder: Path, *arguments: str) -> None:
+def _dvc(folder: Path, *arguments: str) -> str:
     command = [str(Path(sys.executable).parent / "dvc"), *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "DVC_NO_ANALYTICS": "true"})
     if done.returncode:
         raise CoatError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()[-500:]}", field="workspace", value=str(folder))
+    return done.stdout

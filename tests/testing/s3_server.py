@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import uuid
 from collections import defaultdict
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -35,9 +37,11 @@ def moto_server() -> Iterator[str]:
 
 def use_server(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """Set the environment of the AWS SDKs to a server on loopback; the host's own profile is not read."""
+    nothing = Path(tempfile.gettempdir()) / "coat-tests-empty-aws-config"
+    nothing.touch()
     values = {
         "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": str(nothing), "AWS_SHARED_CREDENTIALS_FILE": str(nothing),
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
