@@ -8,20 +8,34 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
+from pathlib import Path
 
 import psutil
 
 OWNER = "COAT_OWNER"
 """Environment variable with the mark `<pid>:<start time>` of the process that owns the running stages."""
 INTERVAL_S = 0.5
+_FIRST_PID_SPACE = "pid:[4026531836]"
+"""Linux's name of the process ids that are not those of a container."""
 
 
 def owner_mark(pid: int | None = None) -> str:
     """Return the mark of a process: its id and start time, which together are unique."""
     process = psutil.Process(pid)
     return f"{process.pid}:{process.create_time():.2f}"
+
+
+def host_name() -> str:
+    """Return a name for what the process ids of this process are valid in: the host, or a container of it with ids of its own."""
+    host = socket.gethostname()
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return host
+    return host if space == _FIRST_PID_SPACE else f"{host} {space}"
 
 
 def is_alive(mark: str) -> bool:

@@ -43,12 +43,12 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
             # Prefect reads its settings from the environment when it is imported: before this line it would start a server of its own.
             from prefect import tags
 
-            from coat_core.watchdog import owner_mark
             from flows.chain import chain
             from flows.promotion import decisions_text
+            from flows.records import owner_tag
 
             _hide_reported_failures()
-            with tags(f"owner:{owner_mark()}"):
+            with tags(owner_tag()):
                 state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
             outcome = state.result(raise_on_failure=False)
         if isinstance(outcome, BaseException):

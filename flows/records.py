@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coat_core import storage
 from coat_core.registry.database import tracking_uri
-from coat_core.watchdog import is_alive
+from coat_core.watchdog import host_name, is_alive, owner_mark
 
 _OWNER_TAG = "owner:"
 
@@ -42,20 +43,36 @@ def close_dead_flow_runs() -> int:
     open_tasks = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=open_types)))
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_filter=flow, flow_run_filter=open_runs):
-            if _owner_lives(run.tags) is False:
+            if owner_state(run.tags) == "gone":
                 client.set_flow_run_state(run.id, gone, force=True)
                 closed += 1
         for task in client.read_task_runs(flow_filter=flow, flow_run_filter=ended_runs, task_run_filter=open_tasks):
-            if task.state_name != "NotReady" and task.flow_run_id and not _owner_lives(client.read_flow_run(task.flow_run_id).tags):
+            if task.state_name == "NotReady" or not task.flow_run_id:
+                continue
+            if owner_state(client.read_flow_run(task.flow_run_id).tags) in ("gone", "unnamed"):
                 client.set_task_run_state(task.id, gone, force=True)
                 closed += 1
     return closed
 
 
-def _owner_lives(tags: list[str]) -> bool | None:
-    """Return whether the process named in a run's tags still runs; None without such a tag (the worker then reports the run)."""
-    owners = [tag.removeprefix(_OWNER_TAG) for tag in tags if tag.startswith(_OWNER_TAG)]
-    return any(map(is_alive, owners)) if owners else None
+def owner_tag() -> str:
+    """Return the tag of the runs of this process: its id and start time, and the host in which they mean something."""
+    return f"{_OWNER_TAG}{owner_mark()}@{host_name()}"
+
+
+def owner_state(tags: Iterable[str]) -> Literal["lives", "gone", "elsewhere", "unnamed"]:
+    """Return what became of the process that a run's tags name.
+
+    "elsewhere": it is of another host, whose next run closes its runs; process ids say nothing here. "unnamed": a worker started the run,
+    and reports its end.
+    """
+    owners = [tag.removeprefix(_OWNER_TAG).partition("@") for tag in tags if tag.startswith(_OWNER_TAG)]
+    if not owners:
+        return "unnamed"
+    here = [mark for mark, _, host in owners if host in ("", host_name())]
+    if not here:
+        return "elsewhere"
+    return "lives" if any(map(is_alive, here)) else "gone"
 
 
 def publish_contract(workspace: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from coat_core.errors import RegistryError
 from coat_core.registry.database import connect, experiment_id, portable
 from coat_core.storage import read_json
-from coat_core.watchdog import is_alive, owner_mark
+from coat_core.watchdog import host_name, is_alive, owner_mark
 
 if TYPE_CHECKING:
     from coat_core.training.tracker import Status
@@ -194,7 +193,7 @@ def open_tracker(workspace: Path = Path(), *, experiment: str, run_name: str = "
 
 def owner_tags() -> dict[str, str]:
     """Return the tags of the process that keeps a run open."""
-    return {"owner.host": socket.gethostname(), "owner.process": owner_mark()}
+    return {"owner.host": host_name(), "owner.process": owner_mark()}
 
 
 def find_run(client: Any, run_id: str) -> Any | None:
@@ -268,7 +267,7 @@ def close_dead_runs(workspace: Path = Path()) -> list[str]:
     while True:
         page = client.search_runs(
             experiments,
-            f"attributes.status = 'RUNNING' and tags.`owner.host` = '{socket.gethostname()}'",
+            f"attributes.status = 'RUNNING' and tags.`owner.host` = '{host_name()}'",
             max_results=1000,
             page_token=token,
         )
