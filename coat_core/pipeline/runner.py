@@ -64,6 +64,12 @@ class StageRun:
 
         log_to_recorded_run(self.workspace, self.workspace / "runs" / name, metrics)
 
+    def run_in_processes(self, count: int) -> None:
+        """Run this stage in processes (`run_here` of its module), and wait for them; how they are started changes none of the outputs."""
+        from coat_core.pipeline.processes import run_in_processes
+
+        run_in_processes(self.stage.name, count, self.workspace, self.scratch)
+
     def explain_training_memory(self, *arguments: Any) -> OutOfMemoryError:
         """Return the error of a training step that ran out of memory; advice changes none of the outputs."""
         from coat_core.sizing.out_of_memory import explain_training_step
@@ -89,26 +95,41 @@ def run_stage(name: str, workspace: Path = Path()) -> None:
     try:
         _run(name, workspace)
     except BaseException as error:
-        retryable = error.retryable if isinstance(error, CoatError) else isinstance(error, _RETRYABLE)
-        detail = "" if isinstance(error, CoatError) else traceback.format_exc()
-        storage.write_json(outcome, {"class": type(error).__name__, "message": str(error), "retryable": retryable, "detail": detail})
+        storage.write_json(outcome, outcome_of(error))
         raise
     storage.write_json(outcome, {"class": "ok", "message": "", "retryable": False, "detail": ""})
 
 
-def _run(name: str, workspace: Path) -> None:
+def outcome_of(error: BaseException) -> dict[str, Any]:
+    """Return the content of the outcome file of a stage that failed with this error; called where it is handled."""
+    retryable = error.retryable if isinstance(error, CoatError) else isinstance(error, _RETRYABLE)
+    detail = "" if isinstance(error, CoatError) else traceback.format_exc()
+    return {"class": type(error).__name__, "message": str(error), "retryable": retryable, "detail": detail}
+
+
+def open_stage(name: str, workspace: Path) -> StageRun:
+    """Return the arguments of a stage function for the params, inputs and code as they are now.
+
+    Raises:
+        CoatError: params are invalid, or an input is missing.
+    """
     settings = load_settings(workspace / "params.yaml")
     values = read_values(workspace / "params.yaml")
     stage = find_stage(name, workspace, values)
     key = stage_key(stage, workspace, values)
-    scratch = workspace / SCRATCH / key
+    return StageRun(stage, settings, workspace, key, workspace / SCRATCH / key)
+
+
+def _run(name: str, workspace: Path) -> None:
+    job = open_stage(name, workspace)
+    stage, scratch = job.stage, job.scratch
     _drop_older(stage, workspace, keep=scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     storage.write_text(scratch / "stage.txt", stage.name)
     # A store is updated in place and is not in the scratch folder: its stage runs again, and itself finds out what there is to do.
     if not ((scratch / _DONE).exists() and all((scratch / "out" / out).exists() for out in stage.outs)):
-        _set_threads(settings)
-        import_module(stage.module).run(StageRun(stage, settings, workspace, key, scratch))
+        set_threads(job.settings)
+        import_module(stage.module).run(job)
         storage.write_json(scratch / _DONE, {"stage": stage.name, "outs": list(stage.outs)})
     for out in stage.outs:
         if (scratch / "out" / out).exists():
@@ -122,7 +143,7 @@ def _drop_older(stage: Stage, workspace: Path, keep: Path) -> None:
             shutil.rmtree(mark.parent, ignore_errors=True)
 
 
-def _set_threads(settings: Settings) -> None:
+def set_threads(settings: Settings) -> None:
     """Fix the number of threads before any numerical library is loaded: one thread and two give different weights."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(settings.runtime.threads)

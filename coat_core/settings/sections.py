@@ -228,6 +228,8 @@ class TrainingSettings(Section):
 
     ground_steps: Annotated[int, Field(ge=0)] = 100
     respond_steps: Count = 200
+    processes: Count = 1
+    """Processes on this host (DDP), one for each GPU. A step takes `processes · batch_size · accumulation` examples."""
     batch_size: Count = 16
     """Examples per forward and process."""
     batch_seconds: Positive | None = None

@@ -84,6 +84,12 @@ def train(
     run = TrainingRun(settings, backbone_key, arm, seed, scratch, fingerprint, explain_memory)
     scratch.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(settings)
+    if accelerator.num_processes != settings.training.processes:
+        raise TrainingError(
+            "the number of processes is part of the params, because the weights depend on it", field="training.processes",
+            value=settings.training.processes, allowed=f"the processes of this launch: {accelerator.num_processes}",
+            next_step="set it, and run `coat train` or `coat run`, which start the processes themselves",
+        )  # fmt: skip
     if not _is_finished(run):
         with fixed_compute(settings.runtime):
             _train(run, examples, corpus, features, audio, accelerator, tracker if accelerator.is_main_process else NullTracker())

@@ -13,8 +13,16 @@ if TYPE_CHECKING:
 
 def run(job: StageRun) -> None:
     """Train, or publish the untouched base where the arm trains nothing."""
-    backbone, trial = job.stage.axes
     job.stage.check_experts(job.settings.experts)
+    if job.settings.training.processes > 1:
+        job.run_in_processes(job.settings.training.processes)
+    else:
+        run_here(job)
+
+
+def run_here(job: StageRun) -> None:
+    """Train in this process, which may be one of several."""
+    backbone, trial = job.stage.axes
     with job.open_tracker(f"{backbone}-{trial}") as tracker:
         train(
             job.settings,

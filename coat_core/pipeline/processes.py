@@ -1,0 +1,131 @@
+"""One training in several processes of this host (DDP), one for each GPU.
+
+The stage starts the processes, each with the environment that `torchrun` would give it. If one fails, the others, which wait for it in a
+collective, are killed. A stop is passed on once: the trainer's ranks agree on the step after which they write a checkpoint and end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from coat_core import storage
+from coat_core.errors import Interrupted, StageError
+
+RANKS = "ranks"
+"""Folder in the scratch folder with the outcome of each process that failed."""
+_INTERVAL_S = 0.2
+
+
+class ProcessFailedError(StageError):
+    """A process of a training failed; `retryable` is that of its own error."""
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+def run_in_processes(stage: str, count: int, workspace: Path, scratch: Path) -> None:
+    """Run a train stage in processes and wait for them.
+
+    Args:
+        stage: name of the stage.
+        count: number of processes.
+        workspace: folder with `dvc.yaml` and `params.yaml`.
+        scratch: scratch folder of the stage.
+
+    Raises:
+        ProcessFailedError: a process failed; the message is that of its error.
+        Interrupted: the stage was stopped; a checkpoint was written.
+    """
+    ranks = scratch / RANKS
+    ranks.mkdir(parents=True, exist_ok=True)
+    for old in ranks.iterdir():
+        old.unlink()
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    processes = []
+    try:
+        for rank in range(count):
+            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+            arguments = [sys.executable, "-m", "coat_core.pipeline.processes", stage, str(ranks / f"{rank}.json")]
+            # A session of its own: Ctrl-C in a terminal would reach each process twice.
+            processes.append(subprocess.Popen(arguments, cwd=workspace, env={**shared, **variables}, start_new_session=True))
+        _wait(processes, ranks)
+    except KeyboardInterrupt:
+        _stop(processes)
+        raise Interrupted("training was stopped", next_step="run the same command again") from None
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], ranks: Path) -> None:
+    """Wait until all processes have ended well.
+
+    Raises:
+        ProcessFailedError: one has not.
+    """
+    while True:
+        statuses = [process.poll() for process in processes]
+        failed = [rank for rank, status in enumerate(statuses) if status]
+        if failed:
+            raise _error(failed[0], statuses[failed[0]] or 0, ranks)
+        if None not in statuses:
+            return
+        time.sleep(_INTERVAL_S)
+
+
+def _error(rank: int, status: int, ranks: Path) -> StageError:
+    path = ranks / f"{rank}.json"
+    if not path.is_file():
+        return ProcessFailedError(f"process {rank} of the training was killed (exit status {status})", retryable=False)
+    outcome = storage.read_json(path)
+    if outcome["class"] == Interrupted.__name__:
+        return ProcessFailedError(outcome["message"], retryable=True)
+    text = outcome["detail"] or outcome["message"]
+    return ProcessFailedError(f"process {rank}: {outcome['class']}: {text}", retryable=bool(outcome["retryable"]))
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask the processes to stop, and wait until they have written their checkpoint."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Run this process's part of a training; its error goes to a file that the stage reads."""
+    from coat_core import watchdog
+    from coat_core.pipeline.runner import open_stage, outcome_of, set_threads
+    from coat_core.pipeline.stages import train
+
+    name, outcome = sys.argv[1], Path(sys.argv[2])
+    watchdog.watch_owner()
+    try:
+        job = open_stage(name, Path())
+        set_threads(job.settings)
+        train.run_here(job)
+    except BaseException as error:
+        storage.write_json(outcome, outcome_of(error))
+        # Not a clean exit: another process may wait in a collective, and torch would wait for it.
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
