@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
+import ipaddress
 import os
 import re
 import shutil
+import socket
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from coat_core.errors import CoatError
 from coat_core.packages import failed_imports, unmet_requirements, used_modules
@@ -139,21 +143,54 @@ def blocks(workspace: Path) -> Iterator[Finding]:
 
 
 def _endpoints(workspace: Path) -> Iterator[Finding]:
-    tracking = os.environ.get("MLFLOW_TRACKING_URI")
-    yield _check_endpoint(
-        "MLflow",
-        f"{tracking}/health" if tracking and tracking.startswith("http") else None,
-        tracking or "sqlite: mlflow.db in the workspace",
-    )
-    prefect = os.environ.get("PREFECT_API_URL")
-    yield _check_endpoint("Prefect", f"{prefect}/health" if prefect else None, prefect or "none set: coat run starts a loopback server")
+    tracking, prefect = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("PREFECT_API_URL")
+    if tracking and tracking.startswith("http"):
+        account = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+        login = ":".join(map(str, account)) if all(account) else None
+        variables = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        yield _check_server("MLflow", tracking, "/api/2.0/mlflow/experiments/search?max_results=1", login, variables)
+    else:
+        yield Finding("MLflow", True, tracking or "sqlite: mlflow.db in the workspace")
+    if prefect:
+        yield _check_server("Prefect", prefect, "/admin/version", os.environ.get("PREFECT_API_AUTH_STRING"), "PREFECT_API_AUTH_STRING")
+    else:
+        yield Finding("Prefect", True, "none set: coat run starts a loopback server")
 
 
-def _check_endpoint(name: str, url: str | None, shown: str) -> Finding:
-    if url is None:
-        return Finding(name, True, shown)
+def _check_server(name: str, url: str, call: str, login: str | None, variables: str) -> Finding:
+    """Return whether a server is up, accepts these credentials, and, unless only this host can reach it, refuses calls without any."""
+    url, shown = url.rstrip("/"), _without_login(url)
     try:
-        with urllib.request.urlopen(url, timeout=3):
-            return Finding(name, True, shown)
+        with urllib.request.urlopen(f"{url}/health", timeout=3):
+            pass
+        if _status(url + call, login) in (401, 403):
+            return Finding(
+                name, False, f"{shown} refuses {'these credentials' if login else 'calls without credentials'}", f"set {variables}"
+            )
+        if not _is_loopback(url) and _status(url + call, None) == 200:
+            return Finding(name, False, f"{shown} answers calls without credentials", "turn on its authentication, or bind it to 127.0.0.1")
     except (urllib.error.URLError, OSError, ValueError) as error:
         return Finding(name, False, f"{shown}: {error}", "start it, or unset its environment variable to use the embedded one")
+    return Finding(name, True, shown)
+
+
+def _status(url: str, login: str | None) -> int:
+    request = urllib.request.Request(url)
+    if login is not None:
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=3) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _without_login(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -123,6 +123,16 @@ class RegistryError(CoatError):
     """The model registry refused a change, or does not contain the requested model."""
 
 
+class RegistryRefusedError(RegistryError):
+    """The tracking server does not know the account, or does not allow it this request."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """The tracking server cannot be reached, or is too busy."""
+
+    retryable = True
+
+
 class StageError(CoatError):
     """A stage of the pipeline failed."""
 

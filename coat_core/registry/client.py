@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from coat_core.errors import RegistryError
+from coat_core.errors import RegistryRefusedError, RegistryUnavailableError
 from coat_core.registry.database import not_writable, portable
 
 _READ_ONLY = ("readonly database", "read-only", "permission denied", "unable to open database file")
 _UNREACHABLE = ("max retries exceeded", "failed to establish a new connection", "connection refused", "name or service not known")
+_REFUSED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+REQUEST_RETRIES = "4"
+"""Repetitions of a request to a server, after 2, 4, 8 and 16 s: a restart is survived. MLflow's own default waits for four minutes."""
 
 
 class Client:
@@ -26,6 +30,8 @@ class Client:
     def __init__(self, uri: str, workspace: Path) -> None:
         from mlflow import MlflowClient
 
+        if uri.startswith("http"):
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", REQUEST_RETRIES)
         self._uri, self._workspace = uri, workspace
         with_errors = self._explained(MlflowClient)
         self._client: Any = with_errors(tracking_uri=uri, registry_uri=uri)
@@ -49,11 +55,18 @@ class Client:
                 if any(part in text for part in _READ_ONLY):
                     raise not_writable(self._workspace, error) from error
                 if any(part in text for part in _UNREACHABLE):
-                    raise RegistryError(
+                    raise RegistryUnavailableError(
                         "the tracking server is unreachable",
                         field="MLFLOW_TRACKING_URI",
                         value=portable(self._uri),
                         next_step="start the server, or unset MLFLOW_TRACKING_URI to use mlflow.db in this folder",
+                    ) from error
+                if error.error_code in _REFUSED:
+                    raise RegistryRefusedError(
+                        "the tracking server refused the request",
+                        field="MLFLOW_TRACKING_URI",
+                        value=portable(self._uri),
+                        next_step="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that may do this",
                     ) from error
                 raise
 

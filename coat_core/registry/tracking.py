@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coat_core.errors import RegistryError
+from coat_core.errors import RegistryError, RegistryRefusedError
 from coat_core.registry.database import connect, experiment_id, portable
 from coat_core.storage import read_json
 from coat_core.watchdog import host_name, is_alive, owner_mark
@@ -197,11 +197,13 @@ def owner_tags() -> dict[str, str]:
 
 
 def find_run(client: Any, run_id: str) -> Any | None:
-    """Return a run; None if it is unknown or deleted."""
+    """Return a run; None if it is unknown or deleted. To a server with accounts, a run that it does not have is one that is not allowed."""
     from mlflow.exceptions import MlflowException
 
     try:
         run = client.get_run(run_id)
+    except RegistryRefusedError:
+        return None
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

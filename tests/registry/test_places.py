@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from coat_core.errors import RegistryError
+from coat_core.errors import RegistryError, RegistryRefusedError, RegistryUnavailableError
 from coat_core.registry import database
 from coat_core.registry.champions import promote, rollback
 from coat_core.registry.client import Client
@@ -18,9 +18,11 @@ from coat_core.registry.cold_load import load_cold
 from coat_core.registry.comparison import compare
 from coat_core.registry.lineage import lineage
 from coat_core.registry.releases import register_trial
+from coat_core.registry.tracking import find_run
 from coat_core.registry.versions import model_folder, unpack
 from coat_core.settings import RegistrySettings
 from tests.registry.conftest import BOOTSTRAP, NAME
+from tests.testing.http_server import answering
 
 
 @pytest.mark.parametrize(
@@ -120,3 +122,25 @@ def test_an_unknown_version_lists_the_known_ones(workspace: Path, add_trial: Cal
     for reader in (lambda: lineage(f"models:/{NAME}/{number}", workspace), lambda: load_cold(NAME, number, workspace)):
         with pytest.raises(RegistryError, match=f"allowed: .*models:/{NAME}/1|allowed: models:/NAME/VERSION"):
             reader()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable", "said"),
+    [
+        (401, RegistryRefusedError, False, "MLFLOW_TRACKING_USERNAME"),
+        (403, RegistryRefusedError, False, "MLFLOW_TRACKING_USERNAME"),
+        (503, RegistryUnavailableError, True, "unreachable"),
+        (None, RegistryUnavailableError, True, "start the server"),
+    ],
+)
+def test_a_server_that_refuses_or_is_down_is_one_message(
+    status: int | None, kind: type[RegistryError], retryable: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(lambda *_: status or 200) as url:
+        client = Client(url if status else "http://127.0.0.1:9", tmp_path)
+        with pytest.raises(kind, match=said) as caught:
+            client.get_registered_model(NAME)
+        assert caught.value.retryable is retryable
+        if status == 403:
+            assert find_run(client, "0" * 32) is None, "to a server with accounts, an unknown run is one that is not allowed"
