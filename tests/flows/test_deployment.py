@@ -80,7 +80,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         start(made.log, sys.executable, "-m", "flows.server", "--port", str(port))
         assert chain_runs.wait_for(lambda: _is_healthy(url), interval_s=0.3), made.log.read_text()[-3000:]
         _prefect(environment, "work-pool", "create", "coat", "--type", "process")
-        _prefect(environment, "--no-prompt", "deploy", "--all")
+        # The host that deploys has no COAT_HOME: each worker has its own.
+        _prefect({name: value for name, value in environment.items() if name != "COAT_HOME"}, "--no-prompt", "deploy", "--all")
         start(made.worker_log, str(chain_runs.BIN / "prefect"), "worker", "start", "--pool", "coat", "--type", "process", "--limit", "1")
         yield made
     finally:
