@@ -55,6 +55,9 @@ class CorpusSettings(Section):
     def _path_when_needed(self) -> CorpusSettings:
         if self.kind != "generated" and not self.path:
             raise ValueError("`path` must name a folder, a file or s3://bucket/prefix unless kind is `generated`")
+        scheme, sign, _ = (self.path or "").partition("://")
+        if sign and not self.in_bucket:
+            raise ValueError(f"`path` cannot be read from {scheme}://; allowed: a path on this host, or s3://bucket/prefix")
         if self.in_bucket and self.roots:
             raise ValueError("`roots` are folders of this host: with an S3 path, put the audio below the same prefix; allowed: []")
         return self

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from coat_core.corpus.imported import bucket as module
 from coat_core.corpus.imported.bucket import SNAPSHOT, local_copy, write_snapshot
 from coat_core.corpus.imported.corpus import import_corpus
-from coat_core.errors import CorpusError, SettingsError, StorageError, StorageUnavailableError
+from coat_core.errors import CorpusError, SettingsError, StageError, StorageError, StorageUnavailableError
 from coat_core.pipeline.graph import find_stage, stage_key
 from coat_core.pipeline.runner import run_stage
 from coat_core.pipeline.source import list_source, summary_text
@@ -210,10 +210,22 @@ def test_the_graph_depends_on_the_snapshot_only_for_a_source_in_a_bucket(workspa
     assert (workspace / "dvc.yaml").read_text() == with_snapshot
 
 
-def test_roots_and_a_source_on_this_host_are_refused(tmp_path: Path) -> None:
+def test_the_repositorys_own_graph_is_not_changed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    experts = load_settings(ROOT / "params.yaml").experts
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    monkeypatch.setattr("coat_core.pipeline.workspace.repository_root", lambda: tmp_path)
+    with pytest.raises(StageError, match=r"another kind of source.*coat workspace DIR"):
+        match_graph(tmp_path, experts, in_bucket=True)
+    assert (tmp_path / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()
+
+
+def test_roots_other_schemes_and_a_source_on_this_host_are_refused(tmp_path: Path) -> None:
     values = read_values(ROOT / "params.yaml")
     values["corpus"] |= {"kind": "manifest", "path": "s3://audio/rows.jsonl", "roots": ["/data"]}
     with pytest.raises(SettingsError, match="folders of this host"):
+        parse_settings(values, "params")
+    values["corpus"] |= {"path": "gs://audio/rows.jsonl", "roots": []}
+    with pytest.raises(SettingsError, match=r"cannot be read from gs://; allowed: a path on this host, or s3://"):
         parse_settings(values, "params")
     with pytest.raises(CorpusError, match="not in a bucket"):
         list_source(tmp_path, settings("manifest"))
