@@ -1,4 +1,4 @@
-"""A server on loopback that answers as it is told."""
+"""Servers on loopback that answer as they are told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,27 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    """A handler that prints nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1") -> Iterator[str]:
+    """Serve on a free port until the block ends; yield the URL."""
+    server = ThreadingHTTPServer((host, 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://{host}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @contextmanager
@@ -18,10 +38,7 @@ def answering(status_of: Callable[[str, str | None], int], host: str = "127.0.0.
         host: address of the interface.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *arguments: Any) -> None:
-            """Print nothing."""
-
+    class Handler(QuietHandler):
         def answer(self) -> None:
             self.send_response(status_of(self.path.partition("?")[0], self.headers["Authorization"]))
             self.send_header("Content-Length", "2")
@@ -30,12 +47,5 @@ def answering(status_of: Callable[[str, str | None], int], host: str = "127.0.0.
 
         do_GET = do_POST = answer  # noqa: N815
 
-    server = ThreadingHTTPServer((host, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler, host) as url:
+        yield url

@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from coat_core.storage import s3
+from tests.testing.http_server import QuietHandler, serving
 
 KEY_ID, SECRET = "AKIATESTONLY00000000", "secret-of-the-tests-0123456789abcdefghij"
 Fault = Literal["half", "damaged", "busy", "closed"]
@@ -59,11 +59,8 @@ class FaultyProxy:
         lock = threading.Lock()
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
-
-            def log_message(self, *arguments: Any) -> None:
-                """Print nothing."""
 
             def forward(self) -> None:
                 path = self.path.partition("?")[0]
@@ -98,20 +95,14 @@ class FaultyProxy:
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = forward  # noqa: N815
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._handler = Handler
+        self.url = ""
 
     @contextmanager
     def running(self) -> Iterator[FaultyProxy]:
         """Serve within the context."""
-        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        thread.start()
-        try:
+        with serving(self._handler) as self.url:
             yield self
-        finally:
-            self._server.shutdown()
-            self._server.server_close()
-            thread.join()
 
 
 @pytest.fixture(scope="session")
