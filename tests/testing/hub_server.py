@@ -74,10 +74,10 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
             elif body:
                 self.wfile.write(data)
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802
             self._answer(True)
 
-        def do_HEAD(self) -> None:
+        def do_HEAD(self) -> None:  # noqa: N802
             self._answer(False)
 
     with serving(Handler) as hub.url:
