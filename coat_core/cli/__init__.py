@@ -350,7 +350,3 @@ def main() -> None:
             raise
         typer.secho(f"coat: {message}", err=True, fg=typer.colors.RED)
         sys.exit(error.exit_status if isinstance(error, CoatError) else 1)
-
-
-if __name__ == "__main__":
-    main()
