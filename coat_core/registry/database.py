@@ -241,8 +241,7 @@ def _relocate(path: Path, inode: int) -> None:
     """
     here = artifact_location(path.parent / ARTIFACTS)
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as database:
-            row = database.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
+        row = _default_experiment(path)
     except sqlite3.DatabaseError as error:
         raise RegistryError(
             f"{path.name} is not an MLflow database: {error}",
@@ -261,6 +260,23 @@ def _relocate(path: Path, inode: int) -> None:
             raise not_writable(path.parent, error) from error
     # The workspace may move back to a place that is cached.
     _relocate.cache_clear()
+
+
+def _default_experiment(path: Path) -> Any:
+    """Return the artifact location of the default experiment as a row; None if there is no such experiment."""
+    query = "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+            return database.execute(query).fetchone()
+    except sqlite3.OperationalError as error:
+        if "readonly" not in str(error):
+            raise
+    # A process was killed within a transaction. Only a connection that may write can roll its journal back.
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=60)) as database:
+            return database.execute(query).fetchone()
+    except sqlite3.OperationalError as error:
+        raise not_writable(path.parent, error) from error
 
 
 def _rewrite(path: Path, recorded: str, here: str) -> None:

@@ -97,3 +97,25 @@ def test_the_artifacts_of_a_moved_workspace_are_found(workspace: Path, client: A
 )
 def test_a_recorded_uri_contains_no_secret_and_no_local_path(uri: str, recorded: str) -> None:
     assert database.portable(uri) == recorded
+
+
+_KILLED = """
+import os, signal, sqlite3, sys
+
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+# A small cache is written to the file before the transaction ends, and the journal before that.
+database.execute("PRAGMA cache_size = 1")
+database.execute("BEGIN IMMEDIATE")
+database.execute("UPDATE experiments SET artifact_location = 'wrong'")
+database.execute("CREATE TABLE filler (text)")
+database.executemany("INSERT INTO filler VALUES (?)", [("x" * 4000,)] * 200)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_transaction_that_was_killed_is_rolled_back(tmp_path: Path) -> None:
+    location = database.connect(tmp_path).get_experiment("0").artifact_location
+    subprocess.run([sys.executable, "-c", _KILLED, tmp_path / "mlflow.db"], check=False)
+    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0
+    database._relocate.cache_clear()
+    assert database.connect(tmp_path).get_experiment("0").artifact_location == location
