@@ -22,9 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from coat_core.backbones.base import Backbone
+
+# The same examples in every run, and no clock: a busy machine is slow by spells.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 BACKBONE_KEYS = ("qwen2_audio", "qwen2_5_omni", "audio_flamingo_3")
 TEXTS = (
