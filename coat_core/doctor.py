@@ -15,11 +15,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from coat_core.errors import CoatError
 from coat_core.packages import failed_imports, unmet_requirements, used_modules
 from coat_core.probing.verdict import FOLDER as PROBES
+from coat_core.registry.database import portable
 from coat_core.settings import load_settings
 from coat_core.storage import read_json
 
@@ -159,7 +160,7 @@ def _endpoints(workspace: Path) -> Iterator[Finding]:
 
 def _check_server(name: str, url: str, call: str, login: str | None, variables: str) -> Finding:
     """Return whether a server is up, accepts these credentials, and, unless only this host can reach it, refuses calls without any."""
-    url, shown = url.rstrip("/"), _without_login(url)
+    url, shown = url.rstrip("/"), portable(url)
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=3):
             pass
@@ -189,8 +190,3 @@ def _is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
     return all(ipaddress.ip_address(address).is_loopback for address in addresses)
-
-
-def _without_login(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from coat_core import storage
 from coat_core.errors import Interrupted, StageError
+from coat_core.servers import free_port
 
 RANKS = "ranks"
 """Folder in the scratch folder with the outcome of each process that failed."""
@@ -48,7 +48,7 @@ def run_in_processes(stage: str, count: int, workspace: Path, scratch: Path) -> 
     ranks.mkdir(parents=True, exist_ok=True)
     for old in ranks.iterdir():
         old.unlink()
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     processes = []
     try:
         for rank in range(count):
@@ -101,12 +101,6 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.terminate()
     for process in processes:
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from coat_core.pipeline.runner import run_stage
 from coat_core.pipeline.workspace import make_workspace
 from coat_core.settings import read_values
 from coat_core.storage import read_json, read_jsonl, sha256_file
-from tests.testing.chain_runs import HANG_S, PARAMS, environment
+from tests.testing.chain_runs import HANG_S, PARAMS, environment, wait_for
 
 TRIAL = "qwen2_audio-coat-0"
 STAGE = f"train@{TRIAL}"
@@ -82,7 +81,7 @@ def test_a_process_that_fails_is_named_and_ends_the_others(workspace: Path) -> N
 
 def test_a_killed_process_ends_the_others(workspace: Path) -> None:
     running = _start(workspace)
-    _wait_for(lambda: len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace))
+    assert wait_for(lambda: len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace))
     ranks = [process for process in _processes_in(workspace) if process.pid != running.pid]
     ranks[-1].kill()
     assert running.wait(HANG_S) == 1
@@ -92,7 +91,7 @@ def test_a_killed_process_ends_the_others(workspace: Path) -> None:
 
 def test_a_stopped_training_continues_with_the_same_weights(workspace: Path) -> None:
     running = _start(workspace)
-    _wait_for(lambda: _has_checkpoint(workspace) or running.poll() is not None)
+    assert wait_for(lambda: _has_checkpoint(workspace) or running.poll() is not None)
     running.send_signal(signal.SIGTERM)
     assert running.wait(HANG_S) in (0, 130)
     assert not _processes_in(workspace)
@@ -122,11 +121,3 @@ def _processes_in(workspace: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def _wait_for(condition: object) -> None:
-    assert callable(condition)
-    limit = time.monotonic() + HANG_S
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.1)
