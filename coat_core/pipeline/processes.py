@@ -74,13 +74,19 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], ranks: Path) -> None:
         ProcessFailedError: one has not.
     """
     while True:
-        statuses = [process.poll() for process in processes]
-        failed = [rank for rank, status in enumerate(statuses) if status]
-        if failed:
-            raise _error(failed[0], statuses[failed[0]] or 0, ranks)
-        if None not in statuses:
+        if any(process.poll() for process in processes):
+            statuses = [process.poll() for process in processes]
+            failed = [rank for rank, status in enumerate(statuses) if status]
+            cause = min(failed, key=lambda rank: _time_of_failure(ranks / f"{rank}.json"))
+            raise _error(cause, statuses[cause] or 0, ranks)
+        if all(process.poll() == 0 for process in processes):
             return
         time.sleep(_INTERVAL_S)
+
+
+def _time_of_failure(outcome: Path) -> int:
+    """Return when a process failed [ns], 0 if it was killed: the others fail after it, in the collective that it left."""
+    return outcome.stat().st_mtime_ns if outcome.is_file() else 0
 
 
 def _error(rank: int, status: int, ranks: Path) -> StageError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
@@ -79,14 +78,14 @@ def test_a_process_that_fails_is_named_and_ends_the_others(workspace: Path) -> N
     assert not (workspace / f"models/{TRIAL}").exists()
 
 
-def test_a_killed_process_ends_the_others(workspace: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_is_named_and_ends_the_others(workspace: Path, rank: int) -> None:
     running = _start(workspace)
     assert wait_for(lambda: len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace))
-    ranks = [process for process in _processes_in(workspace) if process.pid != running.pid]
-    ranks[-1].kill()
+    next(process for process in _processes_in(workspace) if process.environ().get("RANK") == str(rank)).kill()
     assert running.wait(HANG_S) == 1
     assert not _processes_in(workspace)
-    assert "was killed" in json.loads((workspace / f".scratch/outcomes/{STAGE}.json").read_text())["message"]
+    assert f"process {rank} of the training was killed" in read_json(workspace / f".scratch/outcomes/{STAGE}.json")["message"]
 
 
 def test_a_stopped_training_continues_with_the_same_weights(workspace: Path) -> None:
