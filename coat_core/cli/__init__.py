@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -105,11 +105,16 @@ def bases(
     ] = None,
     to: Annotated[Path | None, typer.Option(help="small bases: folder in which each backbone gets a folder")] = None,
     window: Annotated[int, typer.Option(min=1, max=30, help="small bases: window of the audio tower, s")] = 10,
+    clips: Annotated[int, typer.Option(min=1, help="small bases: generated clips of each family")] = 600,
     recording_clips: Annotated[
         int, typer.Option(min=0, help="small bases: further clips of each family from the recordings' training groups")
     ] = 0,
     steps: Annotated[int, typer.Option(min=1, help="small bases: training steps")] = 2000,
     device: Annotated[str, typer.Option(help="small bases: device of the training")] = "cpu",
+    precision: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="small bases: precision of the training; default: bfloat16 with --language-model, else float32"),
+    ] = None,
 ) -> None:
     """Build and pretrain the tiny bases: the real model classes, small enough for a laptop. The repository contains them already built.
 
@@ -131,8 +136,8 @@ def bases(
 
     if to is None:
         raise typer.BadParameter("name the folder of the small bases", param_hint="--to")
-    training = default_training(language_model, steps=steps)
-    options = SmallBaseOptions(encoder, language_model, window, recording_clips=recording_clips, device=device, training=training)
+    training = default_training(language_model, steps=steps, **({"precision": precision} if precision else {}))
+    options = SmallBaseOptions(encoder, language_model, window, clips, recording_clips, device, training=training)
     with report_end(RESUMES):
         build_small_bases(chosen, to, settings, options, recordings=recordings, avoid=avoid)
 

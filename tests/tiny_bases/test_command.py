@@ -41,6 +41,13 @@ def test_without_a_language_model_a_small_one_is_trained(calls: list[Any]) -> No
     assert others["recordings"] == Path("r")
 
 
+def test_the_training_of_small_bases_can_be_made_shorter(calls: list[Any]) -> None:
+    result = CliRunner().invoke(cli.app, ["bases", "--encoder", "e", "--to", "out", "--clips", "7", "--precision", "bfloat16"])
+    assert result.exit_code == 0, result.output
+    options = calls[0][0][3]
+    assert (options.clips_per_family, options.training.precision, options.training.trained) == (7, "bfloat16", "full")
+
+
 def test_small_bases_need_a_folder(calls: list[Any]) -> None:
     result = CliRunner().invoke(cli.app, ["bases", "--encoder", "e"])
     assert result.exit_code == 2
