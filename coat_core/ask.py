@@ -18,8 +18,8 @@ from coat_core.storage import sha256_file
 
 RELEASES = Path("models")
 """Folder of the releases of a workspace."""
-TINY_PARAMETERS = 100_000_000
-"""A base with fewer parameters is one of the tiny ones (about one million); the published ones have billions."""
+TINY_PARAMETERS = 10_000_000
+"""A base with fewer parameters is one of the tiny ones (about two million); small bases (docs/extending.md) have tens of millions."""
 
 
 @dataclass(frozen=True)
