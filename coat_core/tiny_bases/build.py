@@ -127,7 +127,7 @@ def training_examples(generated: CorpusSettings, target: Path, clips: int, purpo
 
     if not target.is_dir():
         counts = {"clips_per_family": {"train": clips}, "labelled_clips_per_family": None}
-        generate_corpus(generated.model_copy(update={"kind": "generated", "path": None, **counts}), target, purpose=purpose)
+        generate_corpus(generated.model_copy(update={"kind": "generated", "path": None, **counts}), target, purpose=purpose, taught=True)
     examples = read_manifest(target / "manifest.jsonl")
     overlap = sorted({example.audio for example in examples if example.sha256 in avoid})
     if overlap:
@@ -154,9 +154,9 @@ def recorded_examples(generated: CorpusSettings, recordings: Path, target: Path,
 
 
 def planned_texts(generated: CorpusSettings) -> list[str]:
-    """Return the questions, choices and answers of the training split of the generated corpus, without making its audio."""
+    """Return questions, choices and answers of the generated corpus's training split, in the taught wordings, without making its audio."""
     from coat_core.corpus.generated.plan import plan_clips
 
     settings = generated.model_copy(update={"clips_per_family": {"train": generated.clips_per_family["train"]}})
-    questions = [question for plan in plan_clips(settings, "corpus") for question in plan.questions]
+    questions = [question for plan in plan_clips(settings, "corpus", taught=True) for question in plan.questions]
     return sorted({text for question in questions for text in (question.question, " ".join(question.choices or ()), question.answer)})

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from coat_core.corpus.generated.families.catalogue import FAMILY_RECIPES
 from coat_core.corpus.generated.plan import ClipPlan, plan_clips
+from coat_core.corpus.generated.wordings import WORDINGS
 from coat_core.corpus.questions import Question
 from coat_core.settings import CorpusSettings
 
@@ -50,6 +52,17 @@ def test_answers_and_groups_are_balanced() -> None:
         assert min(counted.values()) >= expected - 4 * expected**0.5, (task, counted)
     for task in (("emotion", "style"), ("music", "register"), ("reasoning", "higher"), ("understanding", "count"), ("emotion", "end")):
         assert max(answers[task].values()) - min(answers[task].values()) <= 4, (task, answers[task])
+
+
+def test_the_corpus_asks_the_taught_questions_in_other_words() -> None:
+    tasks = {task.key: task for recipes in FAMILY_RECIPES.values() for recipe in recipes for task in recipe.tasks}
+    assert {key: len(wordings) for key, wordings in WORDINGS.items()} == {key: len(task.wordings) for key, task in tasks.items()}
+    asked, taught = ([*plan_clips(settings(), "corpus", taught=flag)] for flag in (False, True))
+    for plan, same in zip(asked, taught, strict=True):
+        assert replace(plan, questions=()) == replace(same, questions=())
+        for question, other in zip(plan.questions, same.questions, strict=True):
+            assert replace(question, question="") == replace(other, question="")
+            assert question.question != other.question
 
 
 def test_a_longer_corpus_begins_with_the_clips_of_a_shorter_one() -> None:

@@ -23,7 +23,7 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Example
     """A corpus that is in no training data and in no other test."""
     folder = tmp_path_factory.mktemp("unseen") / "corpus"
     settings = CorpusSettings(seed=20261123, clips_per_family={"validation": 24})
-    generate_corpus(settings, folder, purpose="shipped-bases", workers=1)
+    generate_corpus(settings, folder, purpose="shipped-bases", taught=True, workers=1)
     return folder, read_manifest(folder / "manifest.jsonl")
 
 

@@ -29,13 +29,16 @@ _PARALLEL_FROM = 200
 """One process is faster for fewer clips than this."""
 
 
-def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "corpus", workers: int | None = None) -> None:
+def generate_corpus(
+    settings: CorpusSettings, target: Path, *, purpose: str = "corpus", taught: bool = False, workers: int | None = None
+) -> None:
     """Write `manifest.jsonl` and `audio/*.flac` (16 kHz mono) to a corpus folder, atomically.
 
     Args:
         settings: counts, seed and limits.
         target: the corpus folder. An existing folder is replaced.
         purpose: part of the seed; corpora with different purposes share no clip.
+        taught: ask in the wordings that the bases are taught (`plan_clips`).
         workers: number of processes; it does not change the bytes. None: two for a large corpus if two cores are available.
 
     Raises:
@@ -43,7 +46,7 @@ def generate_corpus(settings: CorpusSettings, target: Path, *, purpose: str = "c
     """
     from coat_core.progress import ProgressBar
 
-    plans = list(plan_clips(settings, purpose))
+    plans = list(plan_clips(settings, purpose, taught=taught))
     chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
     if workers is None:
         workers = min(2, len(os.sched_getaffinity(0))) if len(plans) >= _PARALLEL_FROM else 1

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coat_core.corpus.examples import SPLITS, Family, Split
 from coat_core.corpus.generated.families.catalogue import FAMILY_RECIPES
 from coat_core.corpus.generated.families.recipe import Performers, Recipe
 from coat_core.corpus.generated.sounds import Source
 from coat_core.corpus.generated.speech import VOICES
-from coat_core.corpus.questions import Facts, Question, balanced_draw, seeded_generator
+from coat_core.corpus.generated.wordings import WORDINGS
+from coat_core.corpus.questions import Facts, Question, Task, balanced_draw, seeded_generator
 from coat_core.errors import CorpusError
 from coat_core.settings import CorpusSettings
 
@@ -45,8 +46,13 @@ def find_recipe(family: Family, key: str) -> Recipe:
     return next(recipe for recipe in FAMILY_RECIPES[family] if recipe.key == key)
 
 
-def plan_clips(settings: CorpusSettings, purpose: str) -> Iterator[ClipPlan]:
+def plan_clips(settings: CorpusSettings, purpose: str, *, taught: bool = False) -> Iterator[ClipPlan]:
     """Yield every clip of a generated corpus, in manifest order.
+
+    Args:
+        settings: counts, seed and limits.
+        purpose: part of the seed; corpora with different purposes share no clip.
+        taught: ask in the wordings that the bases are taught, not in those of the corpus (`WORDINGS`).
 
     Raises:
         CorpusError: `questions_per_clip` exceeds the number of tasks of a recipe.
@@ -58,10 +64,10 @@ def plan_clips(settings: CorpusSettings, purpose: str) -> Iterator[ClipPlan]:
     for split in SPLITS:
         for family in FAMILY_RECIPES:
             for index in range(settings.clips_per_family.get(split, 0)):
-                yield _plan_clip(settings, purpose, split, family, index)
+                yield _plan_clip(settings, purpose, split, family, index, taught)
 
 
-def _plan_clip(settings: CorpusSettings, purpose: str, split: Split, family: Family, index: int) -> ClipPlan:
+def _plan_clip(settings: CorpusSettings, purpose: str, split: Split, family: Family, index: int, taught: bool) -> ClipPlan:
     """Plan one clip. The plan depends only on its index, so a longer corpus begins with the clips of a shorter one."""
     recipes = FAMILY_RECIPES[family]
     occurrence, place = divmod(index, len(recipes))
@@ -81,10 +87,14 @@ def _plan_clip(settings: CorpusSettings, purpose: str, split: Split, family: Fam
         recipe=recipe.key,
         performers=_choose_performers(recipe, occurrence, settings.seed, purpose, split, family),
         facts=facts,
-        questions=tuple(task.make_question(facts, words) for task in combinations[which]),
+        questions=tuple(_asked(task, taught).make_question(facts, words) for task in combinations[which]),
         seed="/".join(map(str, (*clip, "audio"))),
         max_duration_s=settings.max_duration_s,
     )
+
+
+def _asked(task: Task, taught: bool) -> Task:
+    return task if taught else replace(task, wordings=WORDINGS[task.key])
 
 
 def _choose_performers(recipe: Recipe, occurrence: int, seed: int, purpose: str, split: Split, family: Family) -> Performers:
