@@ -55,13 +55,16 @@ def check_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def server_process(command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None) -> Iterator[subprocess.Popen[bytes]]:
+def server_process(
+    command: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None, *, grace_s: float = GRACE_S
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start a server in its own session, and end it with its children when the block ends.
 
     Args:
         command: the program and its arguments.
         environment: the whole environment.
         output: file of its output and errors; None: both go to the standard error of this process.
+        grace_s: time from SIGTERM to SIGKILL.
     """
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output or 2, stderr=output or 2, start_new_session=True, env=dict(environment)
@@ -71,7 +74,7 @@ def server_process(command: Sequence[str], environment: Mapping[str, str], outpu
     finally:
         _signal_group(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+            process.wait(grace_s)
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -245,12 +245,20 @@ def serve(
     host: Annotated[str, typer.Option(help="address of the interface; 0.0.0.0: every interface")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="device of the model: cpu or cuda")] = "cpu",
     dtype: Annotated[Dtype | None, typer.Option(help="dtype of the weights; default: as in training")] = None,
+    requests: Annotated[int, typer.Option(min=1, help="requests in the server at once; a further one gets status 503")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="most questions that are answered together")] = 8,
+    body_mb: Annotated[float, typer.Option(min=0.001, help="largest body of a request, MB; then 413")] = 32.0,
+    audio_s: Annotated[float, typer.Option(min=0.1, help="longest audio of a chat completion, s; then 422")] = 60.0,
+    tokens: Annotated[int, typer.Option(min=1, help="most tokens of an answer")] = 256,
+    timeout_s: Annotated[float, typer.Option(min=1.0, help="longest time to an answer, s; then 504")] = 300.0,
 ) -> None:
-    """Serve a registered version over HTTP (MLflow's scoring server). Ctrl-C stops it."""
+    """Serve a registered version over HTTP: OpenAI's chat completions, and MLflow's scoring protocol. Ctrl-C stops it."""
     from coat_core.serve import serve as serve_model
+    from coat_core.serving.limits import Limits
 
+    limits = Limits(requests, batch, body_mb, audio_s, tokens, timeout_s=timeout_s)
     with report_end("the server is stopped"):
-        serve_model(model, port, host=host, device=device, dtype=dtype, echo=say)
+        serve_model(model, port, host=host, device=device, dtype=dtype, limits=limits, echo=say)
 
 
 @app.command(rich_help_panel="Models")

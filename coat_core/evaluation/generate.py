@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -207,12 +207,16 @@ class GeneratedAnswer:
         finished: whether the model ended its turn; False: the answer was cut off at `max_new_tokens`.
         control_tokens: control tokens that the model generated before the end of turn, in order; special ones are not in `text`.
         decoded_tokens: number of generated tokens, end of turn included.
+        prompt_tokens: number of tokens of the prompt, audio and block included.
+        ids: the generated ids before the end of turn.
     """
 
     text: str
     finished: bool
     control_tokens: tuple[str, ...]
     decoded_tokens: int
+    prompt_tokens: int = field(default=0, compare=False)
+    ids: tuple[int, ...] = field(default=(), compare=False)
 
 
 def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, audio: Sequence[Tensor] | None = None) -> list[str]:
@@ -228,7 +232,7 @@ def generate_texts(backbone: Backbone, queries: Sequence[Query], max_new_tokens:
 
 @torch.inference_mode()
 def generate_answers(
-    backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, audio: Sequence[Tensor] | None = None
+    backbone: Backbone, queries: Sequence[Query], max_new_tokens: int, audio: Sequence[Tensor] | None = None, streamer: Any = None
 ) -> list[GeneratedAnswer]:
     """Return the greedy answers to queries, each with whether it is complete and which control tokens it contains.
 
@@ -237,6 +241,7 @@ def generate_answers(
         queries: the questions; with `audio`, only the lengths of their waveforms are used.
         max_new_tokens: tokens after which an answer is cut off.
         audio: output of the audio tower `[A, D]` for each query; None: the tower runs, as with the stock processor.
+        streamer: receives the ids `[B]` of each step, as the streamers of transformers do.
 
     Raises:
         BackboneError: a query does not fit the model; the message names it.
@@ -244,16 +249,17 @@ def generate_answers(
     batch = backbone.encode(queries, generation=True)
     inputs = backbone.generation_inputs(batch, audio)
     model: Any = backbone.model
-    ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)[:, batch.input_ids.shape[1] :]
+    ids = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)[:, batch.input_ids.shape[1] :]
     stops = stop_ids(backbone)
     control = control_ids(backbone.tokenizer)
     answers = []
-    for row in ids.tolist():
+    for row, prompt in zip(ids.tolist(), batch.attention_mask.sum(1).tolist(), strict=True):
         length = next((at for at, token in enumerate(row) if token in stops), len(row))
         found = [token for token in row[:length] if token in control]
         names = tuple(map(str, backbone.tokenizer.convert_ids_to_tokens(found)))
         finished = length < len(row)
-        answers.append(GeneratedAnswer(answer_text(backbone, row[:length]), finished, names, length + finished))
+        text = answer_text(backbone, row[:length])
+        answers.append(GeneratedAnswer(text, finished, names, length + finished, prompt, tuple(row[:length])))
     return answers
 
 

@@ -168,15 +168,14 @@ def _generate(model: Any, audio: str, question: str) -> GeneratedAnswer:
     from coat_core.backbones.base import Query
     from coat_core.corpus.audio import decode
     from coat_core.evaluation.generate import generate_answers
-    from coat_core.registry.packaging import tone_base64
+    from coat_core.registry.packaging import release_of, tone_base64
 
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         if not audio:
             file.write(base64.b64decode(tone_base64()))
             file.flush()
         waveform = decode(Path(audio or file.name))
-    # MLflow's wrapper has no access to what `load_context` keeps.
-    backbone = model.unwrap_python_model()._release.backbone
+    backbone = release_of(model).backbone
     query = Query(key=sha256_bytes(waveform.tobytes()), waveform=waveform, text=question, name="probe")
     return generate_answers(backbone, [query], MAX_NEW_TOKENS)[0]
 

@@ -98,6 +98,13 @@ def import_pyfunc() -> Any:
     return mlflow.pyfunc
 
 
+def release_of(model: Any) -> Any:
+    """Return the loaded release inside a loaded MLflow model, whose own interface answers tables only."""
+    inner = model.unwrap_python_model()
+    # Versions that were packed before the attribute was public have it under its old name.
+    return inner.release if hasattr(inner, "release") else inner._release
+
+
 def read_info(release: Path) -> dict[str, Any]:
     """Return the content of a release's `coat.json`.
 

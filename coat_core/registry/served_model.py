@@ -6,12 +6,8 @@ is merged once, at load.
 
 from __future__ import annotations
 
-import base64
-import re
-import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pandas as pd
 from mlflow.models import set_model
@@ -23,9 +19,6 @@ _BATCH = 8
 _MAX_NEW_TOKENS = 64
 _DTYPES = ("float32", "bfloat16", "float16")
 _ALLOWED = "the path of an audio file that the server can read, or an audio file in base64, also as data:audio/…;base64,…"
-_URL_SAFE = str.maketrans("-_", "+/")
-_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
-_SHOWN = 80
 
 
 class AudioAnswerer(PythonModel):  # type: ignore[misc]
@@ -44,7 +37,7 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
         artifacts, dtype = context.artifacts, os.environ.get("COAT_DTYPE")
         if dtype is not None and dtype not in _DTYPES:
             raise RegistryError("unknown dtype", field="COAT_DTYPE", value=dtype, allowed=_DTYPES)
-        self._release = load_release(
+        self.release = load_release(
             Path(artifacts["release"]), merge=True, device=os.environ.get("COAT_DEVICE", "cpu"), dtype=dtype, base=artifacts.get("base")
         )
 
@@ -67,12 +60,12 @@ class AudioAnswerer(PythonModel):  # type: ignore[misc]
         from coat_core.evaluation.generate import generate_texts
         from coat_core.settings import ARMS
 
-        described = ARMS[self._release.info.arm].described
+        described = ARMS[self.release.info.arm].described
         limit = _MAX_NEW_TOKENS + (DESCRIPTION_TOKENS if described else 0)
         queries = read_table(model_input)
         answers = [""] * len(queries)
         for batch in length_sorted_batches([len(query.waveform) for query in queries], _BATCH):
-            texts = generate_texts(self._release.backbone, [queries[i] for i in batch], limit)
+            texts = generate_texts(self.release.backbone, [queries[i] for i in batch], limit)
             for i, text in zip(batch, texts, strict=True):
                 answers[i] = split_description(text)[1] if described else text
         return pd.DataFrame({"answer": answers}, index=model_input.index, dtype=object)
@@ -104,61 +97,22 @@ def _query(number: int, audio: Any, question: Any) -> Any:
 
 def _decode(where: str, audio: str) -> Any:
     from coat_core.corpus.audio import decode, is_file
+    from coat_core.corpus.audio_text import base64_bytes, data_uri_bytes, decode_bytes, is_data_uri, shown
     from coat_core.corpus.containers.scan import recognise
 
     try:
-        if audio[:5].lower() == "data:":
-            return _decode_bytes(_data_uri(audio))
+        if is_data_uri(audio):
+            return decode_bytes(data_uri_bytes(audio))
         if is_file(Path(audio)):
             return decode(Path(audio))
         # Some paths are valid base64: only the bytes of an audio file are audio.
-        data = _from_base64(audio)
+        data = base64_bytes(audio)
         if data is not None and recognise(data) is not None:
-            return _decode_bytes(data)
+            return decode_bytes(data)
     except CoatError as error:
-        raise RegistryError(f"{where}: {error}", field="audio", value=_shown(audio)) from error
+        raise RegistryError(f"{where}: {error}", field="audio", value=shown(audio)) from error
     reason = "the audio is not base64, and" if data is None else "the audio is base64, but not of an audio file, and"
-    raise RegistryError(f"{where}: {reason} no file has this path", field="audio", value=_shown(audio), allowed=_ALLOWED)
-
-
-def _decode_bytes(data: bytes) -> Any:
-    from coat_core.corpus.audio import decode
-
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        try:
-            return decode(Path(file.name))
-        except CoatError as error:
-            # The temporary name tells the caller nothing.
-            reason = str(error).replace(file.name, "the audio in base64").replace(Path(file.name).name, "base64")
-            raise RegistryError(reason) from error
-
-
-def _data_uri(audio: str) -> bytes:
-    """Return the bytes of a data URI (RFC 2397) of any media type. Parameters may stand before `;base64`."""
-    head, comma, text = audio.partition(",")
-    parts = [part.strip().lower() for part in head.split(";")]
-    data = _from_base64(text) if comma and parts[-1] == "base64" else None
-    if data is None:
-        raise RegistryError("the data URI contains no base64", field="audio", value=_shown(audio), allowed="data:audio/…;base64,…")
-    return data
-
-
-def _from_base64(text: str) -> bytes | None:
-    """Decode base64 of the standard or the URL-safe alphabet, with white space, with or without padding; None if it is invalid."""
-    compact = unquote("".join(text.split())).translate(_URL_SAFE) if "%" in text else "".join(text.split()).translate(_URL_SAFE)
-    if not _BASE64.fullmatch(compact):
-        return None
-    bare = compact.rstrip("=")
-    try:
-        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
-    except ValueError:
-        return None
-
-
-def _shown(audio: str) -> str:
-    return audio if len(audio) <= _SHOWN else f"{audio[:_SHOWN]}…"
+    raise RegistryError(f"{where}: {reason} no file has this path", field="audio", value=shown(audio), allowed=_ALLOWED)
 
 
 set_model(AudioAnswerer())

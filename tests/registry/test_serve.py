@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -34,13 +35,23 @@ def test_a_version_is_served_without_an_activated_environment(served: Served, wa
         process = subprocess.Popen(command, cwd=served.workspace, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert f"http://127.0.0.1:{port}/invocations" in line, (served.workspace / "serve.log").read_text()[-2000:]
+    assert f"http://127.0.0.1:{port}/v1/chat/completions and http://127.0.0.1:{port}/invocations" in line, (
+        served.workspace / "serve.log"
+    ).read_text()[-2000:]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=60) as reply:
         assert reply.status == 200
     body = json.dumps({"dataframe_records": [{"audio": str(wav), "question": QUESTION}]}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=600) as reply:
         assert json.loads(reply.read()) == {"predictions": [{"answer": served.answer}]}
+    parts = [
+        {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav.read_bytes()).decode(), "format": "wav"}},
+        {"type": "text", "text": QUESTION},
+    ]
+    body = json.dumps({"messages": [{"role": "user", "content": parts}]}).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=600) as reply:
+        assert json.loads(reply.read())["choices"][0]["message"]["content"] == served.answer
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 143

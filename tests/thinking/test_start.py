@@ -187,7 +187,9 @@ def test_the_old_start_is_worse_on_the_shipped_bases(backbone_key: str, tmp_path
     from coat_core.settings import LoraSettings, LossSettings, ThinkingSettings
     from coat_core.thinking.block import ThinkingBlock
 
-    generate_corpus(CorpusSettings(seed=5, clips_per_family={"train": 1}, questions_per_clip=1), tmp_path / "corpus", taught=True, workers=1)
+    generate_corpus(
+        CorpusSettings(seed=5, clips_per_family={"train": 1}, questions_per_clip=1), tmp_path / "corpus", taught=True, workers=1
+    )
     rows = read_manifest(tmp_path / "corpus/manifest.jsonl")
     backbone = load_backbone(backbone_key, str(BASES / backbone_key))
     block = ThinkingBlock.install(backbone, ThinkingSettings(tokens=4))
