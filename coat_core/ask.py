@@ -60,11 +60,7 @@ class Answer:
 
     def notes(self) -> list[str]:
         """Return what a reader of the answer should know, one sentence each."""
-        notes = [] if self.answer.strip() else ["the answer is empty"]
-        if self.choices is not None:
-            notes.append(f"choice: {self.choice}" if self.choice is not None else f"the answer names no choice: {self.choice_note}")
-        if not self.finished:
-            notes.append("the answer was cut off; allow more tokens with --max-new-tokens")
+        notes = _notes(self.answer, self.choices, self.choice, self.choice_note, finished=self.finished)
         if self.tiny_base:
             notes.append(f"warning: the base of {self.model} is a tiny one, pretrained on synthetic data: its answers have no meaning")
         return notes
@@ -166,6 +162,41 @@ def ask(
                     next_step=f"choose another file; the answer is “{text}”",
                 ) from error  # fmt: skip
     return text
+
+
+def ask_resident(
+    server: str, model: str, audio: Path, question: str, *, max_new_tokens: int = 24, choices: Sequence[str] | None = None
+) -> tuple[str, list[str]]:
+    """Return the answer of a running `coat serve` to a question about a clip, and notes for its reader.
+
+    Args:
+        server: address of the server.
+        model: the served version; the server refuses another one.
+        audio: an audio file.
+        question: the question.
+        max_new_tokens: maximum length of the answer, in tokens.
+        choices: the choices; they follow the question as in the manifest.
+
+    Raises:
+        CoatError: no server answers, it refuses the question, the question is blank, or the choices are not distinct.
+    """
+    from coat_core.serving.client import ask_server
+
+    _check_question(question)
+    listed = check_choices(choices) if choices is not None else None
+    text = question if listed is None else f"{question} Choices: {', '.join(listed)}."
+    answer, finished = ask_server(server, model, audio, text, max_tokens=max_new_tokens)
+    choice, note = _read_choice(listed, answer)
+    return answer, _notes(answer, listed, choice, note, finished=finished)
+
+
+def _notes(answer: str, choices: Sequence[str] | None, choice: str | None, choice_note: str, *, finished: bool) -> list[str]:
+    notes = [] if answer.strip() else ["the answer is empty"]
+    if choices is not None:
+        notes.append(f"choice: {choice}" if choice is not None else f"the answer names no choice: {choice_note}")
+    if not finished:
+        notes.append("the answer was cut off; allow more tokens with --max-new-tokens")
+    return notes
 
 
 def check_choices(choices: Sequence[str]) -> tuple[str, ...]:

@@ -217,9 +217,10 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="largest length of the answer, in tokens")] = 24,
     base: Annotated[str | None, typer.Option(help="folder of the base; default: as stored in the release")] = None,
     device: Annotated[str, typer.Option(help="device of the model: cpu or cuda")] = "cpu",
+    server: Annotated[str | None, typer.Option(help="address of a running `coat serve MODEL`, which has the model loaded")] = None,
 ) -> None:
     """Ask a model a question about a clip and print the answer."""
-    from coat_core.ask import Answer
+    from coat_core.ask import Answer, ask_resident
     from coat_core.ask import ask as ask_model
 
     def report(answer: Answer) -> None:
@@ -233,6 +234,14 @@ def ask(
                 typer.echo(f"coat: {note}", err=True)
 
     listed = choices.split(",") if choices is not None else None
+    if server is not None:
+        if show is not None or as_json or base is not None:
+            raise typer.BadParameter("--show, --json and --base need the model in this process: leave out --server", param_hint="--server")
+        text, notes = ask_resident(server, model, audio, question, max_new_tokens=max_new_tokens, choices=listed)
+        say(text)
+        for note in notes:
+            typer.echo(f"coat: {note}", err=True)
+        return
     ask_model(
         model, audio, question, show=show, max_new_tokens=max_new_tokens, device=device, choices=listed, base=base, report=report
     )  # fmt: skip

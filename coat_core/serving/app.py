@@ -17,6 +17,7 @@ from coat_core.serving.batcher import Answers, Batcher, Job, Reply
 from coat_core.serving.chat import ChatRequest, Chunks, completion, error_body, model_list, read_request
 from coat_core.serving.guard import App, Guard
 from coat_core.serving.limits import Limits
+from coat_core.serving.metrics import METRICS_TYPE
 
 COMPLETIONS, INVOCATIONS = "/v1/chat/completions", "/invocations"
 
@@ -44,7 +45,7 @@ def make_app(name: str, answers: Answers, limits: Limits, other: App | None = No
 
     @app.get("/metrics")
     async def show_metrics() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(metrics.text(), media_type=METRICS_TYPE)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -136,7 +136,7 @@ WRONG: dict[str, tuple[Any, str, str]] = {
     "tools": (body(tools=[{"type": "function"}]), "tools", "greedily"),
     "no messages": ({"model": NAME}, "messages", "one message of role user"),
     "system message": ({"messages": [{"role": "system", "content": "Be brief."}, *body()["messages"]]}, "messages", "one message"),
-    "plain text": ({"messages": [{"role": "user", "content": "Hello"}]}, "messages[0].content", "0 texts, 0 audios"),
+    "text alone": ({"messages": [{"role": "user", "content": "Hello"}]}, "messages[0].content", "0 texts, 0 audios"),
     "no audio": (without("input_audio"), "messages[0].content", "1 texts, 0 audios"),
     "no text": (without("text"), "messages[0].content", "0 texts, 1 audios"),
     "image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type", "unknown part"),
