@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs/results"
 RESULTS_FILE = "report/results.json"
 BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
-SHOWN = ("base", "sft", "block", "coat_shuffled", "coat")
+SHOWN = ("base", "sft", "block", "coat_shuffled", "align", "coat")
 """Arms in the README's table; docs/results/evidence.md has all."""
 
 
@@ -81,12 +81,14 @@ def short(results: Mapping[str, Any]) -> str:
     differences = [name for name in list(DIFFERENCES)[:3] if name in found]
     rows = [["model", *arms, *(DIFFERENCES[name] for name in differences)]]
     for key, backbone in results["backbones"].items():
-        cells = [accuracy_text(backbone["arms"].get(arm, {}).get("mean")) for arm in arms]
+        # The intervals of the arms are in docs/results/evidence.md.
+        cells = [accuracy_text(backbone["arms"].get(arm, {}).get("mean")).partition(" [")[0] for arm in arms]
         cells += [difference_text(backbone["differences"].get(name, {}).get("mean")) for name in differences]
         rows.append([name_of(key), *cells])
+    chance = max(mean["chance"] for backbone in results["backbones"].values() if (mean := backbone["arms"].get("sft", {}).get("mean")))
     note = (
-        "Mean accuracy over five task families (transcription: 1 − word error rate) with 95 % bootstrap intervals. † not clear of chance: "
-        "the interval of accuracy − chance includes zero."
+        f"Mean accuracy over five task families (transcription: 1 − word error rate; guessing reaches {chance:.2f}), and paired differences "
+        "with 95 % bootstrap intervals."
     )
     return f"{markdown(rows)}\n{note}\n"
 
