@@ -87,7 +87,7 @@ def short(results: Mapping[str, Any]) -> str:
         rows.append([name_of(key), *cells])
     chance = max(mean["chance"] for backbone in results["backbones"].values() if (mean := backbone["arms"].get("sft", {}).get("mean")))
     note = (
-        f"Mean accuracy over five task families (transcription: 1 − word error rate; guessing reaches {chance:.2f}), and paired differences "
+        f"Mean accuracy over five task families (transcription: 1 − word error rate; guessing: {chance:.2f}), and paired differences "
         "with 95 % bootstrap intervals."
     )
     return f"{markdown(rows)}\n{note}\n"
