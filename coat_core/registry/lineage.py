@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ from coat_core.storage import read_json, sha256_file, sha256_tree
 MODEL_PREFIX = "models:/"
 """Prefix of the URI of a registered version."""
 
+COMMIT = "COAT_GIT_COMMIT"
+"""Variable with the commit of code that is in no repository, as in an image; `-dirty` at its end: with uncommitted changes."""
+
+_DIRTY = "-dirty"
 _FEATURES = "features_sha256."
 _UNKNOWN = "unknown"
 
@@ -37,7 +42,7 @@ class Lineage:
         data_sha256: SHA-256 of the accepted manifest, which contains the hash of every clip.
         features_sha256: expert key → SHA-256 of its feature store.
         contract: `passed`, `failed` or `unknown`.
-        git_commit: commit of the code, or `unknown`.
+        git_commit: commit of the code, without a repository that in `COAT_GIT_COMMIT`, or `unknown`.
         git_dirty: whether the code has uncommitted changes: `true`, `false` or `unknown`; changes of `dvc.lock` are ignored, because a
             run writes it.
     """
@@ -200,7 +205,7 @@ def _lines(record: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def _git(workspace: Path) -> tuple[str, str]:
-    """Return the commit and the dirty flag of the repository that contains the workspace."""
+    """Return the commit and the dirty flag of the repository that contains the workspace; without one, those in `COAT_GIT_COMMIT`."""
 
     def call(*arguments: str) -> str:
         return subprocess.run(
@@ -211,5 +216,11 @@ def _git(workspace: Path) -> tuple[str, str]:
         commit = call("rev-parse", "HEAD")
         changed = call("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top,glob)**/dvc.lock")
     except (OSError, subprocess.SubprocessError):
-        return _UNKNOWN, _UNKNOWN
+        return _stated_commit(os.environ.get(COMMIT, ""))
     return commit, "true" if changed else "false"
+
+
+def _stated_commit(value: str) -> tuple[str, str]:
+    if value in ("", _UNKNOWN):
+        return _UNKNOWN, _UNKNOWN
+    return value.removesuffix(_DIRTY), "true" if value.endswith(_DIRTY) else "false"
