@@ -1,6 +1,6 @@
 # One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python 3.11 to 3.13, git and make.
 .DEFAULT_GOAL := help
-.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock clean
+.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock containers clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
@@ -72,6 +72,9 @@ lock:  ## Write requirements.lock for every Python that pyproject.toml allows; U
 	  -o .scratch/requirements.txt pyproject.toml .scratch/torch.in > .scratch/lock.log
 	@(head -3 requirements.lock; grep -vE '^(nvidia-|cuda-|triton=)' .scratch/requirements.txt) > .scratch/requirements.lock
 	@mv .scratch/requirements.lock requirements.lock
+
+containers:  ## Build the images, run the smoke chain in them and remove them (docker compose; docker/README.md)
+	@docker/trial
 
 clean:  ## Remove results and scratch; .venv, the DVC cache and mlflow.db stay
 	rm -rf .scratch data features audio models runs responses evaluation latency report
