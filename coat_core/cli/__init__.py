@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from coat_core.cli import stages
+from coat_core.cli import benchmarks, stages
 from coat_core.cli.stages import Backbone, Trial
 from coat_core.console import RESUMES, account, report_end, say
 from coat_core.settings.base import Dtype
@@ -92,6 +92,7 @@ def ui(
 
 
 app.add_typer(stages.app)
+app.add_typer(benchmarks.app)
 
 
 @app.command(rich_help_panel="Bases")

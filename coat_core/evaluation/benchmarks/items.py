@@ -1,0 +1,47 @@
+"""Items of a benchmark, and what a model answered to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Missing(Enum):
+    """The response file has no row for an item. Some scripts leave such items out, and stop at a response that is null."""
+
+    MISSING = "missing"
+
+
+MISSING = Missing.MISSING
+Given = str | None | Missing
+"""A response: text, null, or no row at all."""
+
+
+@dataclass(frozen=True)
+class BenchmarkItem:
+    """One question of a benchmark.
+
+    Attributes:
+        id: unique in its split.
+        question: text of the question, as published.
+        choices: options in published order; None stands for an option that the file leaves empty.
+        answer: the published answer; None where it is kept secret.
+        audio: path of the clip below the data folder.
+        groups: fields by which scores are reported, e.g. task and difficulty.
+        details: further fields that a rule reads.
+    """
+
+    id: str
+    question: str
+    choices: tuple[str | None, ...] | None
+    answer: str | None
+    audio: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that are not empty; () for an open question."""
+        return tuple(choice for choice in self.choices or () if choice is not None)
