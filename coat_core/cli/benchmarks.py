@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ def benchmark(
     split: Annotated[str | None, typer.Option(help="default: the first of the benchmark")] = None,
     by: Annotated[list[str] | None, typer.Option(help="group field of the table, repeatable; default: the first of the benchmark")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write totals, groups and every item to this file")] = None,
+    judge: Annotated[str | None, typer.Option(help="open answers: URL of a server with OpenAI's protocol, or 'stand-in'")] = None,
+    judge_model: Annotated[str, typer.Option(help="name of the judge's model at the server; its key is read from OPENAI_API_KEY")] = "",
+    judge_cache: Annotated[Path, typer.Option(help="folder in which judgements are kept")] = Path(".scratch/judgements"),
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="you accept a licence that forbids commercial use")] = False,
 ) -> None:
     """Score responses to a public benchmark under two readings: the published script's, and ours, where an unclear answer is wrong."""
@@ -41,6 +45,13 @@ def benchmark(
         write_jsonl(prompts, ({"id": item.id, "audio": item.audio, "prompt": loaded.suite.prompt(item)} for item in loaded.items))
         say(f"{len(loaded.items)} prompts in {prompts} ({loaded.suite.prompt_source})")
         return
+    if judge is not None:
+        from coat_core.evaluation.benchmarks.judges import CachedJudge, Judge, ServedJudge, StandIn, with_judge
+
+        if judge != "stand-in" and not judge_model:
+            raise typer.BadParameter("name the model at the server", param_hint="--judge-model")
+        asked: Judge = StandIn() if judge == "stand-in" else ServedJudge(judge, judge_model, os.environ.get("OPENAI_API_KEY", ""))
+        loaded = with_judge(loaded, CachedJudge(asked, judge_cache))
     from coat_core.evaluation.benchmarks.scoring import read_given, score_benchmark, to_json
     from coat_core.evaluation.benchmarks.table import table_text
     from coat_core.storage import write_json

@@ -31,7 +31,9 @@ def golden_item(row: dict[str, Any]) -> BenchmarkItem:
     answer = item.get("answer")
     groups = {"task": f"{item['task_name']}_{item['dataset_name']}"} if "task_name" in item else {}
     details = {"task_identifier": item["question"], "kwargs": answer} if isinstance(answer, dict) else {}
-    return BenchmarkItem(str(item.get("id", row["line"])), item.get("question", ""), choices, None if details else answer, "", groups, details)
+    return BenchmarkItem(
+        str(item.get("id", row["line"])), item.get("question", ""), choices, None if details else answer, "", groups, details
+    )
 
 
 def golden_given(row: dict[str, Any]) -> Given:

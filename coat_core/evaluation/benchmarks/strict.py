@@ -30,12 +30,17 @@ def token_overlap(item: BenchmarkItem, given: Given) -> Score | Unscored:
     absent = _absent(given, "wer")
     if absent is not None:
         return absent
-    truth, words = (Counter(normalise_option(text).split()) for text in (item.answer or "", str(given)))
+    truth, response = item.answer or "", str(given)
+    if not normalise_option(truth) or not normalise_option(response):
+        return Unscored("no words", "wer")
+    return Score(word_overlap(truth, response), "wer")
+
+
+def word_overlap(reference: str, response: str) -> float:
+    """Return the F1 of the words of two texts, repetitions counted; 0 if one has none."""
+    truth, words = (Counter(normalise_option(text).split()) for text in (reference, response))
     common = (truth & words).total()
-    if not common:
-        return Score(0.0, "wer") if words and truth else Unscored("no words", "wer")
-    precision, recall = common / words.total(), common / truth.total()
-    return Score(2 * precision * recall / (precision + recall), "wer")
+    return 2 * common / (truth.total() + words.total()) if common else 0.0
 
 
 def scorable(item: BenchmarkItem) -> bool:

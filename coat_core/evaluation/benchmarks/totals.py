@@ -37,9 +37,11 @@ class ScoredItem:
 
     @property
     def comparable(self) -> float:
-        """The official value on the scale of ours: a word error rate as 1 - rate, at least 0; 0 if there is none."""
+        """The official value on our scale: a word error rate as 1 - rate, at least 0; a judge's score as a share; 0 if there is none."""
         value = self.official.value or 0.0
-        return max(0.0, 1.0 - value) if "reference_words" in self.official.details else value
+        if "reference_words" in self.official.details:
+            return max(0.0, 1.0 - value)
+        return value / float(self.official.details.get("of", 1.0))
 
 
 @dataclass(frozen=True)
