@@ -14,7 +14,7 @@ from coat_core.cli import app, main
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ["run", "workspace", "bases", "register", "promote", "rollback", "lineage", "ask", "serve", "export", "doctor", "ui"]
-COMMANDS += ["classifiers", "corpus", "contract", "features", "train", "answer", "score", "latency", "report"]
+COMMANDS += ["classifiers", "corpus", "contract", "features", "train", "answer", "score", "latency", "report", "benchmark"]
 HEAVY = {
     "torch",
     "transformers",

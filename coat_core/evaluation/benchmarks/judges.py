@@ -99,6 +99,7 @@ class ServedJudge:
             try:
                 return self._text(self._post(body))
             except urllib.error.HTTPError as error:
+                error.close()
                 if error.code not in _BUSY or number == _TRIES - 1:
                     raise self._error(f"it answered {error.code}") from error
             except OSError as error:

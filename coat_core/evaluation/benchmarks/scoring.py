@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,12 @@ class StrictTotal:
     """Our number: a mean over all items, unscored ones as 0.
 
     Attributes:
-        interval: the mean with its bootstrap interval over items.
+        value: the mean.
         unscored: number of items without a readable answer.
         unscorable: number of those that no response could answer, e.g. because the answer is twice among the options.
     """
 
-    interval: Interval
+    value: float
     unscored: int
     unscorable: int
 
@@ -54,6 +55,12 @@ class BenchmarkResult:
     def differing_share(self) -> float:
         """Share of the items on which the readings differ."""
         return sum(row.differs for row in self.rows) / len(self.rows)
+
+    def interval(self) -> Interval:
+        """Return our mean with its bootstrap interval over items."""
+        name = self.loaded.suite.name
+        units = [Item(row.item.id, name, row.item.id) for row in self.rows]
+        return Bootstrap().by_family(units, np.asarray([row.strict_value for row in self.rows]))[name]
 
     def harnesses(self) -> dict[str, OfficialTotal]:
         """Return the totals under the rules of other harnesses."""
@@ -118,10 +125,9 @@ def score_benchmark(loaded: LoadedSuite, given: Mapping[str, Given]) -> Benchmar
 def total(loaded: LoadedSuite, rows: Sequence[ScoredItem]) -> BenchmarkResult:
     """Return both totals of scored items; the order of the items changes nothing."""
     rows = sorted(rows, key=lambda row: row.item.id)
-    units = [Item(row.item.id, loaded.suite.name, row.item.id) for row in rows]
-    interval = Bootstrap().by_family(units, np.asarray([row.strict_value for row in rows]))[loaded.suite.name]
     unscored = [row for row in rows if not isinstance(row.strict, Score)]
-    strict = StrictTotal(interval, len(unscored), sum(not scorable(row.item) for row in unscored))
+    mean = math.fsum(row.strict_value for row in rows) / len(rows)
+    strict = StrictTotal(mean, len(unscored), sum(not scorable(row.item) for row in unscored))
     return BenchmarkResult(loaded, tuple(rows), loaded.suite.total(rows), strict)
 
 
@@ -147,7 +153,7 @@ def _totals_json(result: BenchmarkResult) -> dict[str, Any]:
         "n": len(result.rows),
         "official": _official_json(result.official),
         "strict": {
-            **result.strict.interval.to_json(),
+            **result.interval().to_json(),
             "measure": result.loaded.suite.strict_name,
             "unscored": result.strict.unscored,
             "unscorable": result.strict.unscorable,

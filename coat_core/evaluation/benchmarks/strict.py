@@ -60,4 +60,7 @@ def _absent(given: Given, kind: Kind) -> Unscored | None:
 def _example(item: BenchmarkItem, family: Family) -> Example:
     # A published row may contain what our manifests refuse, e.g. options without an answer: no validation.
     choices = item.options if item.choices is not None else None
-    return Example.model_construct(id=item.id, family=family, question=item.question, choices=choices, answer=item.answer or "")
+    return Example.model_construct(
+        id=item.id, audio=item.audio, sha256="", duration_s=0.0, sample_rate_hz=0, split="test", group=item.id, family=family, task="",
+        question=item.question, choices=choices, answer=item.answer or "", source="", licence="",
+    )  # fmt: skip

@@ -48,7 +48,7 @@ def notes(result: BenchmarkResult) -> list[str]:
 
 def _row(name: str, result: BenchmarkResult) -> tuple[str, ...]:
     official, strict = result.official, result.strict
-    interval = strict.interval
+    interval = result.interval()
     bounds = "too few" if interval.n < 20 else f"{interval.low:.3f} to {interval.high:.3f}"
     return (
         name, _value(official), str(official.over), f"{interval.value:.3f}", bounds, str(strict.unscored), str(len(result.rows)),

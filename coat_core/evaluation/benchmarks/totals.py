@@ -101,8 +101,10 @@ def by_task_total(field: str) -> Callable[[Sequence[ScoredItem]], OfficialTotal]
         for row in rows:
             counted = tasks.setdefault(row.item.groups[field], [])
             counted.extend([row.official.value] if row.official.value is not None else [])
-        further = {"tasks": {task: {"correct": int(sum(v)), "over": len(v), "accuracy": sum(v) / len(v)} for task, v in tasks.items() if v}}
-        further |= {"fail_num": sum(row.official.value is None for row in rows)}
+        further: dict[str, Any] = {
+            "tasks": {task: {"correct": int(sum(v)), "over": len(v), "accuracy": sum(v) / len(v)} for task, v in tasks.items() if v},
+            "fail_num": sum(row.official.value is None for row in rows),
+        }
         empty = sorted(task for task, values in tasks.items() if not values)
         if any(row.official.stops for row in rows):
             return replace(overall, further=further)

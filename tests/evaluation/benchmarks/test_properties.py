@@ -70,7 +70,7 @@ def _loaded(name: str, folder: Path, items: list[BenchmarkItem]) -> LoadedSuite:
 
 @pytest.mark.parametrize("name", SUITES)
 @given(responses=st.lists(GIVEN, min_size=4, max_size=4), seed=st.integers(0, 5))
-@settings(max_examples=25)
+@settings(max_examples=8)
 def test_every_response_is_scored_and_order_changes_nothing(name: str, folder: Path, responses: list[object], seed: int) -> None:
     items = _items(name)
     given_by_id = {item.id: text for item, text in zip(items, responses, strict=True) if text is not MISSING}

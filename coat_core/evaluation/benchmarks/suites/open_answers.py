@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from coat_core.evaluation.benchmarks.data import Layout, read_rows, require_fields
+from coat_core.evaluation.benchmarks.data import Layout, damaged, read_rows, require_fields
 from coat_core.evaluation.benchmarks.items import MISSING, BenchmarkItem, Given
 from coat_core.evaluation.benchmarks.rules.instructions import instruction_verdict
 from coat_core.evaluation.benchmarks.strict import strict_choice, token_overlap
@@ -31,6 +33,15 @@ _AIR_CHAT = Layout(
 _OVERLAP = "F1 of words against the reference: a stand-in, never comparable with a judge's score"
 
 
+def _limits(value: Any, path: Path) -> dict[str, Any]:
+    """Return the limits of an instruction; a Parquet file has null for the fields that belong to other kinds."""
+    try:
+        limits = json.loads(value) if isinstance(value, str) and value.strip() else value or {}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+    except (ValueError, AttributeError) as error:
+        raise damaged(path, _MMAU_PRO, f"kwargs is no object: {value!r:.60}") from error
+
+
 def _read_mmau_pro(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem]:
     rows = read_rows(files[0], _MMAU_PRO)
     require_fields(rows, ("question", "answer", "category"), files[0], _MMAU_PRO)
@@ -39,7 +50,7 @@ def _read_mmau_pro(files: Sequence[Path], folder: Path, split: str) -> list[Benc
         choices = row.get("choices")
         # The published script drops rows with one choice or none from the closed part.
         options = tuple(map(str, choices)) if isinstance(choices, list) and len(choices) > 1 else None
-        details = {"task_identifier": row.get("task_identifier") or "", "kwargs": row.get("kwargs") or {}}
+        details = {"task_identifier": row.get("task_identifier") or "", "kwargs": _limits(row.get("kwargs"), files[0])}
         items.append(
             BenchmarkItem(
                 str(row.get("id", number)), row["question"], options, row["answer"], "", {"category": str(row["category"])}, details
