@@ -117,6 +117,20 @@ def by_task_total(field: str) -> Callable[[Sequence[ScoredItem]], OfficialTotal]
     return total
 
 
+def random_letter_total(rows: Sequence[ScoredItem]) -> OfficialTotal:
+    """Return the accuracy of a script that draws a random option where it reads none.
+
+    With such items there is no number to reproduce; `further` has its expectation over the draws.
+    """
+    result = accuracy_total(rows)
+    drawn = [row.official.details["expected"] for row in rows if "expected" in row.official.details]
+    if not drawn or any(row.official.stops for row in rows):
+        return result
+    known = [row.official.value for row in rows if row.official.value is not None]
+    further = {"expected_accuracy": math.fsum([*known, *drawn]) / (len(known) + len(drawn))}
+    return replace(result, value=None, reason=f"the script draws {len(drawn)} random letters", further=further)
+
+
 def corpus_rate_total(rows: Sequence[ScoredItem]) -> OfficialTotal:
     """Return the word error rate of a corpus: the sum of edits over the sum of reference words.
 

@@ -98,6 +98,14 @@ def test_air_bench_foundation(row: dict[str, Any]) -> None:
         assert [*lines, f"total_sum: {official.over}", f"fail_num: {official.further['fail_num']}"] == row["note"]
 
 
+def test_random_letters_have_an_expectation_and_no_number() -> None:
+    items = [BenchmarkItem(str(number), "", ("A", "B", "C", "D"), "B") for number in range(4)]
+    official = _score("voicebench_mcq", items, ["B", "B is correct", "The answer is C.", ""]).official
+    assert (official.value, official.over, official.reason) == (None, 2, "the script draws 2 random letters")
+    assert official.further == {"expected_accuracy": 1.5 / 4}
+    assert _score("voicebench_mcq", items, ["B"] * 4).official.value == 1.0
+
+
 @pytest.mark.parametrize("row", _of("meld"))
 def test_measures_of_meld(row: dict[str, Any]) -> None:
     measures = label_measures(row["item"]["references"], row["prediction"], EMOTIONS)

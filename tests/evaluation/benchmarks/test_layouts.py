@@ -154,6 +154,7 @@ def test_a_licence_that_forbids_commercial_use_must_be_accepted(name: str, tmp_p
     [
         (lambda folder: find_suite("mmlu"), "no such benchmark"),
         (lambda folder: load_accepted("mmau", folder / "absent"), "gamma-lab-umd/MMAU-test-mini@COMMIT"),
+        (lambda folder: load_accepted("mmau", Path(f"gamma-lab-umd/MMAU-test-mini@{'0' * 40}")), "the data set cannot be fetched"),
         (lambda folder: load_accepted("mmau", folder, "dev"), "allowed: test-mini, test"),
         (lambda folder: load_accepted("mmau", write(folder, {"mmau-test-mini.json": [MMAU, MMAU]})), "occurs twice"),
         (lambda folder: load_accepted("mmau", write(folder, {"mmau-test-mini.json": [{**MMAU}, {"id": "z"}]})), "row 2 lacks audio_id"),

@@ -41,6 +41,8 @@ def test_the_published_file(loaded: LoadedSuite) -> None:
     assert {item.groups["difficulty"] for item in loaded.items} == {"easy", "medium", "hard"}
     assert len({item.groups["sub-category"] for item in loaded.items}) == 27
     assert all(item.answer in item.options for item in loaded.items)
+    places = [item.groups["answer position"] for item in loaded.items]
+    assert [places.count(place) for place in "123"] == [395, 271, 208]
 
 
 def test_the_prompt(loaded: LoadedSuite) -> None:

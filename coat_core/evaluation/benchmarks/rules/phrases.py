@@ -25,8 +25,12 @@ _SPOKEN = (
     "would be {}", "would be option {}", "would be ({})", "would be option ({})", "is {},", "i'd say {}.", "option {}.", "option {}:",
     "option {},", "is {}:", "is {}.", "is: {}.", "is ({})", "is {})", "is: {}", "({}) would be", "is option {},",
 )  # fmt: skip
+_LATER = (
+    *(f":{gap}{{}}{end}" for gap, end in product(("\n", " \n", "\n\n"), (".", ")", ",", ":"))), "question is {} (", "would be '{}'",
+    "option **{}:", "is likely '{}'", "is option '{}'", "known as '{}'", "is **{} (", "is option **{} ",
+)  # fmt: skip
 _BETWEEN_SIGNS = (" {}.", " {},", " {}:", " {})", "**{}.", "**{})", '"{}.', '"{},', '"{}:', "({})", '"{}"', "{}\n")
-_TEMPLATES = (*_NAMED, 'is "{}"', 'is "{}.', *_MARKED, *_SPOKEN, *_BETWEEN_SIGNS)
+_TEMPLATES = (*_NAMED, 'is "{}"', 'is "{}.', *_MARKED, *_SPOKEN, *_LATER, *_BETWEEN_SIGNS)
 _TURN = re.compile(r"<[123]>")
 
 

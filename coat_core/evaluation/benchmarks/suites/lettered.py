@@ -11,7 +11,7 @@ from coat_core.evaluation.benchmarks.items import BenchmarkItem
 from coat_core.evaluation.benchmarks.rules.letters import LETTERS, air_bench_verdict, mmsu_verdict
 from coat_core.evaluation.benchmarks.rules.phrases import voicebench_verdict
 from coat_core.evaluation.benchmarks.suite import Licence, Suite
-from coat_core.evaluation.benchmarks.totals import by_task_total
+from coat_core.evaluation.benchmarks.totals import by_task_total, random_letter_total
 
 _CHOICES = tuple(f"choice_{letter.lower()}" for letter in LETTERS)
 _AIR = Layout(
@@ -79,7 +79,7 @@ def _read_mmsu(files: Sequence[Path], folder: Path, split: str) -> list[Benchmar
 
 
 def _read_voice(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem]:
-    items = []
+    items: list[BenchmarkItem] = []
     for path in files:
         rows = read_rows(path, _VOICE)
         require_fields(rows, ("prompt", "reference"), path, _VOICE)
@@ -132,5 +132,6 @@ VOICEBENCH = Suite(
     rule_name="MatthewCYM/VoiceBench 5338154 src/evaluator/mcq.py, with fewer phrases",
     metric="accuracy",
     denominator="all responses; one without a letter gets a random letter there, and no verdict here",
+    total=random_letter_total,
     groups=("category",),
 )

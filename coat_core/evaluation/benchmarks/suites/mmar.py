@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coat_core.evaluation.benchmarks.data import Layout, read_rows, require_fields
-from coat_core.evaluation.benchmarks.items import BenchmarkItem
+from coat_core.evaluation.benchmarks.items import BenchmarkItem, answer_position
 from coat_core.evaluation.benchmarks.rules.word_sets import word_set_verdict
 from coat_core.evaluation.benchmarks.suite import Licence, Suite
 
@@ -29,7 +29,7 @@ def _read(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem
             tuple(row["choices"]),
             row["answer"],
             row["audio_path"],
-            {name: str(row[name]) for name in ("modality", "category")},
+            {**{name: str(row[name]) for name in ("modality", "category")}, "answer position": answer_position(row)},
         )
         for row in rows
     ]
@@ -52,5 +52,5 @@ MMAR = Suite(
     rule_name="ddlBoJack/MMAR 3bce090 code/evaluation.py",
     metric="accuracy over items",
     denominator="rows with a response; an absent row is left out, null stops the script",
-    groups=("modality", "category"),
+    groups=("modality", "category", "answer position"),
 )

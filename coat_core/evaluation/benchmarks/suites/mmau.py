@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coat_core.evaluation.benchmarks.data import Layout, read_rows, require_fields
-from coat_core.evaluation.benchmarks.items import BenchmarkItem
+from coat_core.evaluation.benchmarks.items import BenchmarkItem, answer_position
 from coat_core.evaluation.benchmarks.rules.word_sets import word_set_verdict
 from coat_core.evaluation.benchmarks.suite import Licence, Suite
 
@@ -30,7 +30,7 @@ def _read(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem
             tuple(row["choices"]),
             row.get("answer"),
             row["audio_id"],
-            {name: str(row[name]) for name in ("task", "difficulty", "sub-category")},
+            {**{name: str(row[name]) for name in ("task", "difficulty", "sub-category")}, "answer position": answer_position(row)},
         )
         for row in rows
     ]
@@ -53,5 +53,5 @@ MMAU = Suite(
     rule_name="Sakshi113/MMAU 110127f evaluation.py",
     metric="accuracy over items",
     denominator="rows with a response; an absent row is left out, null stops the script",
-    groups=("task", "difficulty", "sub-category"),
+    groups=("task", "difficulty", "sub-category", "answer position"),
 )
