@@ -98,12 +98,13 @@ def by_task_total(field: str) -> Callable[[Sequence[ScoredItem]], OfficialTotal]
     def total(rows: Sequence[ScoredItem]) -> OfficialTotal:
         overall = mean_of(rows, lambda row: row.official)
         tasks: dict[str, list[float]] = {}
-        for row in rows:
+        # The script does not know items without a row.
+        for row in (row for row in rows if row.official.code != "missing"):
             counted = tasks.setdefault(row.item.groups[field], [])
             counted.extend([row.official.value] if row.official.value is not None else [])
         further: dict[str, Any] = {
             "tasks": {task: {"correct": int(sum(v)), "over": len(v), "accuracy": sum(v) / len(v)} for task, v in tasks.items() if v},
-            "fail_num": sum(row.official.value is None for row in rows),
+            "fail_num": sum(row.official.code in ("unparsed", "empty") for row in rows),
         }
         empty = sorted(task for task, values in tasks.items() if not values)
         if any(row.official.stops for row in rows):
