@@ -68,7 +68,7 @@ lock:  ## Write requirements.lock for every Python that pyproject.toml allows; U
 	@test -x .scratch/lock/bin/uv || ($(PYTHON) -m venv .scratch/lock && .scratch/lock/bin/python -m pip install -qq uv)
 	@cp requirements.lock .scratch/requirements.txt
 	@echo torch==2.13.0 > .scratch/torch.in
-	@.scratch/lock/bin/uv pip compile -q --universal --python-version 3.11 --all-extras --no-header --no-annotate $(UPGRADE) \
+	@.scratch/lock/bin/uv pip compile -q --universal --python-version 3.11 --extra speech --extra pitch --extra dev --no-header --no-annotate $(UPGRADE) \
 	  -o .scratch/requirements.txt pyproject.toml .scratch/torch.in > .scratch/lock.log
 	@(head -3 requirements.lock; grep -vE '^(nvidia-|cuda-|triton=)' .scratch/requirements.txt) > .scratch/requirements.lock
 	@mv .scratch/requirements.lock requirements.lock

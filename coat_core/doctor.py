@@ -20,7 +20,10 @@ from urllib.parse import urlsplit
 from coat_core.errors import CoatError
 from coat_core.packages import failed_imports, unmet_requirements, used_modules
 from coat_core.probing.verdict import FOLDER as PROBES
-from coat_core.registry.database import portable
+from coat_core.registry.artifacts import local_root, new_root
+from coat_core.registry.locks import LOCK_DATABASE, lock_database
+from coat_core.registry.postgres import connection
+from coat_core.registry.uris import TRACKING_URI, configured, is_postgresql, login_of, portable
 from coat_core.settings import load_settings
 from coat_core.storage import read_json
 
@@ -144,23 +147,52 @@ def blocks(workspace: Path) -> Iterator[Finding]:
 
 
 def _endpoints(workspace: Path) -> Iterator[Finding]:
-    tracking, prefect = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("PREFECT_API_URL")
-    if tracking and tracking.startswith("http"):
+    tracking, prefect = configured(), os.environ.get("PREFECT_API_URL")
+    if tracking.startswith("http"):
         account = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
         login = ":".join(map(str, account)) if all(account) else None
         variables = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         yield _check_server("MLflow", tracking, "/api/2.0/mlflow/experiments/search?max_results=1", login, variables)
     else:
-        yield Finding("MLflow", True, tracking or "sqlite: mlflow.db in the workspace")
+        yield _database(tracking)
+    yield from _registry_lock(tracking)
     if prefect:
         yield _check_server("Prefect", prefect, "/admin/version", os.environ.get("PREFECT_API_AUTH_STRING"), "PREFECT_API_AUTH_STRING")
     else:
         yield Finding("Prefect", True, "none set: coat run starts a loopback server")
 
 
+def _database(uri: str) -> Finding:
+    """Check the database that takes the place of a tracking server."""
+    if not is_postgresql(uri):
+        return Finding("MLflow", True, portable(uri) or "sqlite: mlflow.db in the workspace")
+    try:
+        root = new_root()
+        with connection(uri, patient=False):
+            return Finding("MLflow", True, "\n".join(filter(None, (f"{portable(uri)}, artifacts at {portable(root)}", local_root(root)))))
+    except CoatError as error:
+        return Finding("MLflow", False, portable(uri), str(error))
+
+
+def _registry_lock(tracking: str) -> Iterator[Finding]:
+    """Yield a finding on the lock of a registry that other hosts can use."""
+    try:
+        uri = lock_database()
+        if uri:
+            with connection(uri, LOCK_DATABASE if uri != tracking else TRACKING_URI, patient=False):
+                yield Finding("registry lock", True, f"in {portable(uri)}, for all hosts")
+        elif tracking.startswith("http"):
+            yield Finding(
+                "registry lock", True, f"a file of this host: where several hosts promote, set {LOCK_DATABASE} to a PostgreSQL database"
+            )
+    except CoatError as error:
+        yield Finding("registry lock", False, LOCK_DATABASE, str(error))
+
+
 def _check_server(name: str, url: str, call: str, login: str | None, variables: str) -> Finding:
     """Return whether a server is up, accepts these credentials, and, unless only this host can reach it, refuses calls without any."""
-    url, shown = url.rstrip("/"), portable(url)
+    # Python's own client does not read an account from a URL.
+    url, shown, login = portable(url).rstrip("/"), portable(url), login or login_of(url)
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=3):
             pass

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from pathlib import Path
 
 from coat_core.errors import CoatError
+from coat_core.registry.database import check_store
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
 from flows.server import prefect_api
@@ -31,11 +31,13 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
 
     Raises:
         SettingsError: params are invalid; nothing was started.
+        RegistryError: the configured store of MLflow cannot be used; nothing was started.
         CoatError: the default graph names other experts than params.
         BusyError: another run holds the workspace.
         StageError: a stage failed.
     """
     load_settings(workspace / "params.yaml")
+    check_store()
     for name, value in _LOGGING.items():
         os.environ.setdefault(name, value)
     with hold_workspace(workspace):
@@ -75,11 +77,12 @@ def _hide_reported_failures() -> None:
 
 def _print_summary(workspace: Path) -> None:
     from coat_core.registry.database import tracking_uri
+    from coat_core.registry.uris import page_of
     from coat_core.report.tables import summary_table
     from coat_core.storage import read_json
 
     print()
     print(summary_table(read_json(workspace / "report/results.json")))
     print(f"\nreport   {workspace / 'report/report.html'}  (opens without a server)")
-    print(f"registry .venv/bin/mlflow ui --backend-store-uri {shlex.quote(tracking_uri(workspace))}")
+    print(f"registry {page_of(tracking_uri(workspace))}")
     print("pages    .venv/bin/coat ui  (starts the pages of MLflow and Prefect)")

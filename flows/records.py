@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from coat_core import storage
 from coat_core.registry.database import tracking_uri
+from coat_core.registry.uris import page_of, portable
 from coat_core.watchdog import host_name, is_alive, owner_mark
 
 _OWNER_TAG = "owner:"
@@ -96,9 +97,7 @@ def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
     create_table_artifact(rows, key="decisions", description="Decisions of the promotion gate, with reasons")
     tracking = tracking_uri(workspace)
     for decision in decisions if tracking.startswith("http") else ():
-        link = f"{tracking}/#/models/{decision['model']}/versions/{decision['version']}"
+        link = f"{portable(tracking)}/#/models/{decision['model']}/versions/{decision['version']}"
         create_link_artifact(link, key=decision["model"].replace(".", "-"), link_text=f"{decision['model']} in MLflow")
     if not tracking.startswith("http"):
-        create_markdown_artifact(
-            f"`.venv/bin/mlflow ui --backend-store-uri {tracking}`", key="mlflow", description="How to open the registry"
-        )
+        create_markdown_artifact(f"`{page_of(tracking)}`", key="mlflow", description="How to open the registry")

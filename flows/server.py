@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from coat_core.errors import StageError
-from coat_core.registry.database import database_uri
+from coat_core.registry.uris import database_uri
 from coat_core.servers import free_port
 from coat_core.watchdog import OWNER, owner_mark
 
@@ -41,6 +41,8 @@ _SERVER_SETTINGS = {
     "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     "DO_NOT_TRACK": "true",
 }
+_LEASES = ("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", "prefect.server.concurrency.lease_storage.filesystem")
+"""Prefect's default keeps the leases of `concurrency()` in memory: after a restart of the server their slots are never given back."""
 
 
 def server_settings(workspace: Path, url: str) -> dict[str, str]:
@@ -111,6 +113,7 @@ def serve(port: int) -> None:
     """Run a Prefect server on the loopback interface in this process until it is signalled or its owner is gone."""
     for name in ("PREFECT_SERVER_DATABASE_TIMEOUT", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT"):
         os.environ.setdefault(name, _DATABASE_WAIT_S)
+    os.environ.setdefault(*_LEASES)
     # Prefect's page would call port 4200 otherwise.
     os.environ.setdefault(_UI_API_URL, f"http://127.0.0.1:{port}/api")
     import uvicorn

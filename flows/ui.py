@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coat_core.errors import RegistryError, StageError
+from coat_core.registry.uris import TRACKING_URI, portable
 from coat_core.servers import (
     LOOPBACK,
     answers,
@@ -26,6 +27,7 @@ from coat_core.servers import (
 from flows.server import HOME, START_S, running_server, server_settings
 
 LOGS = Path(".scratch/ui")
+_STORE = "MLFLOW_BACKEND_STORE_URI"
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,12 @@ def show_pages(
 
 
 def _mlflow(workspace: Path, port: int | None) -> Page:
-    from coat_core.registry.database import DATABASE, is_served, set_mlflow_environment, tracking_uri
+    from coat_core.registry.database import set_mlflow_environment, tracking_uri
+    from coat_core.registry.uris import DATABASE, is_served
 
     configured, content = os.environ.get("MLFLOW_TRACKING_URI", ""), "experiments, models and their versions"
     if configured and is_served(configured):
-        return Page("MLflow", content, configured, note="the server in MLFLOW_TRACKING_URI")
+        return Page("MLflow", content, portable(configured), note="the server in MLFLOW_TRACKING_URI")
     if not configured and not (workspace / DATABASE).exists():
         raise RegistryError(
             "there are no records of a run here", field="workspace", value=str(workspace.resolve()), allowed=f"a folder with {DATABASE}",
@@ -105,15 +108,21 @@ def _mlflow(workspace: Path, port: int | None) -> Page:
     set_mlflow_environment()
     port = _port(port)
     url = f"http://{LOOPBACK}:{port}"
-    options = {"--backend-store-uri": tracking_uri(workspace), "--host": LOOPBACK, "--port": str(port), "--workers": "1"}
+    uri, environment = tracking_uri(workspace), {"PATH": path_with(Path(sys.executable).parent)}
+    options = {"--host": LOOPBACK, "--port": str(port), "--workers": "1"}
+    if uri.startswith("sqlite"):
+        options = {"--backend-store-uri": uri, **options}
+    else:
+        # An argument would show the password to every user of the host, in the list of processes.
+        environment[_STORE] = uri
     command = (sys.executable, "-m", "mlflow", "server", *(part for option in options.items() for part in option))
-    return Page("MLflow", content, url, command, {"PATH": path_with(Path(sys.executable).parent)}, f"{url}/health")
+    return Page("MLflow", content, url, command, environment, f"{url}/health")
 
 
 def _prefect(workspace: Path, port: int | None) -> Page:
     configured, content = os.environ.get("PREFECT_API_URL", ""), "runs of the pipeline and their stages"
     if configured:
-        return Page("Prefect", content, configured.rstrip("/").removesuffix("/api"), note="the server in PREFECT_API_URL")
+        return Page("Prefect", content, portable(configured).rstrip("/").removesuffix("/api"), note="the server in PREFECT_API_URL")
     running = running_server(workspace)
     if running and answers(f"{running}/health"):
         return Page("Prefect", content, running.removesuffix("/api"), note="the server of the run in progress")
@@ -151,5 +160,5 @@ def _log(workspace: Path, page: Page) -> Path:
 
 
 def _shell(page: Page) -> str:
-    settings = "".join(f"{name}={shlex.quote(value)} " for name, value in (page.environment or {}).items())
-    return f"{settings}{shlex.join(page.command)}"
+    shown = {name: f'"${TRACKING_URI}"' if name == _STORE else shlex.quote(value) for name, value in (page.environment or {}).items()}
+    return f"{''.join(f'{name}={value} ' for name, value in shown.items())}{shlex.join(page.command)}"

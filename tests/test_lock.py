@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import tomllib
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from coat_core import packages
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ["3.11.0", "3.11.2", "3.11.3", "3.11.7", "3.12.0", "3.12.1", "3.13.0", "3.13.5"]
+NOT_LOCKED = ("server",)
+"""Extras that `make setup` does not install."""
 LIBRARIES_OF_CUDA = ("nvidia-", "cuda-", "triton")
 
 
@@ -38,7 +41,8 @@ def _locked(python: str, lock: Path = ROOT / "requirements.lock") -> dict[str, s
 
 
 def _required(python: str) -> list[tuple[str, Requirement]]:
-    roots = [*PROJECT["dependencies"], *(line for lines in PROJECT["optional-dependencies"].values() for line in lines)]
+    extras = PROJECT["optional-dependencies"]
+    roots = [*PROJECT["dependencies"], *(line for name, lines in extras.items() if name not in NOT_LOCKED for line in lines)]
     return [
         (parent, requirement)
         for parent, requirement in packages.requirements(roots, _environment(python))
@@ -60,6 +64,15 @@ def test_every_requirement_is_locked_on_every_python(python: str) -> None:
         if not requirement.specifier.contains(locked[canonicalize_name(requirement.name)], prereleases=True)
     ]
     assert wrong == []
+
+
+def test_the_packages_of_a_server_are_not_in_the_default_installation() -> None:
+    named = {canonicalize_name(Requirement(line).name) for name in NOT_LOCKED for line in PROJECT["optional-dependencies"][name]}
+    assert named == {"flask-wtf", "psycopg2-binary"}
+    assert not any(named & _locked(python).keys() for python in PYTHONS)
+    extras = re.search(r"uv pip compile .*", (ROOT / "Makefile").read_text())
+    assert extras is not None
+    assert set(re.findall(r"--extra (\w+)", extras[0])) == PROJECT["optional-dependencies"].keys() - set(NOT_LOCKED)
 
 
 def test_the_pythons_are_those_that_the_project_allows() -> None:

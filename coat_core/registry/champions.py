@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from coat_core.errors import RegistryError
-from coat_core.registry.database import locked, open_registry
+from coat_core.registry.database import open_registry
 from coat_core.registry.gate import Decision
+from coat_core.registry.locks import locked
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous_champion", "challenger"
 _DECISION = "\n\n## Promotion decision\n"
@@ -25,20 +26,33 @@ def champion_version(client: Any, name: str, alias: str = CHAMPION) -> str | Non
     return str(aliases[alias]) if alias in aliases else None
 
 
-def apply(name: str, version: str, decision: Decision, workspace: Path = Path()) -> None:
+def apply(name: str, version: str, decision: Decision, workspace: Path = Path(), *, against: str | Literal["any"] | None = "any") -> bool:
     """Record a decision with the version, and move the aliases accordingly.
 
     A refused version becomes `challenger`, unless it was withdrawn. Applying the same decision again changes nothing.
+
+    Args:
+        name: registered model.
+        version: the candidate.
+        decision: the decision about it.
+        workspace: folder of MLflow's records.
+        against: version of the champion that the candidate was compared with; None: there was none; "any": it is not checked.
+
+    Returns:
+        False if the champion is another one by now: nothing was changed, and the candidate must be compared again.
     """
     client = open_registry(workspace)
     with locked(workspace):
+        if against != "any" and champion_version(client, name) != against:
+            return False
         if decision.unchanged:
-            return
+            return True
         _record(client, name, version, decision)
         if decision.promote:
             promote(name, version, workspace)
         elif "withdrawn" not in client.get_model_version(name, version).tags and champion_version(client, name) != version:
             client.set_registered_model_alias(name, CHALLENGER, version)
+        return True
 
 
 def promote(name: str, version: str, workspace: Path = Path()) -> None:

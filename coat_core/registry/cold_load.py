@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coat_core import watchdog
-from coat_core.registry.database import locked, needs_quotes, open_registry
+from coat_core.registry.database import open_registry
 from coat_core.registry.lineage import resolve
+from coat_core.registry.locks import locked
 from coat_core.registry.packaging import import_pyfunc
 from coat_core.registry.probe import answer_problem
+from coat_core.registry.uris import needs_quotes
 from coat_core.registry.versions import model_folder
 from coat_core.storage import copy_tree, sha256_bytes
 

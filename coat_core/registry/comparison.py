@@ -13,8 +13,9 @@ from coat_core.evaluation.metrics import METRICS, SCORES
 from coat_core.evaluation.statistics import Bootstrap
 from coat_core.registry import gate
 from coat_core.registry.champions import champion_version, known_version
-from coat_core.registry.database import locked, open_registry
+from coat_core.registry.database import open_registry
 from coat_core.registry.gate import Decision
+from coat_core.registry.locks import locked
 from coat_core.registry.records import PairedDifference, VersionRecord, as_number
 from coat_core.registry.releases import BASE, evaluation_folder, log_evaluation
 from coat_core.registry.versions import unpack

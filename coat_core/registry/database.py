@@ -1,4 +1,4 @@
-"""Where MLflow stores its records: the SQLite database of a workspace, or a tracking server."""
+"""Where MLflow stores its records: the SQLite database of a workspace, a PostgreSQL database, or a tracking server."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
-
-from filelock import FileLock, Timeout
 
 from coat_core.errors import RegistryError
+from coat_core.registry.artifacts import FOLDER, check_location, experiment_root, new_root
+from coat_core.registry.locks import file_lock, lock_database, not_writable
+from coat_core.registry.postgres import connection
+from coat_core.registry.schema import prepare
+from coat_core.registry.uris import DATABASE, TRACKING_URI, artifact_location, configured, database_uri, is_postgresql
 
-DATABASE = "mlflow.db"
-ARTIFACTS = "mlartifacts"
-_LOCK_TIMEOUT_S = 600.0
 _LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -44,51 +43,26 @@ def set_mlflow_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-@contextmanager
-def locked(workspace: Path, name: str = "registry") -> Iterator[None]:
-    """Hold the file lock that every writer of the registry acquires; it is reentrant within a thread.
-
-    Raises:
-        RegistryError: the folder cannot be written, or another process holds the lock for ten minutes.
-    """
-    folder = workspace.resolve() / ".scratch"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{name}.lock", timeout=_LOCK_TIMEOUT_S, is_singleton=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RegistryError(
-            f"another process has held the lock of the registry for {_LOCK_TIMEOUT_S:.0f} s",
-            field="lock",
-            value=str(folder / f"{name}.lock"),
-            next_step="wait for it, or end it",
-        ) from error
-    except OSError as error:
-        raise not_writable(workspace, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def tracking_uri(workspace: Path = Path()) -> str:
     """Return the tracking URI of a workspace; create the database if it does not exist.
 
-    `MLFLOW_TRACKING_URI` has priority. Otherwise the database is SQLite at `mlflow.db`, with artifacts under `mlartifacts/`. Three
-    processes that create one database at the same time corrupt it, and a kill during creation leaves half a schema. The database is
-    therefore created under a lock, at a temporary name, and renamed. The artifact locations of a workspace that was moved or copied
-    are rewritten.
+    `MLFLOW_TRACKING_URI` has priority; an empty PostgreSQL database gets its tables. Otherwise the database is SQLite at `mlflow.db`,
+    with artifacts under `mlartifacts/`. Three processes that create one database at the same time corrupt it, and a kill during creation
+    leaves half a schema. The database is therefore created under a lock, at a temporary name, and renamed. The artifact locations of a
+    workspace that was moved or copied are rewritten.
 
     Raises:
-        RegistryError: the file is not an MLflow database, or the folder cannot be written.
+        RegistryError: the database is not one of MLflow's, cannot be reached, or the folder cannot be written.
     """
     set_mlflow_environment()
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = configured()
+    if is_postgresql(uri):
+        prepare(uri)
     if uri:
         return uri
     path = (workspace / DATABASE).resolve()
     if not path.exists():
-        with locked(workspace, "database"):
+        with file_lock(workspace, "database"):
             if not path.exists():
                 try:
                     _create(path)
@@ -116,7 +90,7 @@ def open_registry(workspace: Path = Path()) -> Any:
     Raises:
         RegistryError: the folder has no database and no tracking server is configured; nothing is created.
     """
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (workspace / DATABASE).exists():
+    if not configured() and not (workspace / DATABASE).exists():
         raise RegistryError(
             "there is no registry here: nothing was registered in this folder",
             field=DATABASE,
@@ -126,24 +100,33 @@ def open_registry(workspace: Path = Path()) -> Any:
     return connect(workspace)
 
 
-def not_writable(workspace: Path, error: BaseException) -> RegistryError:
-    """Return the error for a workspace whose records cannot be written."""
-    return RegistryError(
-        f"the registry cannot be written: {str(error).splitlines()[0]}",
-        field="workspace",
-        value=str(workspace.resolve()),
-        next_step="make the folder and its mlflow.db writable for this user, or work in a copy",
-    )
+def check_store() -> None:
+    """Check what can be known of the configured store before any work: its URI, the driver, the account, the artifact root, the lock.
+
+    Raises:
+        RegistryError: one of them is invalid.
+    """
+    lock_database()
+    uri = configured()
+    if is_postgresql(uri):
+        new_root()
+        with connection(uri):
+            pass
 
 
 def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
-    """Return the id of an experiment; create it if it does not exist. Without a server its artifacts go to `mlartifacts/`."""
+    """Return the id of an experiment; create it if it does not exist (see `artifacts.experiment_root`).
+
+    Raises:
+        RegistryError: a shared database has no artifact root, or the artifacts are in a folder of another host.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is not None:
+        check_location(client.tracking_uri, found.artifact_location)
         return str(found.experiment_id)
-    location = None if is_served(client.tracking_uri) else artifact_location((workspace / ARTIFACTS).resolve())
+    location = experiment_root(client.tracking_uri, name, workspace)
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
@@ -154,18 +137,13 @@ def experiment_id(client: Any, name: str, workspace: Path = Path()) -> str:
         return str(found.experiment_id)
 
 
-def is_served(uri: str) -> bool:
-    """Return whether a URI names a tracking server, and not a database that this process opens itself."""
-    return not uri.startswith(("sqlite:", "sqlite+", "postgresql", "mysql", "mssql"))
-
-
 @contextmanager
 def default_database(uri: str) -> Iterator[None]:
     """Set the default database of MLflow's module-level functions, which some client calls use instead of the client's URI."""
     import mlflow
 
     # MLflow also sets the environment variable. If it stayed set, it would override the database of the next workspace.
-    before = os.environ.get("MLFLOW_TRACKING_URI")
+    before = os.environ.get(TRACKING_URI)
     mlflow.set_tracking_uri(uri)
     try:
         yield
@@ -173,45 +151,12 @@ def default_database(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)
 
 
-def database_uri(path: Path, driver: str = "") -> str:
-    """Return SQLAlchemy's URI of an SQLite file.
-
-    SQLAlchemy reads `?` as the start of the query: a path with it is written as SQLite's own URI, in which it is percent-encoded
-    (https://www.sqlite.org/uri.html). The name of a driver prevents that MLflow creates a folder `file:` for it.
-
-    Args:
-        path: the file.
-        driver: SQLAlchemy's driver; empty: its default.
-    """
-    if "?" in path.as_posix():
-        return f"sqlite+{driver or 'pysqlite'}:///file:{quote(path.as_posix())}?uri=true"
-    return f"{f'sqlite+{driver}' if driver else 'sqlite'}:///{path.as_posix()}"
-
-
-def artifact_location(folder: Path) -> str:
-    """Return the location of a local folder as MLflow reads it: a path, or a `file:` URI for a path with `%`, `#` or `?`."""
-    return folder.as_uri() if needs_quotes(folder) else folder.as_posix()
-
-
-def portable(uri: str) -> str:
-    """Return a tracking URI for records: without user and password; the database of a workspace by its relative name."""
-    if uri.startswith("sqlite") and uri.partition("?uri=true")[0].endswith(f"/{DATABASE}"):
-        return f"sqlite:///{DATABASE}"
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
-
-
-def needs_quotes(path: Path) -> bool:
-    """Return whether a path has characters that MLflow would read as a part of a URI."""
-    return any(character in path.as_posix() for character in "%#?")
-
-
 def _create(path: Path) -> None:
     """Write the schema and the default experiment at a temporary name, then rename; the experiment sets the artifact folder."""
     for leftover in path.parent.glob(f".{path.name}.new*"):
         leftover.unlink()
     temporary = path.with_name(f".{path.name}.new")
-    artifacts = path.parent / ARTIFACTS
+    artifacts = path.parent / FOLDER
     artifacts.mkdir(exist_ok=True)
 
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -239,7 +184,7 @@ def _relocate(path: Path, inode: int) -> None:
     Raises:
         RegistryError: the file is not an MLflow database.
     """
-    here = artifact_location(path.parent / ARTIFACTS)
+    here = artifact_location(path.parent / FOLDER)
     try:
         row = _default_experiment(path)
     except sqlite3.DatabaseError as error:
@@ -251,9 +196,9 @@ def _relocate(path: Path, inode: int) -> None:
         ) from error
     recorded = str(row[0]).removesuffix("/0") if row else ""
     # A database that `mlflow ui` created itself keeps the locations that it chose.
-    if not recorded.endswith(f"/{ARTIFACTS}") or recorded == here:
+    if not recorded.endswith(f"/{FOLDER}") or recorded == here:
         return
-    with locked(path.parent, "database"):
+    with file_lock(path.parent, "database"):
         try:
             _rewrite(path, recorded, here)
         except sqlite3.OperationalError as error:

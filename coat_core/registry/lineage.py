@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
-from coat_core.registry.database import open_registry, portable
+from coat_core.registry.database import open_registry
 from coat_core.registry.packaging import read_info
+from coat_core.registry.uris import portable
 from coat_core.storage import read_json, sha256_file, sha256_tree
 
 MODEL_PREFIX = "models:/"

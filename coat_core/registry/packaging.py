@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import ReleaseError
-from coat_core.registry.database import artifact_location, set_mlflow_environment
+from coat_core.registry.database import set_mlflow_environment
+from coat_core.registry.uris import artifact_location
 from coat_core.storage import read_json
 
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "peft", "safetensors", "soundfile", "soxr", "torch", "transformers")

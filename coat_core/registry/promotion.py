@@ -17,7 +17,8 @@ from coat_core.evaluation.metrics import SCORES, bootstrap_of, score_trial
 from coat_core.registry.champions import apply, known_version
 from coat_core.registry.cold_load import QUESTION, load_cold
 from coat_core.registry.comparison import compare
-from coat_core.registry.database import locked, open_registry
+from coat_core.registry.database import open_registry
+from coat_core.registry.locks import locked
 from coat_core.registry.packaging import read_info
 from coat_core.registry.releases import base_evaluation, log_base, register_trial
 from coat_core.settings import Settings
@@ -82,15 +83,18 @@ def promote_candidate(workspace: Path, settings: Settings, backbone: str, versio
         question=clip.prompt if clip else QUESTION,
         device=settings.runtime.device,
     )
-    compared = compare(
-        name,
-        version,
-        workspace,
-        bootstrap=bootstrap_of(settings.evaluation),
-        evaluate=(lambda release, target: _evaluate(release, target, examples, workspace, settings)) if examples else None,
-    )
-    decision = compared.decide(settings.registry)
-    apply(name, version, decision, workspace)
+    while True:
+        compared = compare(
+            name,
+            version,
+            workspace,
+            bootstrap=bootstrap_of(settings.evaluation),
+            evaluate=(lambda release, target: _evaluate(release, target, examples, workspace, settings)) if examples else None,
+        )
+        decision = compared.decide(settings.registry)
+        # Another host may have promoted its candidate in the meantime; each promotion is decided against the champion that it replaces.
+        if apply(name, version, decision, workspace, against=compared.champion.version if compared.champion else None):
+            break
     return Promotion(backbone, name, version, created, decision.word, decision.reasons)
 
 

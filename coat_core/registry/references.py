@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
-from coat_core.registry.database import DATABASE, connect, portable
+from coat_core.registry.database import connect
 from coat_core.registry.lineage import MODEL_PREFIX
+from coat_core.registry.uris import DATABASE, portable
 
 _FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION or a release folder"
 _ALIASED = re.compile(r"[^/@\s]+@[^/@\s]+")

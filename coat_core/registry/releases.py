@@ -13,8 +13,9 @@ from coat_core.evaluation.metrics import METRICS, SCORES
 from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.probing.verdict import flat_metrics as flat_probe
 from coat_core.registry.card import CardFacts, accuracy_text, model_card
-from coat_core.registry.database import connect, default_database, locked
+from coat_core.registry.database import connect, default_database
 from coat_core.registry.lineage import Lineage, gather
+from coat_core.registry.locks import locked
 from coat_core.registry.packaging import log_release, read_info, unsafe_files
 from coat_core.registry.records import is_finite
 from coat_core.registry.replay import find_or_replay_run
@@ -152,8 +153,8 @@ def register(
                 client.log_artifact(run_id, str(workspace / file), "lineage")
         if known is None:
             tags["unsafe_files"] = "\n".join(_unsafe(client, model_id)) or "none"
-            version = _create_version(client, name, run_id, model_id, tags, card)
-            return Registered(name, version, run_id, created=True)
+            made, created = _create_version(client, name, run_id, model_id, tags, card)
+            return Registered(name, str(made.version), made.run_id, created=created)
         for key, value in tags.items():
             if known.tags.get(key) != value:
                 client.set_model_version_tag(name, known.version, key, value)
@@ -226,7 +227,12 @@ def _record_probe(client: Any, run_id: str, path: Path) -> None:
         log_new_metrics(client, client.get_run(run_id), flat_probe(read_json(path)))
 
 
-def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Mapping[str, str], card: str) -> str:
+def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Mapping[str, str], card: str) -> tuple[Any, bool]:
+    """Create a version; return the only one with its stage key, and whether it is the new one.
+
+    Another version with the same key exists where a host without the common lock registered at the same time, or where the answer of
+    the server was lost and the request was sent again. Numbers follow the order of the commits: who sees a lower one removes its own.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -236,11 +242,13 @@ def _create_version(client: Any, name: str, run_id: str, model_id: str, tags: Ma
             raise
     with default_database(client.tracking_uri):
         version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), description=card, model_id=model_id)
-    # As `mlflow.register_model` does: the model's page then links to its version.
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(version.version)}])})
-    # The file lock does not apply to other hosts. If another one created a version in the meantime, the lower version is canonical.
-    canonical = find_version(client, name, tags["stage_key"])
-    return str(version.version if canonical is None else canonical.version)
+    canonical = find_version(client, name, tags["stage_key"]) or version
+    if int(canonical.version) < int(version.version):
+        client.delete_model_version(name, str(version.version))
+    if canonical.run_id == run_id:
+        # As `mlflow.register_model` does: the model's page then links to its version.
+        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": int(canonical.version)}])})
+    return canonical, int(canonical.version) == int(version.version)
 
 
 def _unsafe(client: Any, model_id: str) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coat_core.errors import RegistryError, RegistryRefusedError
-from coat_core.registry.database import connect, experiment_id, portable
+from coat_core.registry.database import connect, experiment_id
+from coat_core.registry.uris import portable
 from coat_core.storage import read_json
 from coat_core.watchdog import host_name, is_alive, owner_mark
 

@@ -86,19 +86,6 @@ def test_the_artifacts_of_a_moved_workspace_are_found(workspace: Path, client: A
     assert database.connect(workspace).get_run(run.info.run_id).info.artifact_uri.startswith(str(workspace))
 
 
-@pytest.mark.parametrize(
-    ("uri", "recorded"),
-    [
-        ("sqlite:////home/ada/coat/mlflow.db", "sqlite:///mlflow.db"),
-        ("http://ada:secret@tracking:5000/x", "http://tracking:5000/x"),
-        ("postgresql://ada:secret@db/mlflow", "postgresql://db/mlflow"),
-        ("http://tracking:5000", "http://tracking:5000"),
-    ],
-)
-def test_a_recorded_uri_contains_no_secret_and_no_local_path(uri: str, recorded: str) -> None:
-    assert database.portable(uri) == recorded
-
-
 _KILLED = """
 import os, signal, sqlite3, sys
 
