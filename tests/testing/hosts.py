@@ -26,12 +26,13 @@ _REGISTRY = (
     _LOCK
     + """
 import os, signal
-from coat_core.registry import cold_load, releases
+from coat_core.registry import cold_load, promotion, releases
 from coat_core.registry.cold_load import ColdLoad
 from coat_core.registry.database import connect
 from coat_core.registry.promotion import promote_candidate
 from coat_core.settings import load_settings
 cold_load._run_process = lambda *arguments: ColdLoad("dog")
+promotion.read_manifest = lambda path: []
 
 def start():
     connect(workspace)
