@@ -20,7 +20,7 @@ from coat_core.servers import free_port
 
 USER, PASSWORD = "coat", "secret-of-the-tests"
 _HANG_S = 600.0
-_OPTIONS = ("fsync=off", "listen_addresses=127.0.0.1", "max_connections=50", "log_min_messages=fatal")
+_OPTIONS = ("fsync=off", "max_connections=50", "log_min_messages=fatal")
 
 
 def binaries() -> Path | None:
@@ -75,7 +75,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
         options = " ".join(f"-c {option}" for option in _OPTIONS)
-        server = f"-p {self.port} -k {self.folder} {options}"
+        server = f"-h 127.0.0.1 -p {self.port} -k {self.folder} {options}"
         command = ("-D", self._data, "-w", "-t", "120", "-l", self.folder / "log", "-o", server, "start")
         deadline = time.monotonic() + _HANG_S
         # After SIGKILL the processes of the last server may still be ending.
