@@ -86,12 +86,12 @@ def _ask(server: str, body: bytes) -> tuple[str, int]:
 
 
 def _memory_mb(server: str) -> float:
-    """Return the resident memory of the local process that listens on the server's port, in MB (10⁶ bytes)."""
+    """Return the resident memory of the local process that has the server's port open, in MB (10⁶ bytes)."""
     import psutil
 
     port = int(server.rsplit(":", 1)[1].strip("/"))
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if not connection.raddr and connection.laddr.port == port and connection.pid:
             return psutil.Process(connection.pid).memory_info().rss / 1e6
     return float("nan")
 
