@@ -26,8 +26,8 @@ _OPTIONS = ("fsync=off", "max_connections=50", "log_min_messages=fatal")
 def binaries() -> Path | None:
     """Return the folder of PostgreSQL's programs; None if they are not installed."""
     found = shutil.which("initdb")
-    places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((place for place in places if (place / "initdb").exists()), None)
+    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *([Path(found).parent] if found else [])]
+    return next((place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()), None)
 
 
 def _account() -> pwd.struct_passwd | None:
