@@ -10,7 +10,7 @@ from coat_core.registry.cold_load import ColdLoad, _generate, load_cold, load_se
 from coat_core.registry.comparison import read_record
 from coat_core.registry.database import connect
 from coat_core.registry.gate import decide
-from coat_core.registry.packaging import tone_base64
+from coat_core.registry.packaging import release_of, tone_base64
 from coat_core.registry.versions import model_folder
 from coat_core.settings import RegistrySettings
 from tests.testing.served import QUESTION, Served
@@ -66,7 +66,7 @@ def test_the_probe_reports_the_end_of_the_answer_and_its_control_tokens(
     served_pretrained: Served, wav: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load_served(model_folder(f"models:/{NAME}/1"))
-    backbone = model.unwrap_python_model()._release.backbone
+    backbone = release_of(model).backbone
     whole = _generate(model, str(wav), QUESTION)
     assert (whole.text, whole.finished, whole.control_tokens) == (served_pretrained.answer, True, ())
     assert _generate(model, "", QUESTION).text == predict(model, tone_base64(), QUESTION), "without a clip, both answer about the tone"
