@@ -37,7 +37,7 @@ ODD = (
 )
 
 STEMS = """
-word:expected caresses:caress ponies:poni ties:tie dies:die cats:cat agreed:agre plastered:plaster motoring:motor sing:sing
+caresses:caress ponies:poni ties:tie dies:die cats:cat agreed:agre plastered:plaster motoring:motor sing:sing
 conflated:conflat hopping:hop falling:fall filing:file happy:happi enjoy:enjoy relational:relat conditional:condit
 digitizer:digit vietnamization:vietnam triplicate:triplic hopefulness:hope goodness:good adjustment:adjust adoption:adopt
 effective:effect probate:probat rate:rate cease:ceas controll:control roll:roll skies:sky dying:die organic:organ
