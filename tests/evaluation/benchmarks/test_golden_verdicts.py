@@ -14,7 +14,12 @@ from coat_core.evaluation.benchmarks.rules.judgements import air_bench_line, aud
 from coat_core.evaluation.benchmarks.rules.letters import air_bench_verdict, mmsu_verdict
 from coat_core.evaluation.benchmarks.rules.notes import note_verdict, read_note
 from coat_core.evaluation.benchmarks.rules.phrases import spoken_letter
-from coat_core.evaluation.benchmarks.rules.transcripts import qwen2_audio, qwen_audio, transcript_verdict, whisper_english, word_errors
+from coat_core.evaluation.benchmarks.rules.transcripts import (
+    qwen_audio,
+    transcript_verdict,
+    whisper_english,
+    word_errors,
+)
 from coat_core.evaluation.benchmarks.rules.word_sets import matches, word_set_verdict
 from coat_core.evaluation.benchmarks.verdicts import Rule
 from tests.testing.benchmark_files import BENCHMARKS, golden, golden_given, golden_item, needs_benchmarks
@@ -111,7 +116,7 @@ def test_word_error_rates() -> None:
     spellings = json.loads((BENCHMARKS / "data/whisper_english_spelling_map.json").read_text())
     normalisers = {
         "whisper_english": whisper_english(spellings),
-        "qwen2_audio": qwen2_audio(spellings),
+        "qwen2_audio": qwen2_audio_script(spellings),
         "qwen_audio_v1": qwen_audio,
         "no_normaliser": str,
     }

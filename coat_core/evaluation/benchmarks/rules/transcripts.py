@@ -64,7 +64,7 @@ def whisper_english(spellings: Mapping[str, str]) -> Normaliser:
     return normalise
 
 
-def qwen2_audio(spellings: Mapping[str, str]) -> Normaliser:
+def qwen2_audio_script(spellings: Mapping[str, str]) -> Normaliser:
     """Return Qwen2-Audio's chain for English: both normalisers of Whisper after the cleaning of tags and blanks."""
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 

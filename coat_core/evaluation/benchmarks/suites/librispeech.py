@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coat_core.evaluation.benchmarks.data import Layout, damaged
 from coat_core.evaluation.benchmarks.items import BenchmarkItem, Given
-from coat_core.evaluation.benchmarks.rules.transcripts import qwen2_audio, qwen_audio, transcript_verdict, whisper_english
+from coat_core.evaluation.benchmarks.rules.transcripts import qwen2_audio_script, qwen_audio, transcript_verdict, whisper_english
 from coat_core.evaluation.benchmarks.strict import strict_words
 from coat_core.evaluation.benchmarks.suite import Licence, Suite
 from coat_core.evaluation.benchmarks.totals import corpus_rate_total
@@ -64,7 +64,7 @@ def _read(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem
 @cache
 def _rules(path: Path) -> tuple[Rule, Rule]:
     spellings: Mapping[str, str] = read_spellings(path)
-    return transcript_verdict(qwen2_audio(spellings)), transcript_verdict(whisper_english(spellings))
+    return transcript_verdict(qwen2_audio_script(spellings)), transcript_verdict(whisper_english(spellings))
 
 
 def _qwen2_rule(folder: Path) -> Rule:
