@@ -15,6 +15,7 @@ from coat_core.evaluation.benchmarks.rules.letters import air_bench_verdict, mms
 from coat_core.evaluation.benchmarks.rules.notes import note_verdict, read_note
 from coat_core.evaluation.benchmarks.rules.phrases import spoken_letter
 from coat_core.evaluation.benchmarks.rules.transcripts import (
+    qwen2_audio_script,
     qwen_audio,
     transcript_verdict,
     whisper_english,
