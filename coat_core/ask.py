@@ -178,14 +178,14 @@ def ask_resident(
         choices: the choices; they follow the question as in the manifest.
 
     Raises:
-        CoatError: no server answers, it refuses the question, the question is blank, or the choices are not distinct.
+        CoatError: the file is missing, no server answers, it refuses the question, the question is blank, or the choices are not distinct.
     """
     from coat_core.serving.client import ask_server
 
     _check_question(question)
     listed = check_choices(choices) if choices is not None else None
-    text = question if listed is None else f"{question} Choices: {', '.join(listed)}."
-    answer, finished = ask_server(server, model, audio, text, max_tokens=max_new_tokens)
+    _check_audio(audio)
+    answer, finished = ask_server(server, model, audio, _example(audio, 0, question, listed).prompt, max_tokens=max_new_tokens)
     choice, note = _read_choice(listed, answer)
     return answer, _notes(answer, listed, choice, note, finished=finished)
 

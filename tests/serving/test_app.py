@@ -201,14 +201,6 @@ def test_more_requests_than_allowed_are_503_and_the_others_are_answered(client: 
     assert client.post(COMPLETIONS, json=body("one more")).status_code == 200
 
 
-def test_questions_that_wait_are_answered_before_the_server_ends(echo: Echo) -> None:
-    with TestClient(make_app(NAME, echo, Limits())) as client:
-        with _waiting(client, echo) as first:
-            other = _post_later(client, "waits")
-            assert wait_for(lambda: _in_flight(client) == 2)
-        assert first.result().status_code == other.result().status_code == 200
-
-
 def test_an_answer_that_takes_too_long_is_504(echo: Echo) -> None:
     with TestClient(make_app(NAME, echo, Limits(timeout_s=0.05))) as client:
         assert client.post(COMPLETIONS, json=body("wait")).status_code == 504

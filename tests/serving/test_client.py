@@ -59,5 +59,5 @@ def test_refusals_of_the_server_and_of_the_address_are_one_message(server: str, 
     closed = f"http://127.0.0.1:{free_port()}"
     assert "no server answers" in str(ask(NAME, clip, "What?", "--server", closed).exception)
     assert "coat serve MODEL" in str(ask(NAME, clip, "What?", "--server", "nonsense").exception)
-    assert "cannot be read" in str(ask(NAME, f"{clip}.gone", "What?", "--server", server).exception)
+    assert "there is no such audio file" in str(ask(NAME, f"{clip}.gone", "What?", "--server", server).exception)
     assert ask(NAME, clip, "What?", "--server", server, "--json").exit_code == 2
