@@ -70,7 +70,7 @@ def draw_differences(results: Mapping[str, Any], path: Path) -> None:
         panels[0].set_ylim(len(columns) - 0.5, -0.5)
         left = panels[0].get_position().x0
         figure.text(left, 0.93, f"What thinking adds: {DIFFERENCES[HEADLINE]}", fontsize=13, weight="bold", va="center")
-        figure.text(0.985, 0.93, "grey: the interval includes zero", fontsize=9, color=MUTED, ha="right", va="center")
+        figure.text(0.985, 0.93, "grey: the interval includes zero, or too few groups", fontsize=9, color=MUTED, ha="right", va="center")
         save_png(figure, path)
 
 

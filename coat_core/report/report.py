@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.corpus.examples import Example
+from coat_core.report.conclusion import conclusion
 from coat_core.report.diagnostics import choice_rows, diagnostics_markdown, draw_heat_maps, knock_out_rows, probed, skill_rows
+from coat_core.report.items import SampleItem, sample_items
 from coat_core.report.results import HEADLINE, collect, headline, metrics_for_dvc
 from coat_core.report.tables import (
     BRIEF_NOTE,
@@ -43,7 +45,8 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
         The content of `results.json`.
 
     Raises:
-        EvaluationError: an evaluation is missing, or the trials have different evaluation sets.
+        EvaluationError: an evaluation or responses are missing, or the trials have different evaluation sets.
+        AudioError: a clip of the page cannot be decoded.
         ReleaseError: a release with heads cannot be loaded for its read-outs.
     """
     results = collect(
@@ -58,7 +61,8 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
         draw_charts(workspace, results, folder / "figures")
         for key in settings.backbones:
             draw_read_outs(workspace, settings, key, examples, folder / "figures")
-        write_text(folder / "report.html", render_page(results, folder / "figures"))
+        items = sample_items(workspace, settings.backbones, settings.trials, examples, settings.evaluation.split)
+        write_text(folder / "report.html", render_page(results, folder / "figures", items))
     return results
 
 
@@ -114,8 +118,8 @@ def draw_read_outs(workspace: Path, settings: Settings, backbone: BackboneKey, e
         draw_read_out(read_out, folder / f"read-out-{backbone}-{example.family}.png")
 
 
-def render_page(results: Mapping[str, Any], figures: Path) -> str:
-    """Return the HTML page; the figures of the folder are embedded."""
+def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[SampleItem] = ()) -> str:
+    """Return the HTML page; the figures of the folder and the clips of the items are embedded."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -126,18 +130,27 @@ def render_page(results: Mapping[str, Any], figures: Path) -> str:
     charts = {name: _picture(figures / f"{name}.png") for name in ("accuracy", "differences", "training")}
     first = next(iter(results["backbones"].values()))
     arm = next(iter(first["arms"].values()))
+    read_outs = [group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]]
+    latency, diagnostics = _latency(results), _diagnostics(results, figures)
+    present = {
+        "accuracy": "Accuracy", "items": items and "Sample items", "read-out": read_outs and "Read-out", "latency": latency and "Latency",
+        "diagnostics": diagnostics and "Diagnostics", "training": charts["training"] and "Training", "data": "Data",
+        "measured": "How it was measured",
+    }  # fmt: skip
     return environment.get_template("report.html.j2").render(
         results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arm["mean"]["n"],
         confidence=f"{measured['confidence']:.0%}", cards=[_card(results, key) for key in results["backbones"]],
-        read_outs=[group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]], brief_note=BRIEF_NOTE,
-        tables=[_table(results, key) for key in results["backbones"]], latency=_latency(results),
+        sections=[(anchor, title) for anchor, title in present.items() if title], conclusion=conclusion(results),
+        items=[_item(item) for item in items], item_models=[name_of(key) for key in results["backbones"]],
+        silent=sum(item.audio is None for item in items), audio_megabytes=round(sum(len(item.audio or "") for item in items) / 1e6),
+        read_outs=read_outs, brief_note=BRIEF_NOTE, tables=[_table(results, key) for key in results["backbones"]], latency=latency,
         latency_labels=list(LATENCY_ROWS.values()),
         described_latency=[
             f"{name_of(key)}: {described_latency(found)}"
             for key, backbone in results["backbones"].items()
             for found in backbone.get("latency_described", ())
         ],
-        contract=results["contract"], facts=_facts(measured), diagnostics=_diagnostics(results, figures),
+        contract=results["contract"], facts=_facts(measured), diagnostics=diagnostics, runs=_runs(results),
     )  # fmt: skip
 
 
@@ -151,6 +164,26 @@ def _card(results: Mapping[str, Any], key: str) -> dict[str, Any]:
     # Not `clear`: in Jinja, `card.clear` is the method of dict.
     shown = claim is not None and not claim["mean"]["includes_zero"] and not claim["mean"].get("too_few")
     return {"name": name_of(key), "points": points, "shown": shown, "headline": headline(results, key)}
+
+
+def _item(item: SampleItem) -> dict[str, Any]:
+    of_arm = zip(*item.answers.values(), strict=True)
+    rows = [{"arm": parse_trial(answers[0].trial)[0].name, "answers": answers} for answers in of_arm]
+    return {"example": item.example, "audio": item.audio, "rows": rows}
+
+
+def _runs(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{name_of(key)}, {trial}",
+            "steps": run["steps"],
+            "minutes": f"{run['seconds'] / 60:.1f}",
+            "loss": "n/a" if (loss := run["losses"].get("answer", {}).get("last")) is None else f"{loss:.3f}",
+            "id": run["run_id"] or "n/a",
+        }
+        for key, backbone in results["backbones"].items()
+        for trial, run in backbone["training"].items()
+    ]
 
 
 def _read_outs(key: str, figures: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from coat_core.evaluation.metrics import score_trial
 from coat_core.report.report import write_report
 from coat_core.settings import Settings, parse_settings
 from coat_core.storage import read_json, write_json, write_jsonl
+from tests.report.page import assert_accessible
 from tests.testing.evaluations import CONTRACT, EVALUATION, EXPERTS, KEY, identity_of, write_clips, write_random_release, write_stores
 
 TRIALS = ("base-0", "sft-0", "coat-0")
@@ -46,6 +47,8 @@ def test_the_report_is_complete_and_self_contained(tiny_bases: dict[str, Path], 
     assert all((tmp_path / "report" / name).stat().st_size <= 300_000 for name in read_outs | charts)
     page = (tmp_path / "report/report.html").read_text()
     assert page.count("data:image/png;base64,") == len(read_outs | charts)
+    assert page.count("data:audio/flac;base64,") == page.count("<audio controls") == len(FAMILIES) * 2
+    assert_accessible(page)
     assert not any(text in page for text in ("http://", "https://", "<script", 'src="figures', "None"))
     assert "Fewer than 3 seeds" in page
     assert read_json(tmp_path / "report/results.json") == results

@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "coat_core"
-_DATA = (".j2", ".safetensors")
+_DATA = (".css", ".j2", ".safetensors")
 """Suffixes of the files that code in the same folder reads."""
 
 
