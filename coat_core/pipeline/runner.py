@@ -64,6 +64,12 @@ class StageRun:
 
         log_to_recorded_run(self.workspace, self.workspace / "runs" / name, metrics)
 
+    def log_results(self, results: Mapping[str, Any]) -> None:
+        """Record the results of each trial with the run that trained it, if MLflow has it; the outputs of a stage do not depend on it."""
+        from coat_core.registry.run_metrics import log_results
+
+        log_results(self.workspace, results)
+
     def run_in_processes(self, count: int) -> None:
         """Run this stage in processes (`run_here` of its module), and wait for them; how they are started changes none of the outputs."""
         from coat_core.pipeline.processes import run_in_processes

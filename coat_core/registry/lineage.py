@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
+from coat_core.registry.commit import UNKNOWN, commit_of
 from coat_core.registry.database import open_registry
 from coat_core.registry.packaging import read_info
 from coat_core.registry.uris import portable
@@ -19,12 +18,7 @@ from coat_core.storage import read_json, sha256_file, sha256_tree
 MODEL_PREFIX = "models:/"
 """Prefix of the URI of a registered version."""
 
-COMMIT = "COAT_GIT_COMMIT"
-"""Variable with the commit of code that is in no repository, as in an image; `-dirty` at its end: with uncommitted changes."""
-
-_DIRTY = "-dirty"
 _FEATURES = "features_sha256."
-_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ def gather(workspace: Path, release: Path) -> Lineage:
     """
     info = read_info(release)
     adapter = release / "adapter_model.safetensors"
-    commit, dirty = _git(workspace)
+    commit, dirty = commit_of(workspace)
     return Lineage(
         stage_key=info["fingerprint"],
         backbone=info["backbone"],
@@ -85,7 +79,7 @@ def gather(workspace: Path, release: Path) -> Lineage:
         seed=str(info["seed"]),
         base_id=info["base"]["id"],
         base_revision=info["base"].get("revision") or "none",
-        base_licence=info["base"].get("licence") or _UNKNOWN,
+        base_licence=info["base"].get("licence") or UNKNOWN,
         adapter_sha256=sha256_file(adapter) if adapter.is_file() else "none",
         data_sha256=sha256_tree(workspace / "data/accepted.jsonl"),
         features_sha256={expert: sha256_tree(workspace / "features" / expert) for expert in sorted(info.get("experts") or {})},
@@ -99,9 +93,9 @@ def contract_result(workspace: Path) -> str:
     """Return `passed` or `failed` as the contract stage recorded it, or `unknown` without a record."""
     path = workspace / "data/contract/results.json"
     if not path.is_file():
-        return _UNKNOWN
+        return UNKNOWN
     passed = read_json(path).get("passed")
-    return {True: "passed", False: "failed"}.get(passed, _UNKNOWN)
+    return {True: "passed", False: "failed"}.get(passed, UNKNOWN)
 
 
 def lineage(uri: str, workspace: Path = Path()) -> dict[str, Any]:
@@ -203,25 +197,3 @@ def _lines(record: Mapping[str, Any], indent: str) -> list[str]:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             lines.append(f"{indent}{key:<{width}}  {shown}")
     return lines
-
-
-def _git(workspace: Path) -> tuple[str, str]:
-    """Return the commit and the dirty flag of the repository that contains the workspace; without one, those in `COAT_GIT_COMMIT`."""
-
-    def call(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(workspace), *arguments], check=True, capture_output=True, text=True, timeout=60
-        ).stdout.strip()
-
-    try:
-        commit = call("rev-parse", "HEAD")
-        changed = call("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top,glob)**/dvc.lock")
-    except (OSError, subprocess.SubprocessError):
-        return _stated_commit(os.environ.get(COMMIT, ""))
-    return commit, "true" if changed else "false"
-
-
-def _stated_commit(value: str) -> tuple[str, str]:
-    if value in ("", _UNKNOWN):
-        return _UNKNOWN, _UNKNOWN
-    return value.removesuffix(_DIRTY), "true" if value.endswith(_DIRTY) else "false"

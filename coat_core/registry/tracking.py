@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coat_core.errors import RegistryError, RegistryRefusedError
+from coat_core.registry.commit import commit_of
 from coat_core.registry.database import connect, experiment_id
 from coat_core.registry.uris import portable
 from coat_core.storage import read_json
@@ -94,7 +95,7 @@ class MlflowTracker:
     def start(self, name: str = "", *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
         """Create a run, or reopen `run_id` if it exists in MLflow."""
         self._client = connect(self._workspace)
-        all_tags = {**(tags or {}), **owner_tags()}
+        all_tags = {**(tags or {}), **owner_tags(), "mlflow.source.name": "coat", "mlflow.source.git.commit": commit_of(self._workspace)[0]}
         if self._stage_key:
             all_tags["stage_key"] = self._stage_key
         run = find_run(self._client, run_id) if run_id else None

@@ -221,6 +221,7 @@ def _tracked(run: TrainingRun, tracker: Tracker, *, main: bool) -> Iterator[None
     path = run.scratch / RUN
     run_id = read_json(path).get("run_id") if path.is_file() else None
     tags = {"backbone": run.key, "arm": run.arm.name, "seed": str(run.seed), "fingerprint": run.fingerprint}
+    tags["mlflow.note.content"] = f"{run.arm.description} (arm {run.arm.name}, seed {run.seed})"
     tracker.start(run.name, tags=tags, run_id=run_id)
     status: Status = "failed"
     try:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coat_core.registry.lineage import COMMIT, gather
+from coat_core.registry.commit import COMMIT
+from coat_core.registry.lineage import gather
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 Add = Callable[..., str]

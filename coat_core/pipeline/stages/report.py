@@ -12,5 +12,6 @@ if TYPE_CHECKING:
 
 
 def run(job: StageRun) -> None:
-    """Read the outputs of all stages that params name, and write the report."""
-    write_report(job.workspace, job.settings, read_manifest(job.path("data/accepted.jsonl")), job.scratch / "out/report")
+    """Read the outputs of all stages that params name, write the report, and log each trial's results with its run."""
+    results = write_report(job.workspace, job.settings, read_manifest(job.path("data/accepted.jsonl")), job.scratch / "out/report")
+    job.log_results(results)

@@ -1,0 +1,52 @@
+"""Results of the report as metrics of the MLflow runs that trained the models, so that runs can be compared by what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coat_core.registry.tracking import EVALUATION, log_to_recorded_run
+from coat_core.settings import CLAIM
+
+BASELINE = CLAIM[1]
+
+
+def log_results(workspace: Path, results: Mapping[str, Any]) -> list[str]:
+    """Log the accuracy of each trial with its run; equal values are logged once. Return the ids of the runs.
+
+    Args:
+        workspace: folder of MLflow's records and of `runs/`; a trial whose run MLflow does not have is left out.
+        results: content of `results.json`.
+    """
+    found = []
+    for key, backbone in results["backbones"].items():
+        for arm, values in backbone["arms"].items():
+            for seed in values["seeds"]:
+                name = f"{key}-{arm}-{seed}"
+                run_id = log_to_recorded_run(workspace, workspace / "runs" / name, trial_metrics(backbone, arm, seed))
+                found += [run_id] if run_id else []
+    return found
+
+
+def trial_metrics(backbone: Mapping[str, Any], arm: str, seed: str) -> dict[str, float]:
+    """Return the metrics of one trial.
+
+    `evaluation/mean_accuracy` and `evaluation/<family>/accuracy` are of the trial, `evaluation/minus_sft/seed` is its difference from
+    `sft` of the same seed. `evaluation/minus_sft/mean`, `low` and `high` are of the arm over all seeds, `latency/first_token_ratio` is of
+    the timed trial.
+    """
+    own = backbone["arms"][arm]["seeds"][seed]
+    metrics = {f"{EVALUATION}mean_accuracy": own["mean"]} | {
+        f"{EVALUATION}{name}/accuracy": value for name, value in own["families"].items()
+    }
+    baseline = backbone["arms"].get(BASELINE, {}).get("seeds", {}).get(seed)
+    if baseline is not None and arm != BASELINE:
+        metrics[f"{EVALUATION}minus_{BASELINE}/seed"] = own["mean"] - baseline["mean"]
+    if (difference := backbone["differences"].get(f"{arm}-{BASELINE}")) is not None:
+        shown = {"mean": "difference", "low": "low", "high": "high"}
+        metrics |= {f"{EVALUATION}minus_{BASELINE}/{name}": difference["mean"][value] for name, value in shown.items()}
+    latency = backbone.get("latency")
+    if latency and latency["candidate"] == f"{arm}-{seed}":
+        metrics["latency/first_token_ratio"] = latency["ratios"]["first_token_s"]["median"]
+    return {name: round(float(value), 6) for name, value in metrics.items()}
