@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -274,7 +275,7 @@ def serve(
 @app.command(rich_help_panel="Models")
 def export(
     model: Model,
-    to: Annotated[Path, typer.Option(help="folder to create; an earlier export there is replaced once the new one has passed")],
+    to: Annotated[str, typer.Option(help="folder or s3://bucket/prefix; an earlier export there is replaced once the new one has passed")],
     merge: Annotated[bool, typer.Option("--merge", help="a merged checkpoint of the stock class, not the PEFT adapter")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the dtype of the base's files")] = None,
     device: Annotated[str, typer.Option(help="device of the parity gate: cpu or cuda")] = "cpu",
@@ -282,12 +283,13 @@ def export(
     speakers: Annotated[bool, typer.Option("--speakers", help="Qwen2.5-Omni: also copy its voices (spk_dict.pt, a pickle)")] = False,
 ) -> None:
     """Export a model for stock transformers and peft; the folder appears once the parity gate has passed."""
+    from coat_core.export.bucket import export_to_bucket
     from coat_core.export.export import export as export_model
     from coat_core.registry.references import model_uri
 
-    done = export_model(
+    export_to = partial(export_to_bucket, uri=to) if to.startswith("s3://") else partial(export_model, target=Path(to))
+    done = export_to(
         model_uri(model) or model,
-        to,
         merge=merge,
         dtype=dtype,
         device=device,
@@ -295,7 +297,7 @@ def export(
         speakers=speakers,
         progress=typer.echo,
     )
-    typer.echo(f"{done.folder}  {done.size_bytes / 1e6:,.1f} MB\n\n{done.usage}")
+    typer.echo(f"{done.address}  {done.size_bytes / 1e6:,.1f} MB\n\n{done.usage}")
 
 
 @app.command()

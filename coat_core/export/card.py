@@ -11,7 +11,7 @@ _KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", 
 """Licences that have an identifier in model cards; any other is written as `other` with its name."""
 
 
-def usage(model_class: Any, folder: Path, *, merge: bool) -> str:
+def usage(model_class: Any, folder: Path | str, *, merge: bool) -> str:
     """Return stock code that loads an export."""
     name = model_class.__name__
     needs_torchvision = {"image", "video"} & {*model_class.input_modalities}

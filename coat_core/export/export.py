@@ -32,13 +32,15 @@ class Export:
     """A finished export.
 
     Attributes:
-        folder: folder of the export.
+        folder: folder of the export; that of one in a bucket is removed after the upload.
+        address: the folder, or `s3://bucket/prefix`.
         size_bytes: size of all files of the export.
         record: content of `export.json`.
         usage: stock code that loads it.
     """
 
     folder: Path
+    address: str
     size_bytes: int
     record: Mapping[str, Any]
     usage: str
@@ -53,6 +55,7 @@ def export(
     device: str = "cpu",
     max_shard_size: str = MAX_SHARD_SIZE,
     speakers: bool = False,
+    address: str | None = None,
     progress: Progress = print,
 ) -> Export:
     """Export a model for stock `transformers` and `peft`; the folder appears only after the parity gate has passed.
@@ -66,6 +69,7 @@ def export(
         device: device on which the gate runs.
         max_shard_size: largest file of a merged checkpoint, e.g. `5GB`; the base's division into files is kept if no file is larger.
         speakers: Qwen2.5-Omni: also copy `spk_dict.pt`, a pickle.
+        address: what the model card calls the folder; None: its path.
         progress: called with one line of text at each step.
 
     Raises:
@@ -103,11 +107,11 @@ def export(
             progress(f"  {parity.describe(pair)}")
         parity.check(pairs, gate_dtype)
         record = _record(source, merge, gate_dtype, device, [asdict(pair) for pair in pairs])
-        code = usage(source.model_class, target, merge=merge)
+        code = usage(source.model_class, address or target, merge=merge)
         write_json(folder / RECORD, record)
         write_text(folder / CARD, card(record, code))
         size = _size(folder)
-    return Export(target, size, record, code)
+    return Export(target, str(target), size, record, code)
 
 
 def _gate_dtype(stored: str, trained: str) -> str:

@@ -9,7 +9,9 @@ from coat_core.errors import StorageError, StorageUnavailableError
 
 _CREDENTIALS = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the host a role"
 _REGION = "set AWS_DEFAULT_REGION to the region of the bucket"
-_PERMISSION = "the credentials need s3:ListBucket on the bucket and s3:GetObject on its objects"
+_PERMISSION = (
+    "the credentials need s3:ListBucket on the bucket and s3:GetObject on its objects, for an export also s3:PutObject and s3:DeleteObject"
+)
 _LATER = "try again later"
 CHANGED = "list it again: coat source"
 """Next step where an object is no longer as listed."""
