@@ -187,16 +187,14 @@ def headline(results: Mapping[str, Any], backbone: str) -> str:
 
 
 def metrics_for_dvc(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the main results as nested floats, for `dvc metrics show`."""
+    """Return a short table for `dvc metrics show`: accuracy of the arms of each model, and the claimed difference with its interval."""
     metrics: dict[str, Any] = {}
     for key, backbone in results["backbones"].items():
-        metrics[key] = {"accuracy": {arm: values["mean"]["accuracy"] for arm, values in backbone["arms"].items()}}
-        for name, values in backbone["differences"].items():
-            metrics[key][name.replace("-", "_minus_")] = {part: values["mean"][part] for part in ("difference", "low", "high")}
-        if backbone["latency"]:
-            metrics[key]["first_token_ratio"] = backbone["latency"]["ratios"]["first_token_s"]["median"]
-        if backbone.get("probes"):
-            metrics[key]["knock_out_cost"] = {trial: probe["verdict"]["knock_out_cost"] for trial, probe in backbone["probes"].items()}
+        metrics[key] = {arm: round(values["mean"]["accuracy"], 3) for arm, values in backbone["arms"].items()}
+        if HEADLINE in backbone["differences"]:
+            claim = backbone["differences"][HEADLINE]["mean"]
+            names = {"difference": HEADLINE.replace("-", "_minus_"), "low": "low", "high": "high"}
+            metrics[key] |= {name: round(claim[part], 3) for part, name in names.items()}
     return metrics
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ BRIEF_NOTE = f"Fewer than {ENOUGH_SEEDS} seeds: this run shows that the pipeline
 """Added to results that are `brief`."""
 LATENCY_ROWS = {"first_token_s": "time to first token", "decode_s_per_token": "decoding, per token", "total_s": "total"}
 """Labels of the measured times by key."""
+
+
+CURVE_POINTS = 100
+"""Most points of a training curve in the CSV."""
 
 
 def name_of(backbone: str) -> str:
@@ -142,12 +147,19 @@ def accuracy_csv(results: Mapping[str, Any]) -> str:
 
 
 def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
-    """Return one CSV row per optimizer step of each run: its losses, the answer loss first."""
+    """Return the losses of each run as CSV, the answer loss first: means over at most 100 intervals of its optimizer steps."""
     rows = list(training_rows(workspace, results))
     losses = sorted({name for _, _, row in rows for name in row if name.startswith("loss/") and name != "loss/answer"})
     header = ("backbone", "trial", "step", "stage", "answer_loss", *(f"{name.removeprefix('loss/')}_loss" for name in losses))
-    names = ("stage", "loss/answer", *losses)
-    return _csv([header, *((key, trial, row["step"], *(row.get(name) for name in names)) for key, trial, row in rows)])
+    names = ("loss/answer", *losses)
+    found = []
+    for (key, trial), group in groupby(rows, key=lambda row: row[:2]):
+        steps = [row for _, _, row in group]
+        width = -(-len(steps) // CURVE_POINTS)
+        for start in range(0, len(steps), width):
+            part = steps[start : start + width]
+            found.append((key, trial, part[-1]["step"], part[-1].get("stage"), *(_mean(part, name) for name in names)))
+    return _csv([header, *found])
 
 
 def training_rows(workspace: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -156,6 +168,11 @@ def training_rows(workspace: Path, results: Mapping[str, Any]) -> Iterator[tuple
         for trial in backbone["training"]:
             for row in read_jsonl(workspace / "runs" / f"{key}-{trial}" / "history.jsonl"):
                 yield key, trial, row
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    values = [float(row[name]) for row in rows if isinstance(row.get(name), int | float)]
+    return round(sum(values) / len(values), 5) if values else None
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> str:

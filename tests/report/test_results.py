@@ -10,6 +10,7 @@ from coat_core.report.report import render_page
 from coat_core.report.results import collect, describe_corpus, headline, metrics_for_dvc
 from coat_core.report.tables import accuracy_csv, markdown_tables, summary_table, training_csv
 from coat_core.settings import EvaluationSettings
+from coat_core.storage import write_jsonl
 from tests.testing.evaluations import BACKBONES, make_example, make_examples
 
 SETTINGS = EvaluationSettings(bootstrap_resamples=200)
@@ -95,7 +96,17 @@ def test_tables_contain_every_arm_and_family(make_workspace: Make) -> None:
     assert steps[1].startswith("qwen2_audio,sft-0,1,ground,2.0,,")
     assert len(steps) == 1 + 3 * 4 * 90
     metrics = metrics_for_dvc(results)["qwen2_audio"]
-    assert metrics["coat_minus_sft"]["low"] <= metrics["coat_minus_sft"]["difference"] <= metrics["coat_minus_sft"]["high"]
+    assert list(metrics) == ["base", "sft", "coat", "coat_minus_sft", "low", "high"]
+    assert metrics["low"] <= metrics["coat_minus_sft"] <= metrics["high"]
+
+
+def test_a_long_training_has_at_most_a_hundred_points(tmp_path: Path) -> None:
+    rows = [{"step": step, "stage": "respond", "loss/answer": float(step)} for step in range(1, 1001)]
+    write_jsonl(tmp_path / "runs/qwen2_audio-sft-1/history.jsonl", rows)
+    lines = training_csv(tmp_path, {"backbones": {"qwen2_audio": {"training": {"sft-1": {}}}}}).splitlines()
+    assert len(lines) == 1 + 100
+    assert lines[1] == "qwen2_audio,sft-1,10,respond,5.5"
+    assert lines[-1] == "qwen2_audio,sft-1,1000,respond,995.5"
 
 
 def test_the_page_colours_only_intervals_that_exclude_zero(make_workspace: Make, tmp_path: Path) -> None:
