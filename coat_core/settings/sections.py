@@ -221,6 +221,8 @@ class LossSettings(Section):
     """Share of the respond stage, at its end, over which `respond_distill` falls linearly to zero."""
     max_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     """Largest share of the distillation in the norm of LoRA's gradient; the distillation is scaled down to it. null: no limit."""
+    audio_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of each expert's loss that its head takes at the audio positions; the rest is taken at the block (arms with a block)."""
     smooth_l1_beta: Positive = 1.0
     cosine: NonNegative = 1.0
     voicing: NonNegative = 1.0

@@ -105,9 +105,11 @@ class ThinkingModel(nn.Module):
         answer = weights.answer * answer_sum / max(totals.answer_tokens, 1)
         distill: Tensor | None = None
         experts: dict[str, Tensor] = {}
-        states, mask = read_states(inner, self.block, batch, self.backbone.audio_token_id) if targets else (inner, None)
+        places = self._places(inner, batch) if targets else []
         for key, rows in targets.items():
-            experts[key] = self._head(key).loss(states, self._durations(audio), rows, self.losses, state_mask=mask)
+            experts[key] = torch.stack(
+                [share * self._head(key).loss(states, self._durations(audio), rows, self.losses, mask) for share, states, mask in places]
+            ).sum()
             weight = weights.distill * self.losses.expert_weights.get(key, 1.0)
             part = weight * experts[key] / max(totals.clips.get(key, 0), 1)
             distill = part if distill is None else distill + part
@@ -172,6 +174,13 @@ class ThinkingModel(nn.Module):
         if bottleneck and self.block is not None:
             blocked = blocked_pairs(batch, self.block, self.backbone.audio_token_id, ("audio",))
         return self.backbone.hidden_states(embeddings, batch.attention_mask, self.read_layer, blocked)
+
+    def _places(self, states: Tensor, batch: Batch) -> list[tuple[float, Tensor, Tensor | None]]:
+        """Return the states that heads read, with their mask, and their share of each expert's loss."""
+        token_id, share = self.backbone.audio_token_id, self.losses.audio_share
+        if self.block is None or not share:
+            return [(1.0, *read_states(states, self.block, batch, token_id))]
+        return [(1.0 - share, *read_states(states, self.block, batch, token_id)), (share, *audio_states(states, batch, token_id))]
 
     def _head(self, key: str) -> ExpertHead:
         return cast(ExpertHead, self.heads[key])

@@ -15,7 +15,7 @@ from coat_core.backbones.base import Query
 from coat_core.errors import BackboneError, TrainingError
 from coat_core.settings import LossSettings
 from coat_core.thinking.losses import StageWeights, Totals
-from coat_core.thinking.model import ThinkingModel, think_states
+from coat_core.thinking.model import ThinkingModel, audio_states, think_states
 from tests.testing.totals import count_totals
 
 Make = Callable[..., ThinkingModel]
@@ -178,6 +178,31 @@ def test_the_loss_is_a_weighted_sum_over_the_totals_of_the_window(make_model: Ma
     losses = model(batch, audio, targets, weights, totals, num_items_in_batch=3)
     expected = 0.5 * losses.answer_sum / 11 + 0.7 * (losses.experts["reconstruction"] / 5 + 3.0 * losses.experts["pitch"] / 2)
     torch.testing.assert_close(losses.loss.detach(), expected)
+
+
+def test_a_share_of_each_experts_loss_can_be_taken_at_the_audio_positions(
+    make_model: Make, backbone_key: str, queries: list[Query], targets: Any
+) -> None:
+    model = make_model(backbone_key, trained=True)
+    batch, audio = model.backbone.encode(queries), _audio(model, queries)
+    totals, weights = count_totals(batch, targets), StageWeights(1.0, 1.0)
+
+    def experts(share: float) -> dict[str, Tensor]:
+        model.losses = LossSettings(audio_share=share)
+        return model(batch, audio, targets, weights, totals).experts
+
+    block, quarter, half = experts(0.0), experts(0.25), experts(0.5)
+    at_audio = {key: 2 * half[key] - block[key] for key in block}
+    for key, loss in quarter.items():
+        assert abs(at_audio[key] - block[key]) > 1e-3
+        torch.testing.assert_close(loss, 0.75 * block[key] + 0.25 * at_audio[key])
+    # The part at the audio positions is what the same heads lose there without a block.
+    states = model.backbone.hidden_states(model.backbone.embed(batch, audio), batch.attention_mask, model.read_layer)[0]
+    at, mask = audio_states(states, batch, model.backbone.audio_token_id)
+    seconds = [clip.shape[0] / model.backbone.audio_token_rate_hz for clip in audio]
+    for key, rows in targets.items():
+        expected = model.heads[key].loss(at, seconds, rows, model.losses, mask)
+        torch.testing.assert_close(at_audio[key], expected.detach(), atol=1e-3, rtol=1e-4)
 
 
 def test_the_losses_of_a_windows_batches_add_up(make_model: Make, backbone_key: str, queries: list[Query], targets: Any) -> None:
