@@ -23,6 +23,7 @@ from coat_core import storage
 from coat_core.errors import Interrupted, StageError
 from coat_core.pipeline.runner import OUTCOMES
 from coat_core.pipeline.source import list_source, summary_text
+from coat_core.pipeline.suites import list_suites
 from coat_core.pipeline.workspace import match_graph
 from coat_core.progress import PROGRESS
 from coat_core.registry.tracking import close_dead_runs
@@ -139,6 +140,7 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         StageError: a stage failed; every stage that does not depend on it has ended.
         BusyError: another run holds the workspace.
         CoatError: the default graph names other experts than params.
+        EvaluationError: files of a public benchmark are missing; the message says what to fetch.
         StorageError: the source of the corpus is in a bucket that cannot be listed.
     """
     place = Path(workspace)
@@ -148,9 +150,11 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
             close_dead_flow_runs()
             close_dead_runs(place)
             settings = load_settings(place / "params.yaml")
-            match_graph(place, settings.experts, in_bucket=settings.corpus.in_bucket)
+            match_graph(place, settings.experts, in_bucket=settings.corpus.in_bucket, suites=bool(settings.evaluation.suites))
             if settings.corpus.in_bucket:
                 get_run_logger().info("source: %s", summary_text(list_source(place, settings.corpus)))
+            if suites := settings.evaluation.suites:
+                get_run_logger().info("%d public benchmarks: %d new or changed", len(suites), list_suites(place, suites))
             with _shared(place):
                 seconds, last = _run_stale(place, jobs or os.cpu_count() or 1, settings)
             publish_contract(place)

@@ -11,7 +11,7 @@ from coat_core.settings import Settings
 
 ALONE = ("latency", "latency_described")
 """Kinds of stage that measure time and therefore need the machine for themselves."""
-ON_DEVICE = ("audio", "train", "answer", "probe", "latency", "latency_described", "report")
+ON_DEVICE = ("audio", "train", "answer", "answer_suite", "probe", "latency", "latency_described", "report")
 """Kinds of stage that compute on `runtime.device`."""
 
 

@@ -78,11 +78,15 @@ def _hide_reported_failures() -> None:
 def _print_summary(workspace: Path) -> None:
     from coat_core.registry.database import tracking_uri
     from coat_core.registry.uris import page_of
+    from coat_core.report.suites import suites_text
     from coat_core.report.tables import summary_table
     from coat_core.storage import read_json
 
     print()
-    print(summary_table(read_json(workspace / "report/results.json")))
+    results = read_json(workspace / "report/results.json")
+    print(summary_table(results))
+    if suites := suites_text(results):
+        print(f"\n{suites}")
     print(f"\nreport   {workspace / 'report/report.html'}  (opens without a server)")
     print(f"registry {page_of(tracking_uri(workspace))}")
     print("pages    .venv/bin/coat ui  (starts the pages of MLflow and Prefect)")

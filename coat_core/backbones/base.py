@@ -118,6 +118,10 @@ class Backbone(Protocol):
         """Audio tokens per second (25 for all three)."""
 
     @property
+    def longest_clip(self) -> int:
+        """Samples (16 kHz) of the longest clip that `encode` accepts."""
+
+    @property
     def audio_token_id(self) -> int:
         """Id of the placeholder that is repeated once per audio token."""
 

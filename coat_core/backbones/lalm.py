@@ -97,6 +97,12 @@ class Lalm:
             raise BackboneError("no such linear layers in the language model", field="lora.modules", value=unknown, allowed=sorted(names))
         return rf"^{re.escape(_DECODER)}\.layers\.\d+\.(?:self_attn|mlp)\.(?:{'|'.join(map(re.escape, modules))})$"
 
+    @property
+    def longest_clip(self) -> int:
+        """Samples of the longest clip that `encode` accepts."""
+        limit = self.architecture.long_limit_samples if self.long_audio == "windows" else self.architecture.limit_samples
+        return limit(self.model.config, self.extractor)
+
     def audio_token_count(self, samples: int) -> int:
         """Return the number of audio tokens of a clip of `samples` samples."""
         return token_count(frame_count(samples))
@@ -139,10 +145,8 @@ class Lalm:
         )
 
     def _audio_tokens(self, query: Query) -> int:
-        samples, config = len(query.waveform), self.model.config
-        limit = self.architecture.limit_samples(config, self.extractor)
-        longest = self.architecture.long_limit_samples(config, self.extractor)
-        allowed = longest if self.long_audio == "windows" else limit
+        samples, allowed = len(query.waveform), self.longest_clip
+        longest = self.architecture.long_limit_samples(self.model.config, self.extractor)
         count = self.audio_token_count(samples)
         if query.waveform.ndim != 1 or samples > allowed or count < 1:
             seconds = samples / SAMPLE_RATE_HZ

@@ -162,8 +162,9 @@ def classifiers(
 def register(backbone: Backbone, trial: Trial) -> None:
     """Register a trained and evaluated trial (idempotent by stage key)."""
     from coat_core.registry.releases import register_trial
+    from coat_core.settings import load_settings
 
-    done = register_trial(Path(), _model_name(backbone), f"{backbone}-{trial}")
+    done = register_trial(Path(), _model_name(backbone), f"{backbone}-{trial}", list(load_settings().evaluation.suites))
     typer.echo(f"{done.uri} {'registered' if done.created else 'was already registered'}")
 
 

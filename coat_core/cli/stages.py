@@ -12,6 +12,7 @@ from coat_core.console import RESUMES, report_end
 app = typer.Typer()
 Backbone = Annotated[str, typer.Argument(help="a key of `backbones` in params")]
 Trial = Annotated[str, typer.Argument(help="<arm>-<seed>, e.g. coat-0; one of `trials` in params")]
+Suite = Annotated[str, typer.Argument(help="a public benchmark: a key of `evaluation.suites` in params")]
 _PANEL = "Stages (what dvc.yaml calls)"
 
 
@@ -23,11 +24,18 @@ def corpus() -> None:
 
 @app.command(rich_help_panel=_PANEL)
 def source() -> None:
-    """List the source of the corpus in its S3 bucket again (source.jsonl); `coat run` does so itself, `dvc repro` does not."""
+    """List the corpus in its S3 bucket (source.jsonl) and the files of public benchmarks (suites/*/source.json), as `coat run` does."""
     from coat_core.pipeline.source import list_source, summary_text
     from coat_core.settings import load_settings
 
-    typer.echo(summary_text(list_source(Path(), load_settings().corpus)))
+    settings = load_settings()
+    if settings.corpus.in_bucket or not settings.evaluation.suites:
+        typer.echo(summary_text(list_source(Path(), settings.corpus)))
+    if settings.evaluation.suites:
+        from coat_core.pipeline.suites import list_suites
+
+        changed = list_suites(Path(), settings.evaluation.suites)
+        typer.echo(f"{len(settings.evaluation.suites)} public benchmarks: {changed} new or changed")
 
 
 @app.command(rich_help_panel=_PANEL)
@@ -64,6 +72,24 @@ def answer(backbone: Backbone, trial: Trial) -> None:
 def score(backbone: Backbone, trial: Trial) -> None:
     """Score the saved responses of one trial; no model is needed."""
     _stage(f"score@{backbone}-{trial}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def suite(name: Suite) -> None:
+    """Read one public benchmark: its questions for the models, its items for the scorers."""
+    _stage(f"suite@{name}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def answer_suite(backbone: Backbone, trial: Trial, name: Suite) -> None:
+    """Answer one public benchmark with one release and save the responses."""
+    _stage(f"answer_suite@{backbone}-{trial}-{name}")
+
+
+@app.command(rich_help_panel=_PANEL)
+def score_suite(backbone: Backbone, trial: Trial, name: Suite) -> None:
+    """Score the saved responses to one public benchmark, as its published script does and as we do."""
+    _stage(f"score_suite@{backbone}-{trial}-{name}")
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -46,6 +46,9 @@ def make_workspace(folder: Path, params: Path, changes: Mapping[str, Any] | None
         CoatError: the folder is the repository itself, or contains other files.
     """
     settings, text = load_settings(params), params.read_text(encoding="utf-8-sig")
+    if "suites" not in (read_values(params).get("evaluation") or {}):
+        # A params file from before there were suites: the graph has a reference to the key.
+        changes = {"evaluation.suites": {}, **(changes or {})}
     if changes:
         text = changed_text(text, changes)
         settings = parse_settings(apply_changes(read_values(params), changes), f"{params} with these changes")
@@ -83,16 +86,27 @@ def _remote_settings(root: Path) -> list[tuple[str, str]]:
     return [(key, value) for key, _, value in lines if key == "core.remote" or (key.startswith("remote.") and key.endswith(_PLACE))]
 
 
-def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings], *, in_bucket: bool = False) -> None:
+def match_graph(workspace: Path, experts: Mapping[str, ExpertSettings], *, in_bucket: bool = False, suites: bool = False) -> None:
     """Make the graph of a workspace depend on the stores and the code of the experts, and on the source, that params name now.
 
+    Args:
+        workspace: the workspace.
+        experts: experts of params.
+        in_bucket: whether the source of the corpus is in a bucket.
+        suites: whether params name public benchmarks.
+
     Raises:
-        CoatError: the graph names others, and is the repository's own or was changed by hand.
+        CoatError: the graph names others, and is the repository's own or was changed by hand; or it is from before there were suites.
     """
     path = workspace / "dvc.yaml"
     if not path.is_file():
         return
     graph = path.read_text()
+    if suites and "score_suite" not in yaml.safe_load(graph)["stages"]:
+        raise StageError(
+            "the graph of this workspace has no stages for public benchmarks", field="evaluation.suites", value=str(path),
+            next_step="update it: coat workspace . --params params.yaml",
+        )  # fmt: skip
     sources = _declares_snapshot(graph) == in_bucket
     if set(_stores(graph)) == set(experts) and _declares_neural(graph) == _needs_neural(experts) and sources:
         return

@@ -24,6 +24,7 @@ class CardFacts:
         metrics: content of the release's `metrics.json`.
         workspace: folder whose `data/accepted.jsonl` the card describes.
         controls: `metrics.json` of other arms of the same backbone, by arm.
+        suites: results of public benchmarks, by name.
     """
 
     name: str
@@ -32,14 +33,13 @@ class CardFacts:
     metrics: Mapping[str, Any]
     workspace: Path
     controls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    suites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the card: description, intended use, data, scores with those of the controls, limits, licence and origin."""
-    return (
-        "\n\n".join(part for part in (_head(facts), _uses(facts), _data(facts), _scores(facts), _limits(facts), _origin(facts)) if part)
-        + "\n"
-    )
+    """Return the card: description, intended use, data, scores with those of the controls, public benchmarks, limits, licence, origin."""
+    parts = (_head(facts), _uses(facts), _data(facts), _scores(facts), _suites(facts), _limits(facts), _origin(facts))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(facts: CardFacts) -> str:
@@ -117,6 +117,20 @@ def _scores(facts: CardFacts) -> str:
     )
 
 
+def _suites(facts: CardFacts) -> str:
+    if not facts.suites:
+        return ""
+    lines = ["| benchmark | n | strict | official | rule |", "|---|---:|---:|---:|---|"]
+    for result in facts.suites.values():
+        strict = accuracy_text({"accuracy": result["strict"]["value"], **result["strict"]})
+        official = _number(result["official"]["value"])
+        lines.append(f"| {result['title']}, {result['split']} | {result['n']} | {strict} | {official} | {result['rule']} |")
+    return (
+        "## Public benchmarks\n\n*strict*: an unclear response counts as wrong; *official*: the number of the published script, a dash "
+        "where it gives none. They are not on one scale where that number is an error rate or a judge's score.\n\n" + "\n".join(lines)
+    )
+
+
 def _limits(facts: CardFacts) -> str:
     weak = [
         family
@@ -125,8 +139,8 @@ def _limits(facts: CardFacts) -> str:
         or (entry.get("chance") is not None and entry.get("accuracy") is not None and entry["accuracy"] <= entry["chance"])
     ]
     text = (
-        "## Limits\n\nThe scores apply to the corpus above only. Each question is about one clip. The length and the position of the block "
-        "are fixed. The model can give confident answers that are wrong. Do not use it for decisions about people."
+        "## Limits\n\nThe scores under Evaluation apply to the corpus above only. Each question is about one clip. The length and the "
+        "position of the block are fixed. The model can give confident answers that are wrong. Do not use it for decisions about people."
     )
     return text + (f" **Not clear of chance: {', '.join(weak)}.**" if weak else "")
 

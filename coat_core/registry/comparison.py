@@ -18,6 +18,7 @@ from coat_core.registry.gate import Decision
 from coat_core.registry.locks import locked
 from coat_core.registry.records import PairedDifference, VersionRecord, as_number
 from coat_core.registry.releases import BASE, evaluation_folder, log_evaluation
+from coat_core.registry.suites import read_suites
 from coat_core.registry.versions import unpack
 from coat_core.settings import RegistrySettings
 from coat_core.storage import read_json
@@ -113,6 +114,7 @@ def read_record(
         over_base=_over_base(folder, bootstrap) if bootstrap else None,
         items={family: entry["n"] for family, entry in metrics.get("families", {}).items() if isinstance(entry.get("n"), int)},
         probe_problem="" if probe_passed else tags.get("probe_reason", ""),
+        suites=read_suites(tags),
     )
 
 

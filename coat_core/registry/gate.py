@@ -10,6 +10,9 @@ An interval over fewer than 20 items or 5 groups is too few: it passes no check.
 accuracy alone: the reasons say that it is too few, and a drop beyond the margin is still refused. A number that is missing or not
 finite passes no check.
 
+A public benchmark that `min_suites` names must reach its smallest strict score, over at least 20 items. Where the champion was scored on
+the same items, the drop may be at most `max_slice_drop`, as for a family.
+
 The gain of the thinking block over fine-tuning without it (`coat − sft`) is recorded and shown, but is not a condition.
 """
 
@@ -112,7 +115,8 @@ def _check_scores(candidate: VersionRecord, settings: RegistrySettings) -> list[
         checks.append(_Check(passed, f"{unscored:.1%} of the answers are unscored; at most {settings.max_unscored_share:.1%} are allowed"))
     else:
         checks.append(_Check(False, "the share of unscored answers is not recorded, or is not a number between 0 and 1"))
-    return [*checks, _above_chance(candidate, settings), _not_below_base(candidate, settings)]
+    suites = [_suite(name, least, candidate) for name, least in settings.min_suites.items()]
+    return [*checks, _above_chance(candidate, settings), _not_below_base(candidate, settings), *suites]
 
 
 def _above_chance(candidate: VersionRecord, settings: RegistrySettings) -> _Check:
@@ -162,7 +166,7 @@ def _check_against_champion(
     for family, before in sorted(champion.families.items()):
         if before is not None:
             checks.append(_family(family, before, candidate, settings))
-    return checks
+    return [*checks, *(_suite_drop(name, candidate, champion, settings) for name in settings.min_suites if name in champion.suites)]
 
 
 def _family(family: str, before: float, candidate: VersionRecord, settings: RegistrySettings) -> _Check:
@@ -179,6 +183,36 @@ def _family(family: str, before: float, candidate: VersionRecord, settings: Regi
     return _Check(
         passed,
         f"{family}: {after:.3f} against {before:.3f} ({-drop:+.3f}; a drop of at most {settings.max_slice_drop:.3f} is allowed{note})",
+    )
+
+
+def _suite(name: str, least: float, candidate: VersionRecord) -> _Check:
+    score = candidate.suites.get(name)
+    if score is None:
+        return _Check(False, f"{name}: the candidate was not scored: keep it in evaluation.suites, run the pipeline, and promote again")
+    if not all(is_finite(value) and 0.0 <= value <= 1.0 for value in (score.value, score.low, score.high)):
+        return _Check(False, f"{name}: {score.value} is not a number between 0 and 1")
+    few = too_few(score.n)
+    passed = score.value >= least and not few
+    outcome = f"{'reaches' if score.value >= least else 'is below'} the smallest score {least:.3f}"
+    return _Check(
+        passed,
+        f"{name}: strict score {score.value:.3f} [{score.low:.3f}, {score.high:.3f}] over {score.n} items "
+        + (f"is too few to judge (at least {MIN_ITEMS})" if few else outcome),
+    )
+
+
+def _suite_drop(name: str, candidate: VersionRecord, champion: VersionRecord, settings: RegistrySettings) -> _Check:
+    after, before = candidate.suites.get(name), champion.suites[name]
+    if after is None or after.data != before.data:
+        return _Check(True, f"{name}: not compared with the champion, which was scored on other items ({before.data})")
+    if not is_finite(after.value) or not is_finite(before.value):
+        return _Check(False, f"{name}: {after.value} against {before.value} are not two finite numbers")
+    drop = before.value - after.value
+    # Scores are ratios of whole numbers. A drop equal to the margin must not fail by rounding.
+    return _Check(
+        drop <= settings.max_slice_drop + 1e-9,
+        f"{name}: {after.value:.3f} against {before.value:.3f} ({-drop:+.3f}; a drop of at most {settings.max_slice_drop:.3f} is allowed)",
     )
 
 

@@ -69,7 +69,8 @@ def promote_candidate(workspace: Path, settings: Settings, backbone: str, versio
         raise RegistryError("params do not name this backbone and its registered model", field="backbone", value=backbone, allowed=known)
     name, created = settings.registry.names[backbone], False
     if version is None:
-        registered = register_trial(workspace, name, f"{backbone}-{settings.registry.candidate}")
+        trial = f"{backbone}-{settings.registry.candidate}"
+        registered = register_trial(workspace, name, trial, list(settings.evaluation.suites))
         version, created = registered.version, registered.created
     else:
         _add_base(open_registry(workspace), name, version, workspace)

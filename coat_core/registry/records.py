@@ -53,6 +53,27 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
+class SuiteScore:
+    """The strict score of a version on one public benchmark.
+
+    Attributes:
+        value: strict score.
+        low: lower bound of its interval.
+        high: upper bound.
+        n: number of items.
+        official: number of the published script; None if it gives none.
+        data: split, files and number of items; two scores are compared only if it is equal.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    official: float | None
+    data: str
+
+
+@dataclass(frozen=True)
 class VersionRecord:
     """The record of one registered version.
 
@@ -71,6 +92,7 @@ class VersionRecord:
         over_base: mean accuracy − that of the untouched base; None without an evaluation of the base on the same set.
         items: number of examples by family; a family that is missing here was not counted.
         probe_problem: why the answer of the cold load is not a real answer, as a clause; empty if it is one.
+        suites: scores on public benchmarks, by name.
     """
 
     name: str
@@ -87,6 +109,7 @@ class VersionRecord:
     over_base: PairedDifference | None = None
     items: Mapping[str, int] = field(default_factory=dict)
     probe_problem: str = ""
+    suites: Mapping[str, SuiteScore] = field(default_factory=dict)
 
     @property
     def label(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coat_core.errors import RegistryError
+from coat_core.evaluation.benchmarks.recorded import RESULT
 from coat_core.evaluation.metrics import METRICS, SCORES
 from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.probing.verdict import flat_metrics as flat_probe
@@ -19,6 +20,7 @@ from coat_core.registry.locks import locked
 from coat_core.registry.packaging import log_release, read_info, unsafe_files
 from coat_core.registry.records import is_finite
 from coat_core.registry.replay import find_or_replay_run
+from coat_core.registry.suites import DIGEST, digest_of, record_suites, results_of
 from coat_core.registry.tracking import EVALUATION, log_metrics, log_new_metrics
 from coat_core.settings import ARMS
 from coat_core.storage import read_json, sha256_file
@@ -43,7 +45,7 @@ class Registered:
         return f"models:/{self.name}/{self.version}"
 
 
-def register_trial(workspace: Path, name: str, trial: str) -> Registered:
+def register_trial(workspace: Path, name: str, trial: str, suites: Sequence[str] = ()) -> Registered:
     """Register `models/<trial>` from the files of a workspace; nothing is written if it is registered with the same scores already.
 
     The model card also shows the scores of the other arms with the same seed that were evaluated. The scores of the untouched base on
@@ -53,6 +55,7 @@ def register_trial(workspace: Path, name: str, trial: str) -> Registered:
         workspace: the workspace.
         name: registered model, e.g. `coat-qwen2-audio`.
         trial: `<backbone>-<arm>-<seed>`.
+        suites: public benchmarks whose results, where there are any, are stored with the version.
 
     Raises:
         ReleaseError: the release does not exist.
@@ -72,10 +75,12 @@ def register_trial(workspace: Path, name: str, trial: str) -> Registered:
     base = base_evaluation(workspace, info, read_json(evaluation / METRICS)["evaluation_set"])
     base_sha256 = sha256_file(base / SCORES) if base is not None else None
     recorded = known.tags if known is not None else {}
+    results = results_of(workspace, trial, suites)
     if (
         known is not None
         and recorded.get("scores_sha256") == sha256_file(evaluation / SCORES)
         and base_sha256 in (None, recorded.get("base_scores_sha256"))
+        and (not results or recorded.get(DIGEST) == digest_of(results))
     ):
         return Registered(name, str(known.version), known.run_id, created=False)
     found = gather(workspace, release)
@@ -88,10 +93,11 @@ def register_trial(workspace: Path, name: str, trial: str) -> Registered:
         metrics=read_json(evaluation / METRICS),
         workspace=workspace,
         controls={arm: read_json(path) for arm, path in controls.items() if path.is_file()},
+        suites={suite: read_json(folder / RESULT) for suite, folder in results.items()},
     )
     return register(
         release, name, lineage=found, evaluation=evaluation, records=workspace / "runs" / trial, card=model_card(facts),
-        workspace=workspace, base=base,
+        workspace=workspace, base=base, suites=results,
     )  # fmt: skip
 
 
@@ -125,6 +131,7 @@ def register(
     card: str,
     workspace: Path = Path(),
     base: Path | None = None,
+    suites: Mapping[str, Path] | None = None,
 ) -> Registered:
     """Register a release, once per stage key.
 
@@ -140,6 +147,7 @@ def register(
         card: Markdown, the version's description.
         workspace: folder of MLflow's records, `dvc.lock` and `params.yaml`.
         base: folder with `metrics.json` and `scores.jsonl` of the untouched base on the same evaluation set.
+        suites: public benchmark → folder of its result.
     """
     client = connect(workspace)
     with locked(workspace):
@@ -148,6 +156,7 @@ def register(
         model_id = log_release(client, workspace, release, run_id=run_id)
         _record_probe(client, run_id, workspace / PROBES / f"{release.name}.json")
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
+        tags |= record_suites(client, run_id, suites or {})
         for file in _LINEAGE_FILES:
             if (workspace / file).is_file():
                 client.log_artifact(run_id, str(workspace / file), "lineage")

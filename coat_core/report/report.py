@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.corpus.examples import Example
+from coat_core.evaluation.metrics import bootstrap_of
 from coat_core.report.conclusion import conclusion
 from coat_core.report.diagnostics import choice_rows, diagnostics_markdown, draw_heat_maps, knock_out_rows, probed, skill_rows
 from coat_core.report.items import SampleItem, sample_items
 from coat_core.report.results import HEADLINE, collect, headline, metrics_for_dvc
+from coat_core.report.suites import NOTE, collect_suites, suite_rows, suites_markdown
 from coat_core.report.tables import (
     BRIEF_NOTE,
     DIFFERENCES,
@@ -52,10 +54,13 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
     results = collect(
         workspace, settings.backbones, settings.trials, examples, settings.evaluation, facts_of(settings), settings.probes.trials
     )
+    if chosen := settings.evaluation.suites:
+        bootstrap = bootstrap_of(settings.evaluation)
+        results["suites"] = collect_suites(workspace, list(settings.backbones), settings.trials, list(chosen), bootstrap)
     with new_folder(target) as folder:
         write_json(folder / "results.json", results)
         write_json(folder / "metrics.json", metrics_for_dvc(results))
-        write_text(folder / "tables.md", markdown_tables(results) + diagnostics_markdown(results))
+        write_text(folder / "tables.md", markdown_tables(results) + diagnostics_markdown(results) + suites_markdown(results))
         write_text(folder / "plots" / "accuracy.csv", accuracy_csv(results))
         write_text(folder / "plots" / "training.csv", training_csv(workspace, results))
         draw_charts(workspace, results, folder / "figures")
@@ -131,9 +136,9 @@ def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[Sampl
     first = next(iter(results["backbones"].values()))
     arm = next(iter(first["arms"].values()))
     read_outs = [group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]]
-    latency, diagnostics = _latency(results), _diagnostics(results, figures)
+    latency, diagnostics, suites = _latency(results), _diagnostics(results, figures), _suites(results)
     present = {
-        "accuracy": "Accuracy", "items": items and "Sample items", "read-out": read_outs and "Read-out", "latency": latency and "Latency",
+        "accuracy": "Accuracy", "suites": suites and "Public benchmarks", "items": items and "Sample items", "read-out": read_outs and "Read-out", "latency": latency and "Latency",
         "diagnostics": diagnostics and "Diagnostics", "training": charts["training"] and "Training", "data": "Data",
         "measured": "How it was measured",
     }  # fmt: skip
@@ -151,6 +156,7 @@ def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[Sampl
             for found in backbone.get("latency_described", ())
         ],
         contract=results["contract"], facts=_facts(measured), diagnostics=diagnostics, runs=_runs(results),
+        suites=suites, suites_note=NOTE.replace("*", ""),
     )  # fmt: skip
 
 
@@ -240,6 +246,10 @@ def _diagnostics(results: Mapping[str, Any], figures: Path) -> list[dict[str, An
         }
         for key, trial, probe in probed(results)
     ]
+
+
+def _suites(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name_of(key), "rows": suite_rows(results, key)} for key in results["backbones"]] if results.get("suites") else []
 
 
 def _latency(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from coat_core.settings.sections import (
     ThinkingSettings,
     TrainingSettings,
 )
+from coat_core.settings.suites import SuiteKey, SuiteSettings
 
 __all__ = [
     "ARMS",
@@ -42,6 +43,8 @@ __all__ = [
     "RuntimeSettings",
     "Section",
     "Settings",
+    "SuiteKey",
+    "SuiteSettings",
     "ThinkingSettings",
     "TrainingSettings",
     "find_arm",

@@ -85,6 +85,12 @@ class Settings(Section):
             if trial not in self.trials or not parse_trial(trial)[0].described:
                 described = ", ".join(name for name in self.trials if parse_trial(name)[0].described) or "there are none"
                 raise ValueError(f"latency.described names {trial!r}; allowed: trials of arm described ({described})")
+        absent = [name for name in self.registry.min_suites if name not in self.evaluation.suites]
+        if absent:
+            named_suites = ", ".join(self.evaluation.suites) or "there are none"
+            raise ValueError(
+                f"registry.min_suites names {', '.join(absent)}; allowed: the benchmarks in evaluation.suites ({named_suites})"
+            )
         nameless = [key for key in self.backbones if key not in self.registry.names]
         if nameless:
             raise ValueError(f"registry.names has no name for {', '.join(nameless)}; allowed: one name for each of `backbones`")

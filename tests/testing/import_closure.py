@@ -31,9 +31,16 @@ def stage_kinds() -> list[str]:
 
 
 def by_name(kind: str, params: Mapping[str, Any]) -> set[str]:
-    """Return the modules that a stage loads by name: the synthesiser's script, and the experts' implementations that params name."""
+    """Return the modules that a stage loads by name.
+
+    These are the synthesiser's script, the experts' implementations that params name, and the public benchmarks.
+    """
     if kind == "corpus":
         return {f"{PACKAGE}.corpus.generated.espeak"}
+    if kind in ("suite", "score_suite"):
+        from coat_core.evaluation.benchmarks.catalogue import SUITES
+
+        return {f"{PACKAGE}.evaluation.benchmarks.suites.{place.partition(':')[0]}" for place in SUITES.values()}
     if kind != "features":
         return set()
     from coat_core.experts.catalogue import ACOUSTIC, NEURAL

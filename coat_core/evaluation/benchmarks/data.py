@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from coat_core.errors import EvaluationError
+from coat_core.evaluation.benchmarks.places import HUB
 
-_HUB = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
 Rows = list[dict[str, Any]]
 
 
@@ -27,6 +27,8 @@ class Layout:
         hub: id of the data set on the hub; empty if it has none.
         audio: where the clips are below the folder.
         checked: split → MD5 of the published annotation file, where known.
+        embedded: column of a Parquet file that contains the clips.
+        rule_files: names of the files, among those of a split, that the rule reads too; any one of a group joined by "|".
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -34,6 +36,8 @@ class Layout:
     hub: str = ""
     audio: str = ""
     checked: Mapping[str, str] | None = None
+    embedded: str = ""
+    rule_files: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -50,20 +54,21 @@ class DataVersion:
     """Whether it is the published file; None where its MD5 is not known."""
 
 
-def data_folder(source: str, layout: Layout, split: str) -> Path:
+def data_folder(source: str, layout: Layout, split: str, clips: Sequence[str] = ()) -> Path:
     """Return the local folder of a data set; fetch its annotation files if it is given as a hub id with a commit.
 
     Args:
-        source: a folder, or `owner/name@commit` of a data set on the hub. Clips are not downloaded.
+        source: a folder, or `owner/name@commit` of a data set on the hub. Clips are not downloaded unless they are named.
         layout: the published files.
         split: the split whose files are needed.
+        clips: paths of clips that are needed, too.
 
     Raises:
         EvaluationError: no such folder, no commit, or the hub has no such data set.
     """
     if Path(source).is_dir():
         return Path(source)
-    match = _HUB.fullmatch(source)
+    match = HUB.fullmatch(source)
     if match is None:
         raise EvaluationError(
             "no such folder, and not a data set of the hub", field="data", value=source, allowed="a folder, or owner/name@commit",
@@ -72,7 +77,7 @@ def data_folder(source: str, layout: Layout, split: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    patterns = [name for names in layout.files[split] for name in names.split("|")]
+    patterns = [name for names in layout.files[split] for name in names.split("|")] + [_literal(clip) for clip in clips]
     try:
         return Path(snapshot_download(match[1], repo_type="dataset", revision=match[2], allow_patterns=patterns))
     except (OSError, HTTPError) as error:
@@ -80,6 +85,11 @@ def data_folder(source: str, layout: Layout, split: str) -> Path:
             f"the data set cannot be fetched: {str(error).splitlines()[0]}", field="data", value=source,
             next_step=f"check network, commit and access, or fetch it from {layout.origin} and give the folder",
         ) from error  # fmt: skip
+
+
+def _literal(path: str) -> str:
+    """Return a pattern that matches this path only."""
+    return re.sub(r"[*?\[]", lambda match: f"[{match[0]}]", path.removeprefix("./"))
 
 
 def needed_files(folder: Path, layout: Layout, split: str) -> list[Path]:
@@ -146,8 +156,8 @@ def _parse(path: Path) -> Any:
         import pyarrow.parquet
 
         table = pyarrow.parquet.ParquetFile(path)
-        names = [name for name in table.schema_arrow.names if name not in ("audio", "context", "speech_instruction")]
-        return table.read(columns=names).to_pylist()
+        schema = table.schema_arrow
+        return table.read(columns=[name for name in schema.names if not _is_audio(schema.field(name).type)]).to_pylist()
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
         return list(csv.DictReader(text.splitlines(keepends=True)))
@@ -156,6 +166,14 @@ def _parse(path: Path) -> Any:
     value = json.loads(text)
     of_objects = isinstance(value, dict) and all(isinstance(row, dict) for row in value.values())
     return list(value.values()) if of_objects else value
+
+
+def _is_audio(kind: Any) -> bool:
+    """Return whether a column has bytes, or bytes beside a path, as the hub stores audio."""
+    import pyarrow
+
+    fields = [kind.field(number).type for number in range(kind.num_fields)] if pyarrow.types.is_struct(kind) else [kind]
+    return any(pyarrow.types.is_binary(field) or pyarrow.types.is_large_binary(field) for field in fields)
 
 
 def damaged(path: Path, layout: Layout, problem: str) -> EvaluationError:

@@ -31,6 +31,8 @@ class BenchmarkItem:
         audio: path of the clip below the data folder.
         groups: fields by which scores are reported, e.g. task and difficulty.
         details: further fields that a rule reads.
+        further_audio: the other clips of a question about several.
+        aliases: other names of the item's clip in logs of harnesses, without suffix.
     """
 
     id: str
@@ -40,6 +42,8 @@ class BenchmarkItem:
     audio: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    further_audio: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from coat_core.corpus.examples import escape_surrogates
 from coat_core.errors import EvaluationError
 from coat_core.evaluation.benchmarks.items import MISSING, Given
 from coat_core.evaluation.benchmarks.strict import scorable
@@ -19,6 +20,9 @@ from coat_core.evaluation.benchmarks.totals import OfficialTotal, ScoredItem, me
 from coat_core.evaluation.scorers import Score
 from coat_core.evaluation.statistics import Bootstrap, Interval, Item
 from coat_core.storage import read_jsonl
+
+DEFAULT = Bootstrap()
+"""The bootstrap of intervals where no params name another."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class BenchmarkResult:
     rows: tuple[ScoredItem, ...]
     official: OfficialTotal
     strict: StrictTotal
+    bootstrap: Bootstrap
 
     @property
     def differing(self) -> dict[str, int]:
@@ -60,7 +65,7 @@ class BenchmarkResult:
         """Return our mean with its bootstrap interval over items."""
         name = self.loaded.suite.name
         units = [Item(row.item.id, name, row.item.id) for row in self.rows]
-        return Bootstrap().by_family(units, np.asarray([row.strict_value for row in self.rows]))[name]
+        return self.bootstrap.by_family(units, np.asarray([row.strict_value for row in self.rows]))[name]
 
     def harnesses(self) -> dict[str, OfficialTotal]:
         """Return the totals under the rules of other harnesses."""
@@ -69,7 +74,10 @@ class BenchmarkResult:
     def parts(self, field: str) -> dict[str, BenchmarkResult]:
         """Return the result of each value of a group field, in order of the name."""
         values = sorted({row.item.groups.get(field, "") for row in self.rows})
-        return {value: total(self.loaded, [row for row in self.rows if row.item.groups.get(field, "") == value]) for value in values}
+        return {
+            value: total(self.loaded, [row for row in self.rows if row.item.groups.get(field, "") == value], self.bootstrap)
+            for value in values
+        }
 
 
 def read_given(path: Path) -> dict[str, Given]:
@@ -98,12 +106,13 @@ def read_given(path: Path) -> dict[str, Given]:
     return given
 
 
-def score_benchmark(loaded: LoadedSuite, given: Mapping[str, Given]) -> BenchmarkResult:
+def score_benchmark(loaded: LoadedSuite, given: Mapping[str, Given], bootstrap: Bootstrap = DEFAULT) -> BenchmarkResult:
     """Score the responses to a split under both readings.
 
     Args:
         loaded: items and rule.
         given: id → response; an item without one is missing.
+        bootstrap: of the intervals.
 
     Raises:
         EvaluationError: a response has the id of no item.
@@ -119,16 +128,16 @@ def score_benchmark(loaded: LoadedSuite, given: Mapping[str, Given]) -> Benchmar
         response = given.get(item.id, MISSING)
         others = {name: rule(item, response) for name, rule in suite.harnesses.items()}
         rows.append(ScoredItem(item, response, loaded.rule(item, response), suite.strict(item, response), others))
-    return total(loaded, rows)
+    return total(loaded, rows, bootstrap)
 
 
-def total(loaded: LoadedSuite, rows: Sequence[ScoredItem]) -> BenchmarkResult:
+def total(loaded: LoadedSuite, rows: Sequence[ScoredItem], bootstrap: Bootstrap = DEFAULT) -> BenchmarkResult:
     """Return both totals of scored items; the order of the items changes nothing."""
     rows = sorted(rows, key=lambda row: row.item.id)
     unscored = [row for row in rows if not isinstance(row.strict, Score)]
     mean = math.fsum(row.strict_value for row in rows) / len(rows)
     strict = StrictTotal(mean, len(unscored), sum(not scorable(row.item) for row in unscored))
-    return BenchmarkResult(loaded, tuple(rows), loaded.suite.total(rows), strict)
+    return BenchmarkResult(loaded, tuple(rows), loaded.suite.total(rows), strict, bootstrap)
 
 
 def to_json(result: BenchmarkResult) -> dict[str, Any]:
@@ -136,15 +145,18 @@ def to_json(result: BenchmarkResult) -> dict[str, Any]:
     loaded, suite = result.loaded, result.loaded.suite
     return {
         "benchmark": suite.name,
+        "title": suite.title,
         "split": loaded.split,
         "data": {"md5": loaded.version.md5, "published": loaded.version.published},
         "rule": suite.rule_name,
+        "metric": suite.metric,
+        "prompt_source": suite.prompt_source,
         **_totals_json(result),
         "harnesses": {name: _official_json(official) for name, official in result.harnesses().items()},
         "groups": {
             field: {value: _totals_json(part) for value, part in result.parts(field).items()} for field in suite.groups
         },
-        "items": [_item_json(row) for row in result.rows],
+        "items": [{"id": row.item.id, "prompt": escape_surrogates(suite.prompt(row.item)), **_item_json(row)} for row in result.rows],
     }  # fmt: skip
 
 
@@ -171,7 +183,7 @@ def _official_json(official: OfficialTotal) -> dict[str, Any]:
 def _item_json(row: ScoredItem) -> dict[str, Any]:
     strict = {"value": row.strict.value} if isinstance(row.strict, Score) else {"value": None, "reason": row.strict.reason}
     official = {"value": row.official.value, "code": row.official.code, **({"note": row.official.note} if row.official.note else {})}
-    return {"id": row.item.id, "response": None if row.given is MISSING else row.given, "official": official, "strict": strict}
+    return {"response": escape_surrogates(row.given) if isinstance(row.given, str) else None, "official": official, "strict": strict}
 
 
 def _difference(row: ScoredItem) -> str:

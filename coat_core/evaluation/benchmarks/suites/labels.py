@@ -23,7 +23,7 @@ _HARNESSES = {
 _MELD = Layout(
     files={split: (f"{split}_sent_emo.csv|data/MELD/{split}_sent_emo.csv",) for split in ("test", "dev", "train")},
     origin="github.com/declare-lab/MELD at 2d2011b, data/MELD (clips: MELD.Raw.tar.gz named there)",
-    audio="dia<D>_utt<U>.mp4",
+    audio="dia<D>_utt<U>.wav (or flac, mp3, ogg), cut from the mp4 of the same name, e.g. with ffmpeg",
 )
 _IEMOCAP = Layout(
     files={
@@ -48,7 +48,10 @@ def _read_meld(files: Sequence[Path], folder: Path, split: str) -> list[Benchmar
         name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
         if row["Emotion"] not in EMOTIONS:
             raise damaged(files[0], _MELD, f"{name} has the emotion {row['Emotion']!r}")
-        items.append(BenchmarkItem(name, "Which emotion does the speaker have?", EMOTIONS, row["Emotion"], f"{name}.mp4"))
+        question, number = "Which emotion does the speaker have?", row.get("Sr No.")
+        # Kimi-Audio-Evalkit names a clip by the number of its row.
+        aliases = (str(number),) if number else ()
+        items.append(BenchmarkItem(name, question, EMOTIONS, row["Emotion"], f"{name}.mp4", aliases=aliases))
     return items
 
 

@@ -24,11 +24,15 @@ _MMSU = Layout(
     files={"test": ("mmsu.jsonl|question/mmsu.jsonl|*.parquet|data/*.parquet",)},
     origin="hub data set ddwang2000/MMSU (code: github.com/dingdongwang/MMSU at 217d1d3)",
     hub="ddwang2000/MMSU",
+    audio="<audio_path>, or in the column audio of the Parquet files",
+    embedded="audio",
 )
 _VOICE = Layout(
     files={name: (f"{name}/*.parquet|{name}.jsonl",) for name in ("openbookqa", "mmsu")},
     origin="hub data set hlt-lab/voicebench (code: github.com/MatthewCYM/VoiceBench at 5338154)",
     hub="hlt-lab/voicebench",
+    audio="in the column audio of the Parquet files; of JSON Lines <audio_path>",
+    embedded="audio",
 )
 _ASK = (
     "Choose the most suitable answer from options A, B, C, and D to respond the question in next line, "
@@ -87,7 +91,8 @@ def _read_voice(files: Sequence[Path], folder: Path, split: str) -> list[Benchma
             letter = re.sub(r"[^A-D]", "", str(row["reference"]).strip().upper()[:1])
             number = str(row.get("id", row.get("question_id", len(items))))
             groups = {"category": str(row.get("category", "all"))}
-            items.append(BenchmarkItem(number, row["prompt"], tuple(LETTERS), letter, "", groups))
+            audio = str(row.get("audio_path") or "")
+            items.append(BenchmarkItem(number, row["prompt"], tuple(LETTERS), letter, audio, groups))
     return items
 
 
@@ -126,8 +131,8 @@ VOICEBENCH = Suite(
     layout=_VOICE,
     licence=Licence("Apache-2.0 (code); none seen for the clips", "unclear"),
     read=_read_voice,
-    prompt=lambda item: "",
-    prompt_source="the question is in the clip",
+    prompt=lambda item: "Answer the question in the clip.",
+    prompt_source="ours: the question is in the clip, and the published prompt is the clip alone",
     rule_of=lambda folder: voicebench_verdict,
     rule_name="MatthewCYM/VoiceBench 5338154 src/evaluator/mcq.py, with fewer phrases",
     metric="accuracy",

@@ -26,6 +26,7 @@ LAYOUT = Layout(
     },
     origin="openslr.org/12; spellings: github.com/openai/whisper at c0d2f62, whisper/normalizers/english.json",
     audio="<split>/<speaker>/<chapter>/<id>.flac",
+    rule_files=(_SPELLING_FILES,),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,20 @@ _MMAU_PRO = Layout(
     files={"test": ("test.parquet|test.jsonl|*.parquet",)},
     origin="hub data set gamma-lab-umd/MMAU-Pro (code: github.com/sonalkum/MMAUPro at 960e93a)",
     hub="gamma-lab-umd/MMAU-Pro",
+    audio="<audio_path>, from data.zip",
 )
 _ALPACA = Layout(
     files={"test": ("*.parquet|data/*.parquet|alpaca_audio_test.jsonl",)},
     origin="hub data set AudioLLMs/alpaca_audio_test",
     hub="AudioLLMs/alpaca_audio_test",
+    audio="in the column context of the Parquet files; of JSON Lines <audio_path>",
+    embedded="context",
 )
 _AIR_CHAT = Layout(
     files={"chat": ("Chat_meta.json|Chat/Chat_meta.json",)},
     origin="hub data set qyang1021/AIR-Bench-Dataset (code: github.com/OFA-Sys/AIR-Bench at 9832476)",
     hub="qyang1021/AIR-Bench-Dataset",
+    audio="Chat/<task_name>_<dataset_name>/<path>",
 )
 _OVERLAP = "F1 of words against the reference: a stand-in, never comparable with a judge's score"
 
@@ -51,11 +55,14 @@ def _read_mmau_pro(files: Sequence[Path], folder: Path, split: str) -> list[Benc
         # The published script drops rows with one choice or none from the closed part.
         options = tuple(map(str, choices)) if isinstance(choices, list) and len(choices) > 1 else None
         details = {"task_identifier": row.get("task_identifier") or "", "kwargs": _limits(row.get("kwargs"), files[0])}
+        clips = row.get("audio_path") or [""]
+        first, *others = [clips] if isinstance(clips, str) else map(str, clips)
         items.append(
             BenchmarkItem(
-                str(row.get("id", number)), row["question"], options, row["answer"], "", {"category": str(row["category"])}, details
+                str(row.get("id", number)), row["question"], options, row["answer"], first, {"category": str(row["category"])}, details,
+                tuple(others),
             )
-        )
+        )  # fmt: skip
     return items
 
 
@@ -85,7 +92,15 @@ def needs_judge(item: BenchmarkItem, given: Given) -> Verdict:
 def _read_alpaca(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem]:
     rows = [row for path in files for row in read_rows(path, _ALPACA)]
     require_fields(rows, ("instruction", "answer"), files[0], _ALPACA)
-    return [BenchmarkItem(str(row.get("id", number)), row["instruction"], None, row["answer"]) for number, row in enumerate(rows)]
+    return [
+        BenchmarkItem(str(row.get("id", number)), row["instruction"], None, row["answer"], str(row.get("audio_path") or ""))
+        for number, row in enumerate(rows)
+    ]
+
+
+def _chat_clip(row: Mapping[str, Any]) -> str:
+    path = str(row.get("path", ""))
+    return f"Chat/{row['task_name']}_{row['dataset_name']}/{path}" if "task_name" in row and "dataset_name" in row else path
 
 
 def _read_air_chat(files: Sequence[Path], folder: Path, split: str) -> list[BenchmarkItem]:
@@ -93,7 +108,7 @@ def _read_air_chat(files: Sequence[Path], folder: Path, split: str) -> list[Benc
     require_fields(rows, ("question", "answer_gt", "meta_info"), files[0], _AIR_CHAT)
     return [
         BenchmarkItem(
-            str(row.get("uniq_id", number)), row["question"], None, row["answer_gt"], str(row.get("path", "")),
+            str(row.get("uniq_id", number)), row["question"], None, row["answer_gt"], _chat_clip(row),
             {"task": str(row.get("task_name", "all"))}, {"meta_info": row["meta_info"]},
         )
         for number, row in enumerate(rows)
@@ -122,8 +137,8 @@ ALPACA_AUDIO = Suite(
     layout=_ALPACA,
     licence=Licence("CC BY-NC 4.0 (lineage of Alpaca)", "forbidden"),
     read=_read_alpaca,
-    prompt=lambda item: "",
-    prompt_source="the instruction is in the clip; AudioBench adds one of ten sentences at random",
+    prompt=lambda item: "Follow the instruction in the clip.",
+    prompt_source="ours: the instruction is in the clip, and AudioBench adds one of ten sentences at random",
     rule_of=lambda folder: needs_judge,
     rule_name="AudioLLMs/AudioBench e991641, judge",
     metric="mean of a judge's score 0 to 5, times 20",

@@ -1,0 +1,42 @@
+"""Where the files of a benchmark are: a folder, or a data set on the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from coat_core.errors import EvaluationError
+
+HUB = re.compile(r"([\w.-]+/[\w.-]+)@([0-9a-f]{40})")
+"""`owner/name@commit`."""
+
+
+def resolve(source: str, base: Path) -> str:
+    """Return a source, whose folder is relative to another one, as a folder of the working folder; a data set on the hub as it is."""
+    local = base / source
+    return str(local) if local.is_dir() else source
+
+
+def local_folder(source: str) -> Path:
+    """Return the folder of a data set that `data_folder` has returned before; nothing is fetched.
+
+    Raises:
+        EvaluationError: no such folder, or the data set is not in the cache of the hub.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    match = HUB.fullmatch(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        if match is not None:
+            return Path(snapshot_download(match[1], repo_type="dataset", revision=match[2], local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    raise EvaluationError(
+        "no such folder, and not a data set in the cache of the hub",
+        field="data",
+        value=source,
+        next_step="run `coat source`, then coat run",
+    )

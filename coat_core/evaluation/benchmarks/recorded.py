@@ -1,0 +1,58 @@
+"""Results of public benchmarks in a workspace, read without the code that scored them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coat_core.storage import read_json
+
+FOLDER = Path("evaluation/suites")
+"""Folder of the results in a workspace: `<backbone>-<trial>-<suite>/result.json`."""
+RESULT = "result.json"
+METRIC = "suites/"
+"""Start of the names of a benchmark's metrics in MLflow."""
+
+
+def result_path(workspace: Path, backbone: str, trial: str, suite: str) -> Path:
+    """Return the file of a result."""
+    return workspace / FOLDER / f"{backbone}-{trial}-{suite}" / RESULT
+
+
+def read_result(workspace: Path, backbone: str, trial: str, suite: str) -> dict[str, Any] | None:
+    """Return the result of the stage `score_suite@<backbone>-<trial>-<suite>`; None if it did not run."""
+    path = result_path(workspace, backbone, trial, suite)
+    return read_json(path) if path.is_file() else None
+
+
+def data_identity(result: Mapping[str, Any]) -> str:
+    """Return what two results must have in common to be compared: the split, its files and the number of items."""
+    return f"{result['split']}, {result['n']} items, MD5 {result['data']['md5']}"
+
+
+def flat_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a result under flat names: `suites/mmau/strict`, `suites/mmau/strict_low`, `suites/mmau/official`.
+
+    A number that there is not, e.g. of an official script that stops, has no entry.
+    """
+    strict, official = result["strict"], result["official"]
+    numbers = {
+        "strict": strict["value"],
+        "strict_low": strict["low"],
+        "strict_high": strict["high"],
+        "n": result["n"],
+        "unscored_share": strict["unscored"] / result["n"],
+        "differing_share": result["differing"]["share"],
+        "official": official["value"],
+        "official_over": official["over"],
+        **{f"official_{name}": value for name, value in official.items() if name not in ("value", "over", "reason", "left_out")},
+    }
+    prefix = f"{METRIC}{result['benchmark']}/"
+    return {f"{prefix}{name}": float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+
+
+def counts_text(counts: Mapping[str, Any]) -> str:
+    """Return how many responses are not what was asked for, as a clause; empty if all are."""
+    words = {"not_asked": "not asked", "clips_cut": "clips cut", "unfinished": "responses cut off"}
+    return ", ".join(f"{counts[name]} {word}" for name, word in words.items() if counts.get(name))
