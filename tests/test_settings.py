@@ -55,6 +55,15 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
         (("corpus", "kind"), "recordings", "must name a folder"),
         (("thinking", "tokens"), 2.5, "thinking.tokens"),
         (("runtime", "threads"), "2", "runtime.threads"),
+        (("evaluation", "suites"), {"mmlu": {"data": "x"}}, "evaluation.suites.mmlu: Input should be 'mmau', 'mmar'"),
+        (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "gpt"}}, "allowed: null, stand-in, or an address"),
+        (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "http://x"}}, "`judge_model` names the model"),
+        (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "stand-in", "judge_model": "m"}}, "both, or neither"),
+        (
+            ("registry", "min_suites"),
+            {"mmau": 0.5},
+            r"min_suites names mmau; allowed: the benchmarks in evaluation.suites \(there are none\)",
+        ),
         (("backbones",), {"bert": {"base": "x", "revision": None, "dtype": "float32"}}, "qwen2_audio"),
     ],
 )

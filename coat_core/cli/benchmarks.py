@@ -111,12 +111,12 @@ def _score_file(
 ) -> None:
     from coat_core.evaluation.benchmarks.judges import with_judge
     from coat_core.evaluation.benchmarks.logs.comparison import comparison_json, comparison_text, rescore
-    from coat_core.evaluation.benchmarks.logs.formats import read_log
+    from coat_core.evaluation.benchmarks.logs.formats import OURS, read_log
     from coat_core.evaluation.benchmarks.scoring import read_given, score_benchmark
 
     loaded = with_judge(loaded, judge) if judge is not None else loaded
     log = read_log(path, layout)
-    if log.format.name == "coat":
+    if log.format.name == OURS:
         # Ours have the ids of the benchmark: another one is a mistake.
         _report(score_benchmark(loaded, read_given(path)), fields, json_file, None)
         return

@@ -36,8 +36,9 @@ def imports() -> grimp.ImportGraph:
 
 @pytest.fixture(scope="module")
 def graph(params: dict[str, Any]) -> dict[str, Stage]:
-    """One stage of each kind. By default, no trial is described."""
-    values = {**params, "latency": {**params["latency"], "described": ["coat-0"]}}
+    """One stage of each kind. By default, no trial is described, and there are no public benchmarks."""
+    evaluation = {**params["evaluation"], "suites": {"mmau": {"data": "mmau"}}}
+    values = {**params, "latency": {**params["latency"], "described": ["coat-0"]}, "evaluation": evaluation}
     return {stage.kind: stage for stage in read_graph(ROOT, values).values()}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from coat_core.registry.gate import PairedDifference, VersionRecord, decide
 from coat_core.registry.probe import answer_problem
+from coat_core.registry.records import SuiteScore
 from coat_core.settings import RegistrySettings
 
 SETTINGS = RegistrySettings(min_accuracy=0.3, max_unscored_share=0.2, max_slice_drop=0.05, min_improvement=0.0)
@@ -202,3 +203,46 @@ def test_a_record_without_the_new_numbers_is_refused_by_name() -> None:
 )
 def test_an_answer_is_real_or_its_problem_is_named(answer: str, problem: str) -> None:
     assert answer_problem(answer) == problem
+
+
+SCORE = SuiteScore(value=0.5, low=0.4, high=0.6, n=100, official=None, data="test, 100 items, MD5 a")
+NAMED = SETTINGS.model_copy(update={"min_suites": {"mmau": 0.45}})
+
+
+@pytest.mark.parametrize(
+    ("score", "promote", "reason"),
+    [
+        (SCORE, True, "mmau: strict score 0.500 [0.400, 0.600] over 100 items reaches the smallest score 0.450"),
+        (replace(SCORE, value=0.45), True, "reaches the smallest score 0.450"),
+        (replace(SCORE, value=0.449), False, "mmau: strict score 0.449 [0.400, 0.600] over 100 items is below the smallest score 0.450"),
+        (replace(SCORE, n=19), False, "over 19 items is too few to judge (at least 20)"),
+        (replace(SCORE, value=float("nan")), False, "mmau: nan is not a number between 0 and 1"),
+        (replace(SCORE, high=1.5), False, "is not a number between 0 and 1"),
+        (None, False, "mmau: the candidate was not scored"),
+    ],
+)
+def test_a_public_benchmark_has_a_smallest_score(score: SuiteScore | None, promote: bool, reason: str) -> None:
+    decision = decide(replace(CANDIDATE, suites={"mmau": score} if score else {}), None, NAMED)
+    assert decision.promote == promote
+    assert any(reason in text for text in decision.reasons), decision.reasons
+    assert decide(replace(CANDIDATE, suites={}), None, SETTINGS).promote, "a benchmark that params do not name is no condition"
+
+
+@pytest.mark.parametrize(
+    ("before", "promote", "reason"),
+    [
+        (replace(SCORE, value=0.55), True, "mmau: 0.500 against 0.550 (-0.050; a drop of at most 0.050 is allowed)"),
+        (replace(SCORE, value=0.56), False, "mmau: 0.500 against 0.560 (-0.060; a drop of at most 0.050 is allowed)"),
+        (
+            replace(SCORE, value=0.9, data="test, 90 items, MD5 b"),
+            True,
+            "mmau: not compared with the champion",
+        ),
+        (replace(SCORE, value=float("nan")), False, "are not two finite numbers"),
+    ],
+)
+def test_a_public_benchmark_is_a_slice_against_the_champion(before: SuiteScore, promote: bool, reason: str) -> None:
+    champion = replace(CHAMPION, suites={"mmau": before, "gtzan": replace(SCORE, value=1.0)})
+    decision = decide(replace(CANDIDATE, suites={"mmau": SCORE}), champion, NAMED, BETTER)
+    assert decision.promote == promote
+    assert any(reason in text for text in decision.reasons), decision.reasons

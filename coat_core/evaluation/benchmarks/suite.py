@@ -93,7 +93,7 @@ def load(suite: Suite, data: str, split: str | None = None, *, accept_licence: b
     if suite.licence.commercial == "forbidden" and not accept_licence:
         raise EvaluationError(
             f"the licence of {suite.title} forbids commercial use", field="accept_licence", value=False, allowed=suite.licence.name,
-            next_step=f"read it at {suite.layout.origin}, then pass --accept-licence",
+            next_step=f"read it at {suite.layout.origin}, then pass --accept-licence, or set accept_licence: true in params",
         )  # fmt: skip
     split = suite.layout.splits[0] if split is None else split
     if split not in suite.layout.files:

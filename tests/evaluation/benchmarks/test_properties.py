@@ -20,6 +20,7 @@ from coat_core.evaluation.benchmarks.scoring import score_benchmark, to_json
 from coat_core.evaluation.benchmarks.suite import LoadedSuite
 from coat_core.evaluation.benchmarks.table import table_text
 from coat_core.evaluation.scorers import Score, Unscored
+from coat_core.storage import write_json
 
 OPTIONS = ("rain", "dog barking", "car horn", "applause")
 FORMS = ("C", "(C) rain", "The answer is rain.", "not rain", "rain, wind", "<|pitch|><|midi_pitch_49|>", "4.5 minus one", "**C**", "3 of 7")
@@ -92,6 +93,8 @@ def test_odd_texts_are_scored(name: str, folder: Path) -> None:
     for text in ODD:
         result = score_benchmark(_loaded(name, folder, [item]), {item.id: text})
         assert len(result.rows) == 1
+        assert table_text(result)
+        write_json(folder / "result.json", to_json(result))
 
 
 @given(text=TEXTS, seed=st.integers(0, 5))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coat_core.corpus.examples import escape_surrogates
-from coat_core.evaluation.benchmarks.logs.formats import Log, names
+from coat_core.evaluation.benchmarks.logs.formats import OURS, Log, names
 from coat_core.evaluation.benchmarks.logs.matching import WAYS, Matched, match_rows
 from coat_core.evaluation.benchmarks.scoring import DEFAULT, BenchmarkResult, score_benchmark
 from coat_core.evaluation.benchmarks.suite import LoadedSuite
@@ -69,7 +69,7 @@ def comparison_text(compared: Comparison) -> str:
         official = f"{math.fsum(counted) / len(counted):.3f} over {len(counted)}" if counted else "none"
         strict = math.fsum(row.strict_value for row in ours) / len(ours)
         lines.append(f"on the {len(ours)} items that the harness scored: harness {mean:.3f}, official {official}, strict {strict:.3f}")
-    elif log.format.name != "coat":
+    elif log.format.name != OURS:
         lines.append("the rows have no scores of the harness")
     for name, value in log.format.summary(log.path).items():
         lines.append(f"  written by the harness: {name} {value:g}")

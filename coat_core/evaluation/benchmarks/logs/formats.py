@@ -14,6 +14,8 @@ from coat_core.evaluation.benchmarks.logs.rows import LogRow, Row, clip_name, nu
 from coat_core.evaluation.benchmarks.rules.judgements import lmms_eval_score
 from coat_core.storage import read_json
 
+OURS = "coat"
+"""Name of our own layout."""
 _LETTERS = "ABCDEFGHIJ"
 _FAILED = "Failed to obtain answer"
 """VLMEvalKit's text where the model gave no response (INFER_FAIL_MSG)."""
@@ -209,7 +211,7 @@ _OURS = frozenset(("id", "response", "prompt", "finished", "skipped", "cut_s", "
 FORMATS: Mapping[str, LogFormat] = {
     found.name: found
     for found in (
-        LogFormat("coat", "this project", ("id", "response|skipped"), ("id",), _read_ours, _OURS),
+        LogFormat(OURS, "this project", ("id", "response|skipped"), ("id",), _read_ours, _OURS),
         LogFormat(
             "lmms-eval", "EvolvingLMMs-Lab/lmms-eval 0716c69, <date>_samples_<task>.jsonl", ("doc_id", "resps|filtered_resps"),
             ("doc_id",),
