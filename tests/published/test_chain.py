@@ -34,7 +34,7 @@ SMALL = {
     "lora": {"rank": 4, "alpha": 8},
     "training": {"ground_steps": 1, "respond_steps": 2, "batch_size": 4, "batch_seconds": 8.0, "warmup_steps": 1, "checkpoint_every": 2,
                  "length_groups": 2, "tower_cache_mb": 256},
-    "evaluation": {"max_new_tokens": 4, "bootstrap_resamples": 100},
+    "evaluation": {"max_new_tokens": 4, "bootstrap_resamples": 100, "suites": {}},
     "probes": {"trials": [], "baseline": None},
     "latency": {"clips": 1, "repeats": 1, "new_tokens": 2},
     "registry": {"max_unscored_share": 1.0},

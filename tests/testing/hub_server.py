@@ -24,11 +24,12 @@ class FakeHub:
     """Reported sizes that differ from the true ones."""
     broken: str | None = None
     """A file whose connection ends after half of its bytes."""
+    kind: str = "models"
     url: str = ""
     requests: list[str] = field(default_factory=list)
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        api = f"/api/models/{self.repository}"
+        api = f"/api/{self.kind}/{self.repository}"
         if self.repository not in path:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
         if self.gated:

@@ -26,14 +26,14 @@ def local_folder(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
     match = HUB.fullmatch(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    if match is not None:
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
 
-    try:
-        if match is not None:
-            return Path(snapshot_download(match[1], repo_type="dataset", revision=match[2], local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+        # `snapshot_download` refuses a snapshot of which not every file was fetched.
+        stored = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=match[1], repo_type="dataset") / "snapshots" / match[2]
+        if stored.is_dir():
+            return stored
     raise EvaluationError(
         "no such folder, and not a data set in the cache of the hub",
         field="data",
