@@ -13,14 +13,14 @@ from coat_core.evaluation.benchmarks.data import data_folder
 from coat_core.evaluation.benchmarks.places import resolve
 from coat_core.evaluation.benchmarks.prepared import choose
 from coat_core.evaluation.benchmarks.suite import load
-from coat_core.settings import SuiteKey, SuiteSettings
+from coat_core.settings import SuiteSettings
 
 FOLDER = Path("suites")
 """Folder of the benchmarks in a workspace: `<suite>/source.json`, `<suite>/questions` and `<suite>/items`."""
 SOURCE = "source.json"
 
 
-def list_suites(workspace: Path, suites: Mapping[SuiteKey, SuiteSettings]) -> int:
+def list_suites(workspace: Path, suites: Mapping[str, SuiteSettings]) -> int:
     """Check the files of every benchmark and list them; return how many benchmarks changed since the last call.
 
     If an annotation file or a clip is new, changed or gone, the stage `suite` is stale afterwards. Clips are compared by name, size and
@@ -32,7 +32,7 @@ def list_suites(workspace: Path, suites: Mapping[SuiteKey, SuiteSettings]) -> in
     problems, changed = [], 0
     for name, chosen in suites.items():
         try:
-            found = _describe(name, chosen, resolve(chosen.data, workspace))
+            found = _describe(chosen.benchmark(name), chosen, resolve(chosen.data, workspace))
         except EvaluationError as error:
             problems.append((name, error))
             continue
@@ -50,8 +50,8 @@ def list_suites(workspace: Path, suites: Mapping[SuiteKey, SuiteSettings]) -> in
     return changed
 
 
-def _describe(name: str, chosen: SuiteSettings, source: str) -> dict[str, object]:
-    suite = find_suite(name)
+def _describe(benchmark: str, chosen: SuiteSettings, source: str) -> dict[str, object]:
+    suite = find_suite(benchmark)
     loaded = choose(load(suite, source, chosen.split, accept_licence=chosen.accept_licence), chosen.limit)
     single = [item for item in loaded.items if item.audio and not item.further_audio]
     # A data set on the hub never changes at a commit; its clips are fetched by the stage.

@@ -36,7 +36,7 @@ def record_suites(client: Any, run_id: str, results: Mapping[str, Path]) -> dict
     tags = {}
     for suite, folder in results.items():
         result = read_json(folder / RESULT)
-        log_new_metrics(client, client.get_run(run_id), flat_metrics(result))
+        log_new_metrics(client, client.get_run(run_id), flat_metrics(suite, result))
         client.log_artifact(run_id, str(folder / RESULT), f"{_ARTIFACTS}/{suite}")
         tags[f"{TAG}{suite}"] = json.dumps(asdict(score_of(result)), sort_keys=True)
     return tags | ({DIGEST: digest_of(results)} if results else {})

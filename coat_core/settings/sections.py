@@ -22,7 +22,7 @@ from coat_core.settings.base import (
     check_revision,
     name_problem,
 )
-from coat_core.settings.suites import SuiteKey, SuiteSettings
+from coat_core.settings.suites import SuiteSettings, check_suites
 
 
 class CorpusSettings(Section):
@@ -288,8 +288,14 @@ class EvaluationSettings(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
     numeric_tolerance: NonNegative = 0.0
     seed: int = 11
-    suites: dict[SuiteKey, SuiteSettings] = Field(default={})
+    suites: dict[Name, SuiteSettings] = Field(default={})
     """Public benchmarks that every trial answers."""
+
+    @field_validator("suites")
+    @classmethod
+    def _known_suites(cls, value: dict[str, SuiteSettings]) -> dict[str, SuiteSettings]:
+        check_suites(value)
+        return value
 
 
 class ProbeSettings(Section):
@@ -356,8 +362,8 @@ class RegistrySettings(Section):
     min_improvement: Difference = 0.0
     """The lower bound of the paired interval of candidate − champion must exceed this: 0 requires an improvement that the interval
     supports; a negative value accepts a candidate that is worse by at most this margin (see registry/gate.py)."""
-    min_suites: dict[SuiteKey, Share] = Field(default={})
-    """Benchmark → smallest strict score. A benchmark that is named here is also compared with the champion's, by `max_slice_drop`."""
+    min_suites: dict[Name, Share] = Field(default={})
+    """Key of `evaluation.suites` → smallest strict score; the champion's score on the same items counts as one of a family, too."""
 
     @field_validator("names")
     @classmethod

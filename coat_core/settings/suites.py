@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import model_validator
 
@@ -34,6 +34,8 @@ STAND_IN = "stand-in"
 class SuiteSettings(Section):
     """One public benchmark, which every trial answers."""
 
+    suite: SuiteKey | None = None
+    """The benchmark; null: the one that the key names. So a second split has a key of its own."""
     data: str
     """Folder with its published files and clips, relative to the workspace, or `owner/name@commit` of a data set on the hub."""
     split: str | None = None
@@ -49,6 +51,14 @@ class SuiteSettings(Section):
     judge_model: str | None = None
     """Name of the judge's model at the server. Its key is read from OPENAI_API_KEY."""
 
+    def benchmark(self, key: str) -> str:
+        """Return the name of the benchmark.
+
+        Args:
+            key: the key of this section.
+        """
+        return self.suite or key
+
     @model_validator(mode="after")
     def _named_judge(self) -> SuiteSettings:
         address = self.judge is not None and self.judge != STAND_IN
@@ -57,3 +67,15 @@ class SuiteSettings(Section):
         if address != (self.judge_model is not None):
             raise ValueError("`judge_model` names the model at the address in `judge`; allowed: both, or neither")
         return self
+
+
+def check_suites(suites: dict[str, SuiteSettings]) -> None:
+    """Check that every section names a benchmark.
+
+    Raises:
+        ValueError: a key is no benchmark, and its section names none.
+    """
+    unknown = [key for key, chosen in suites.items() if chosen.benchmark(key) not in get_args(SuiteKey)]
+    if unknown:
+        known = ", ".join(get_args(SuiteKey))
+        raise ValueError(f"suites.{unknown[0]} is no public benchmark; allowed: {known}; or any key with `suite: NAME` in its section")

@@ -58,27 +58,34 @@ def test_a_change_of_files_is_seen(tmp_path: Path) -> None:
     chosen = {"mmau": SuiteSettings(data="mmau"), "alpaca_audio": SuiteSettings(data="alpaca", accept_licence=True)}
     data = write_miniature("mmau", tmp_path / "mmau")
     write_miniature("alpaca_audio", tmp_path / "alpaca")
-    assert [list_suites(tmp_path, chosen) for _ in range(2)] == [2, 0]  # type: ignore[arg-type]
+    assert [list_suites(tmp_path, chosen) for _ in range(2)] == [2, 0]
     listed = read_json(tmp_path / "suites/mmau/source.json")
     assert (listed["source"], listed["split"], listed["clips"]) == ("mmau", "test-mini", 3)
     (data / "test-mini-audios/m1.wav").write_bytes(clip_bytes(7))
-    assert list_suites(tmp_path, chosen) == 1  # type: ignore[arg-type]
+    assert list_suites(tmp_path, chosen) == 1
     os.utime(data / "test-mini-audios/m2.wav", (1, 1))
-    assert list_suites(tmp_path, chosen) == 1  # type: ignore[arg-type]
+    assert list_suites(tmp_path, chosen) == 1
     text = (data / "mmau-test-mini.json").read_text()
     (data / "mmau-test-mini.json").write_text(text.replace("Which sound", "What sound"))
-    assert list_suites(tmp_path, chosen) == 1  # type: ignore[arg-type]
+    assert list_suites(tmp_path, chosen) == 1
     assert read_json(tmp_path / "suites/mmau/source.json")["md5"] != listed["md5"]
+
+
+def test_a_second_split_has_a_key_of_its_own(tmp_path: Path) -> None:
+    write_miniature("gtzan", tmp_path / "gtzan")
+    chosen = {"gtzan": SuiteSettings(data="gtzan"), "gtzan_valid": SuiteSettings(suite="gtzan", data="gtzan", split="fault-filtered-valid")}
+    assert list_suites(tmp_path, chosen) == 2
+    assert read_json(tmp_path / "suites/gtzan_valid/source.json")["split"] == "fault-filtered-valid"
 
 
 def test_everything_that_must_be_fetched_is_named_at_once(tmp_path: Path) -> None:
     suites = {name: SuiteSettings(**section) for name, section in write_miniatures(tmp_path / "data").items()}
-    assert list_suites(tmp_path, suites) == len(SUITES)  # type: ignore[arg-type]
+    assert list_suites(tmp_path, suites) == len(SUITES)
     (tmp_path / "data/mmau/test-mini-audios/m0.wav").unlink()
     suites["gtzan"] = SuiteSettings(data="nowhere")
     suites["mmar"] = suites["mmar"].model_copy(update={"accept_licence": False})
     with pytest.raises(EvaluationError) as caught:
-        list_suites(tmp_path, suites)  # type: ignore[arg-type]
+        list_suites(tmp_path, suites)
     text = str(caught.value)
     assert f"3 of {len(SUITES)} benchmarks in evaluation.suites cannot be read" in text
     assert "mmau: 1 of 3 clips are missing" in text

@@ -31,10 +31,14 @@ def data_identity(result: Mapping[str, Any]) -> str:
     return f"{result['split']}, {result['n']} items, MD5 {result['data']['md5']}"
 
 
-def flat_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+def flat_metrics(name: str, result: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a result under flat names: `suites/mmau/strict`, `suites/mmau/strict_low`, `suites/mmau/official`.
 
     A number that there is not, e.g. of an official script that stops, has no entry.
+
+    Args:
+        name: key of the benchmark in params.
+        result: content of its `result.json`.
     """
     strict, official = result["strict"], result["official"]
     numbers = {
@@ -46,10 +50,9 @@ def flat_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         "differing_share": result["differing"]["share"],
         "official": official["value"],
         "official_over": official["over"],
-        **{f"official_{name}": value for name, value in official.items() if name not in ("value", "over", "reason", "left_out")},
+        **{f"official_{part}": value for part, value in official.items() if part not in ("value", "over", "reason", "left_out")},
     }
-    prefix = f"{METRIC}{result['benchmark']}/"
-    return {f"{prefix}{name}": float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+    return {f"{METRIC}{name}/{part}": float(value) for part, value in numbers.items() if isinstance(value, int | float)}
 
 
 def counts_text(counts: Mapping[str, Any]) -> str:

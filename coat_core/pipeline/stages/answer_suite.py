@@ -19,7 +19,7 @@ def run(job: StageRun) -> None:
     answer_suite(
         job.path(f"models/{backbone}-{trial}"),
         job.path(f"suites/{suite}/questions"),
-        resolve(settings.evaluation.suites[suite].data, job.workspace),  # type: ignore[index]
+        resolve(settings.evaluation.suites[suite].data, job.workspace),
         job.out(f"responses/suites/{backbone}-{trial}-{suite}"),
         job.scratch / "answers.jsonl",
         batch_size=settings.evaluation.batch_size,

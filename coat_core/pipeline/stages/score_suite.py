@@ -21,7 +21,7 @@ def run(job: StageRun) -> None:
     """Write the result, and log its numbers with the run that trained the release; no model is needed, unless a judge is asked."""
     backbone, trial, suite = job.stage.axes
     settings = job.settings
-    asked = _judge(settings.evaluation.suites[suite])  # type: ignore[index]
+    asked = _judge(settings.evaluation.suites[suite])
     target = job.out(f"evaluation/suites/{backbone}-{trial}-{suite}")
     write_result(
         read_items(job.path(f"suites/{suite}/items")),
@@ -31,7 +31,7 @@ def run(job: StageRun) -> None:
         # Kept by content: what was judged before is not asked again, whatever else has changed.
         CachedJudge(asked, job.workspace / ".scratch/judgements") if asked is not None else None,
     )
-    job.log_run_metrics(f"{backbone}-{trial}", flat_metrics(read_json(target / RESULT)))
+    job.log_run_metrics(f"{backbone}-{trial}", flat_metrics(suite, read_json(target / RESULT)))
 
 
 def _judge(chosen: SuiteSettings) -> Judge | None:

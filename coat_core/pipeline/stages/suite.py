@@ -15,9 +15,9 @@ def run(job: StageRun) -> None:
     """Write prompts and clips, and apart from them answers, groups and the files of the rule."""
     (name,) = job.stage.axes
     settings = job.settings
-    chosen = settings.evaluation.suites[name]  # type: ignore[index]
+    chosen = settings.evaluation.suites[name]
     prepare(
-        find_suite(name),
+        find_suite(chosen.benchmark(name)),
         SuiteChoice(chosen.data, chosen.split, chosen.limit, chosen.accept_licence, job.workspace),
         chosen.max_new_tokens or settings.evaluation.max_new_tokens,
         job.out(f"suites/{name}/questions"),
