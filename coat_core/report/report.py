@@ -138,9 +138,9 @@ def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[Sampl
     read_outs = [group for key in results["backbones"] if (group := _read_outs(key, figures))["pictures"]]
     latency, diagnostics, suites = _latency(results), _diagnostics(results, figures), _suites(results)
     present = {
-        "accuracy": "Accuracy", "suites": suites and "Public benchmarks", "items": items and "Sample items", "read-out": read_outs and "Read-out", "latency": latency and "Latency",
-        "diagnostics": diagnostics and "Diagnostics", "training": charts["training"] and "Training", "data": "Data",
-        "measured": "How it was measured",
+        "accuracy": "Accuracy", "suites": suites and "Public benchmarks", "items": items and "Sample items",
+        "read-out": read_outs and "Read-out", "latency": latency and "Latency", "diagnostics": diagnostics and "Diagnostics",
+        "training": charts["training"] and "Training", "data": "Data", "measured": "How it was measured",
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
         results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arm["mean"]["n"],

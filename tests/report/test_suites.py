@@ -8,7 +8,7 @@ import pytest
 
 from coat_core.errors import EvaluationError
 from coat_core.evaluation.statistics import Bootstrap
-from coat_core.report.suites import collect_suites, suite_metrics, suite_rows, suites_markdown, suites_text
+from coat_core.report.suites import collect_suites, suite_rows, suites_markdown, suites_text
 from tests.testing.suite_results import write_suite_result
 
 BACKBONE = "qwen2_audio"
@@ -45,12 +45,12 @@ def test_coat_minus_sft_is_paired_over_items_and_averaged_over_seeds(results: di
     assert found["resampling"].endswith("+seed")
 
 
-def test_texts_and_metrics(results: dict) -> None:
+def test_texts(results: dict) -> None:
     text = suites_markdown(results)
     assert "### Public benchmarks, Qwen2-Audio" in text
     assert "| MMAU, made | base-0 |" in text
     assert "coat-1 0.700" in suites_text(results)
-    assert suite_metrics(results, BACKBONE)["mmau"]["sft-0"] == 0.4
+    assert "sft-0 0.400" in suites_text(results)
     assert suites_markdown({"backbones": {BACKBONE: {}}}) == suites_text({"backbones": {BACKBONE: {}}}) == ""
 
 
