@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from coat_core.cli import app
 from coat_core.errors import EvaluationError, StageError
 from coat_core.evaluation.benchmarks.catalogue import SUITES, find_suite
 from coat_core.pipeline.graph import Stage, read_graph
@@ -76,6 +78,15 @@ def test_a_second_split_has_a_key_of_its_own(tmp_path: Path) -> None:
     chosen = {"gtzan": SuiteSettings(data="gtzan"), "gtzan_valid": SuiteSettings(suite="gtzan", data="gtzan", split="fault-filtered-valid")}
     assert list_suites(tmp_path, chosen) == 2
     assert read_json(tmp_path / "suites/gtzan_valid/source.json")["split"] == "fault-filtered-valid"
+
+
+def test_the_command_lists_them_as_a_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    write_miniature("gtzan", tmp_path / "gtzan")
+    changed = {**values, "evaluation": {**values["evaluation"], "suites": {"gtzan": {"data": "gtzan"}}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed))
+    monkeypatch.chdir(tmp_path)
+    listed = [CliRunner().invoke(app, ["source"], catch_exceptions=False).output.strip() for _ in range(2)]
+    assert listed == ["1 public benchmarks: 1 new or changed", "1 public benchmarks: 0 new or changed"]
 
 
 def test_everything_that_must_be_fetched_is_named_at_once(tmp_path: Path) -> None:
