@@ -6,6 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from coat_core.serving.chat import error_body
@@ -18,12 +20,23 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 _OTHER = "other"
 
+LINGER_S = 10.0
+"""Longest time for the rest of a refused body. A connection that is closed with unread data is reset, and its client may lose the answer."""
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    status: int
+    message: str
+    retry_after_s: int | None = None
+
 
 class Guard:
     """An ASGI application around another one.
 
     The body of a POST request is read completely, up to the limit, before the application sees the request: so the memory of the
-    server is bounded by the number of requests times the size of a body.
+    server is bounded by the number of requests times the size of a body. A refused request is answered at once; the rest of its body
+    is read and dropped, and counts as no request in the server.
 
     Args:
         app: the application inside.
@@ -42,6 +55,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path, begin, status = scope["path"] if scope["path"] in self._paths else _OTHER, time.perf_counter(), 500
+        body, refusal = _Body(receive), None
 
         async def record(message: Message) -> None:
             nonlocal status
@@ -51,44 +65,63 @@ class Guard:
 
         self.in_flight += 1
         try:
-            await self._admit(scope, receive, record)
+            refusal = await self._admit(scope, body, record)
         finally:
             self.in_flight -= 1
+            status = refusal.status if refusal else status
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - begin)
+        if refusal:
+            await _refuse(send, body, refusal)
 
-    async def _admit(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Message, body: _Body, send: Send) -> _Refusal | None:
+        """Let the application answer, or return why it must not."""
         if self.in_flight > self._limits.requests:
-            await _refuse(send, 503, f"the server has {self._limits.requests} requests already; try again", retry_after_s=1)
-            return
+            return _Refusal(503, f"the server has {self._limits.requests} requests already; try again", retry_after_s=1)
         largest = self._limits.body_bytes
-        too_large = f"the body is larger than {self._limits.body_mb:g} MB"
+        too_large = _Refusal(413, f"the body is larger than {self._limits.body_mb:g} MB")
         if (length := _content_length(scope)) is not None and length > largest:
-            await _refuse(send, 413, too_large)
-            return
+            return too_large
         try:
-            body = await asyncio.wait_for(_read(receive, largest), self._limits.body_timeout_s)
+            content = await asyncio.wait_for(body.read(largest), self._limits.body_timeout_s)
         except TimeoutError:
-            await _refuse(send, 408, f"the body did not arrive within {self._limits.body_timeout_s:g} s")
-            return
-        if body is None:
-            await _refuse(send, 413, too_large)
-            return
-        await self._app(scope, _replay(body, receive), send)
+            return _Refusal(408, f"the body did not arrive within {self._limits.body_timeout_s:g} s")
+        if content is None:
+            return too_large
+        await self._app(scope, _replay(content, body.receive), send)
+        return None
 
 
-async def _read(receive: Receive, largest: int) -> bytes | None:
-    """Return the body; None if it is larger than `largest` bytes."""
-    body, more = bytearray(), True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > largest:
-            return None
-    return bytes(body)
+class _Body:
+    """The body of one request, as it arrives.
+
+    Args:
+        receive: gives the next part.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self._complete = False
+
+    async def read(self, largest: int) -> bytes | None:
+        """Return the whole body; None if it is larger than `largest` bytes."""
+        body = bytearray()
+        while not self._complete:
+            body += await self._part()
+            if len(body) > largest:
+                return None
+        return bytes(body)
+
+    async def discard(self) -> None:
+        """Read the rest of the body and drop it."""
+        while not self._complete:
+            await self._part()
+
+    async def _part(self) -> bytes:
+        message = await self.receive()
+        self._complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -105,13 +138,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _refuse(send: Send, status: int, message: str, *, retry_after_s: int | None = None) -> None:
-    body = json.dumps(error_body(message, "server_error" if status == 503 else "invalid_request_error")).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
-    if retry_after_s is not None:
-        headers.append((b"retry-after", str(retry_after_s).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _refuse(send: Send, body: _Body, refusal: _Refusal) -> None:
+    answer = json.dumps(error_body(refusal.message, "server_error" if refusal.status == 503 else "invalid_request_error")).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode()), (b"connection", b"close")]
+    if refusal.retry_after_s is not None:
+        headers.append((b"retry-after", str(refusal.retry_after_s).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer, "more_body": True})
+    with suppress(TimeoutError):
+        await asyncio.wait_for(body.discard(), LINGER_S)
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _content_length(scope: Message) -> int | None:

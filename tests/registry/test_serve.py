@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ def test_a_version_is_served_without_an_activated_environment(served: Served, wa
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     environment |= {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, "-m", "coat_core.cli", "serve", f"{NAME}@champion", "--port", str(port)]
+    command = [sys.executable, "-m", "coat_core.cli", "serve", f"{NAME}@champion", "--port", str(port), "--requests", "3"]
     with (served.workspace / "serve.log").open("w") as log:
         process = subprocess.Popen(command, cwd=served.workspace, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
     assert process.stdout is not None
@@ -52,7 +53,15 @@ def test_a_version_is_served_without_an_activated_environment(served: Served, wa
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/chat/completions", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=600) as reply:
         assert json.loads(reply.read())["choices"][0]["message"]["content"] == served.answer
-    process.send_signal(signal.SIGTERM)
+    checks, url = [sys.executable, str(ROOT / "docker/served.py")], f"http://127.0.0.1:{port}"
+    done = subprocess.run([*checks, "answers", url, str(wav), "3"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^\d+", done.stdout, re.M) == ["200"] * 3 + ["413"] + ["422"] * 4 + ["503", "200"]
+    with subprocess.Popen([*checks, "drain", url, str(wav)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as drain:
+        assert drain.stdout is not None
+        accepted = drain.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert drain.wait(300) == 0, accepted + drain.stdout.read()
     process.communicate(timeout=120)
     assert process.returncode == 143
     with socket.socket() as sock:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from typer.testing import CliRunner
 
 from coat_core import cli
@@ -18,19 +16,13 @@ from coat_core.servers import free_port
 from coat_core.serving.app import make_app
 from coat_core.serving.limits import Limits
 from tests.serving.test_app import NAME, Echo
-from tests.testing.chain_runs import wait_for
+from tests.testing.app_server import app_server
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    port = free_port()
-    running = uvicorn.Server(uvicorn.Config(make_app(NAME, Echo(), Limits(tokens=32)), port=port, log_level="warning"))
-    thread = threading.Thread(target=running.run)
-    thread.start()
-    assert wait_for(lambda: running.started)
-    yield f"http://127.0.0.1:{port}"
-    running.should_exit = True
-    thread.join()
+    with app_server(make_app(NAME, Echo(), Limits(tokens=32))) as url:
+        yield url
 
 
 @pytest.fixture
