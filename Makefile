@@ -1,6 +1,6 @@
 # One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python 3.11 to 3.13, git and make.
 .DEFAULT_GOAL := help
-.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock containers clean
+.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock sbom licences audit containers clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
@@ -72,6 +72,28 @@ lock:  ## Write requirements.lock for every Python that pyproject.toml allows; U
 	  -o .scratch/requirements.txt pyproject.toml .scratch/torch.in > .scratch/lock.log
 	@(head -3 requirements.lock; grep -vE '^(nvidia-|cuda-|triton=)' .scratch/requirements.txt) > .scratch/requirements.lock
 	@mv .scratch/requirements.lock requirements.lock
+
+# The tools of the next three targets have an environment of their own.
+SUPPLY ?= .scratch/supply
+# Licences that are not accepted without a look. The packages are those that were looked at: docs/production.md, Supply chain.
+COPYLEFT := GPL;General Public;EPL;Affero;SSPL;UNKNOWN
+LOOKED_AT := asyncssh dulwich espeakng-loader grandalf huey pygit2 skops soxr text-unidecode
+
+$(SUPPLY)/.ready: .ci/requirements-supply.txt
+	@test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	@$(SUPPLY)/bin/python -m pip install -qq --no-deps -r $<
+	@touch $@
+
+sbom: $(READY) $(SUPPLY)/.ready  ## Write the bill of materials of .venv to .scratch/sbom.json (CycloneDX)
+	@$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o .scratch/sbom.json $(BIN)/python
+	@echo .scratch/sbom.json
+
+licences: $(READY) $(SUPPLY)/.ready  ## Write the licences of all packages to .scratch/licences.md; fail on a copyleft or unknown one that is new
+	@$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --with-urls --format markdown --output-file .scratch/licences.md
+	@$(SUPPLY)/bin/pip-licenses --python $(BIN)/python --summary --partial-match --fail-on '$(COPYLEFT)' --ignore-packages $(LOOKED_AT)
+
+audit: $(SUPPLY)/.ready  ## Look for known vulnerabilities in requirements.lock; needs the network
+	@$(SUPPLY)/bin/pip-audit --strict --disable-pip --no-deps -r requirements.lock
 
 containers:  ## Build the images, run the smoke chain in them and remove them (docker compose; docker/README.md)
 	@docker/trial

@@ -1,6 +1,6 @@
 """Store a generated corpus in a bucket, as a manifest and audio: the source of docker/trial, which has no other data.
 
-    python corpus_to_bucket.py CORPUS s3://BUCKET/PREFIX    CORPUS: folder that `coat corpus` wrote
+`python corpus_to_bucket.py CORPUS s3://BUCKET/PREFIX`, where CORPUS is a folder that `coat corpus` wrote.
 """
 
 from __future__ import annotations

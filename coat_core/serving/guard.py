@@ -21,7 +21,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 _OTHER = "other"
 
 LINGER_S = 10.0
-"""Longest time for the rest of a refused body. A connection that is closed with unread data is reset, and its client may lose the answer."""
+"""Longest time for the rest of a refused body. A connection closed with unread data is reset, and its client may lose the answer."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from coat_core.serving.limits import Limits
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text()
@@ -57,6 +59,12 @@ def test_the_target_of_every_service_exists_and_runs_its_command(name: str) -> N
     assert os.access(FOLDER / "bin" / SERVICES[name]["healthcheck"]["test"][1], os.X_OK)
     arguments = set(build.get("args", {}))
     assert arguments == set(re.findall(r"^ARG (GIT_COMMIT)", stage, re.M))
+
+
+def test_the_served_container_may_answer_its_accepted_requests_before_it_is_killed() -> None:
+    minutes = re.fullmatch(r"(\d+)m", SERVICES["serve"]["stop_grace_period"])
+    assert minutes is not None
+    assert int(minutes[1]) * 60 > Limits().timeout_s, "coat serve itself waits for so long"
 
 
 @pytest.mark.parametrize("name", ["train", "serve", "server"])
