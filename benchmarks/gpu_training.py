@@ -113,7 +113,8 @@ class Ours:
     def kept_bytes(self) -> int:
         """Return the bytes on the device between steps, without the frozen weights."""
         state = [value for values in self.trainer.optimizer.state.values() for value in values.values() if isinstance(value, torch.Tensor)]
-        return bytes_of([*self.trainer.parameters, *state, *(buffer for buffer in self.model.heads.buffers())])
+        trained = [parameter for group in self.trainer.groups.values() for parameter in group]
+        return bytes_of([*trained, *state, *(buffer for buffer in self.model.heads.buffers())])
 
     def shapes(self) -> Shapes:
         """Return the shapes of a step."""

@@ -54,6 +54,9 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
         (("losses", "expert_weights"), {"smell": 1.0}, "smell"),
         (("corpus", "kind"), "recordings", "must name a folder"),
         (("thinking", "tokens"), 2.5, "thinking.tokens"),
+        (("training", "strategy"), "deepspeed", "training.strategy: Input should be 'single', 'ddp' or 'fsdp'"),
+        (("training", "strategy"), "fsdp", "strategy is fsdp with training.processes: 1; allowed: single"),
+        (("training", "strategy"), "ddp", "strategy is ddp with training.processes: 1; allowed: single"),
         (("runtime", "threads"), "2", "runtime.threads"),
         (("evaluation", "suites"), {"mmlu": {"data": "x"}}, "suites.mmlu is no public benchmark; allowed: mmau, mmar,"),
         (("evaluation", "suites"), {"a": {"data": "x", "suite": "b"}}, "evaluation.suites.a.suite: Input should be 'mmau', 'mmar'"),
@@ -75,6 +78,24 @@ def test_a_wrong_value_is_named(values: dict[str, Any], path: tuple[str, ...], v
         section = section[part]
     section[path[-1]] = value
     with pytest.raises(SettingsError, match=message):
+        parse_settings(values)
+
+
+@pytest.mark.parametrize(
+    ("processes", "written", "strategy", "shards"),
+    [(1, None, "single", 1), (1, "single", "single", 1), (2, None, "ddp", 1), (4, "ddp", "ddp", 1), (4, "fsdp", "fsdp", 4)],
+)
+def test_the_strategy_follows_the_number_of_processes(
+    values: dict[str, Any], processes: int, written: str | None, strategy: str, shards: int
+) -> None:
+    values["training"] |= {"processes": processes, **({} if written is None else {"strategy": written})}
+    training = parse_settings(values).training
+    assert (training.strategy, training.shards) == (strategy, shards)
+
+
+def test_one_process_cannot_have_several(values: dict[str, Any]) -> None:
+    values["training"] |= {"processes": 2, "strategy": "single"}
+    with pytest.raises(SettingsError, match=r"strategy is single with training\.processes: 2; allowed: ddp, fsdp"):
         parse_settings(values)
 
 

@@ -58,8 +58,14 @@ def audio(backbone: Backbone) -> None:
 
 @app.command(rich_help_panel=_PANEL)
 def train(backbone: Backbone, trial: Trial) -> None:
-    """Train one trial and publish its release."""
-    _stage(f"train@{backbone}-{trial}")
+    """Train one trial and publish its release; under torchrun, join a training over several hosts."""
+    from coat_core.pipeline.processes import join, launched_rank
+
+    stage, rank = f"train@{backbone}-{trial}", launched_rank()
+    if rank is None:
+        _stage(stage)
+    else:
+        join(stage, rank)
 
 
 @app.command(rich_help_panel=_PANEL)

@@ -1,7 +1,8 @@
-"""One training in several processes of this host (DDP), one for each GPU.
+"""One training in several processes, one for each GPU.
 
-The stage starts the processes, each with the environment that `torchrun` would give it. If one fails, the others, which wait for it in a
-collective, are killed. A stop is passed on once: the trainer's ranks agree on the step after which they write a checkpoint and end.
+On one host the stage starts the processes, each with the environment that `torchrun` would give it. If one fails, the others, which wait
+for it in a collective, are killed. A stop is passed on once: the trainer's ranks agree on the step after which they write a checkpoint and
+end. On several hosts `torchrun` starts `coat train` in every process, and each joins the training (`join`).
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from coat_core import storage
-from coat_core.errors import Interrupted, StageError
+from coat_core.errors import CoatError, Interrupted, StageError
 from coat_core.servers import free_port
 
 RANKS = "ranks"
 """Folder in the scratch folder with the outcome of each process that failed."""
 _INTERVAL_S = 0.2
+
+
+def launched_rank() -> int | None:
+    """Return the rank of this process in a launch by `torchrun` or `accelerate launch`; None if it was started alone."""
+    return int(os.environ["RANK"]) if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None
 
 
 class ProcessFailedError(StageError):
@@ -109,22 +116,48 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
+def join(stage: str, rank: int, workspace: Path = Path()) -> None:
+    """Run the part of one rank in a train stage that was launched from outside; rank 0 publishes the outputs in its workspace.
+
+    An error is printed and ends the process at once: another rank may wait in a collective, and torch would wait for it.
+    """
+    from coat_core.pipeline.runner import run_stage, withdraw
+
+    try:
+        if rank == 0:
+            # Every rank must take part, also where this one has already finished.
+            withdraw(stage, workspace)
+            run_stage(stage, workspace)
+        else:
+            _run_part(stage, workspace)
+    except BaseException as error:
+        text = str(error) if isinstance(error, CoatError) else traceback.format_exc()
+        print(f"coat: process {rank}: {text}", file=sys.stderr, flush=True)
+        os._exit(error.exit_status if isinstance(error, CoatError) else 1)
+
+
 def main() -> None:
     """Run this process's part of a training; its error goes to a file that the stage reads."""
     from coat_core import watchdog
-    from coat_core.pipeline.runner import open_stage, outcome_of, set_threads
-    from coat_core.pipeline.stages import train
+    from coat_core.pipeline.runner import outcome_of
 
     name, outcome = sys.argv[1], Path(sys.argv[2])
     watchdog.watch_owner()
     try:
-        job = open_stage(name, Path())
-        set_threads(job.settings)
-        train.run_here(job)
+        _run_part(name, Path())
     except BaseException as error:
         storage.write_json(outcome, outcome_of(error))
         # Not a clean exit: another process may wait in a collective, and torch would wait for it.
         os._exit(1)
+
+
+def _run_part(name: str, workspace: Path) -> None:
+    from coat_core.pipeline.runner import open_stage, set_threads
+    from coat_core.pipeline.stages import train
+
+    job = open_stage(name, workspace)
+    set_threads(job.settings)
+    train.run_here(job)
 
 
 if __name__ == "__main__":

@@ -70,11 +70,18 @@ class StageRun:
 
         log_results(self.workspace, results)
 
-    def run_in_processes(self, count: int) -> None:
-        """Run this stage in processes (`run_here` of its module), and wait for them; how they are started changes none of the outputs."""
-        from coat_core.pipeline.processes import run_in_processes
+    def run_in_processes(self, count: int) -> bool:
+        """Run this stage in processes (`run_here` of its module) and wait for them; how they are started changes none of the outputs.
 
+        Returns:
+            False: a launcher has started this process as one of several already.
+        """
+        from coat_core.pipeline.processes import launched_rank, run_in_processes
+
+        if launched_rank() is not None:
+            return False
         run_in_processes(self.stage.name, count, self.workspace, self.scratch)
+        return True
 
     def explain_training_memory(self, *arguments: Any) -> OutOfMemoryError:
         """Return the error of a training step that ran out of memory; advice changes none of the outputs."""
@@ -124,6 +131,11 @@ def open_stage(name: str, workspace: Path) -> StageRun:
     stage = find_stage(name, workspace, values)
     key = stage_key(stage, workspace, values)
     return StageRun(stage, settings, workspace, key, workspace / SCRATCH / key)
+
+
+def withdraw(name: str, workspace: Path) -> None:
+    """Forget that a stage has finished: its next run calls the stage function again, which itself finds out what there is to do."""
+    (open_stage(name, workspace).scratch / _DONE).unlink(missing_ok=True)
 
 
 def _run(name: str, workspace: Path) -> None:

@@ -13,6 +13,8 @@ BACKBONE_NAMES = {"qwen2_audio": "Qwen2-Audio", "qwen2_5_omni": "Qwen2.5-Omni", 
 """Display names by key."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
+Strategy = Literal["single", "ddp", "fsdp"]
+"""How the processes of a training share the model."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Difference = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 """A difference of two accuracies."""

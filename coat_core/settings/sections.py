@@ -18,6 +18,7 @@ from coat_core.settings.base import (
     Positive,
     Section,
     Share,
+    Strategy,
     as_tuple,
     check_revision,
     name_problem,
@@ -235,7 +236,10 @@ class TrainingSettings(Section):
     ground_steps: Annotated[int, Field(ge=0)] = 100
     respond_steps: Count = 200
     processes: Count = 1
-    """Processes on this host (DDP), one for each GPU. A step takes `processes · batch_size · accumulation` examples."""
+    """Processes of a training, one for each GPU. A step takes `processes · batch_size · accumulation` examples."""
+    strategy: Strategy = Field(default_factory=lambda validated: "single" if validated.get("processes") == 1 else "ddp")
+    """`single`: one process. `ddp`: each process holds the whole base. `fsdp`: the language model's frozen weights are sharded over the
+    processes. Default: `single` with one process, else `ddp`."""
     batch_size: Count = 16
     """Examples per forward and process."""
     batch_seconds: Positive | None = None
@@ -267,6 +271,18 @@ class TrainingSettings(Section):
     tower_cache_mb: Annotated[int, Field(ge=0)] = 1024
     """Memory (MB) for outputs of the frozen audio tower, so that each clip is encoded once; 0 disables the cache. The stage `train` reads
     the audio store instead."""
+
+    @property
+    def shards(self) -> int:
+        """Number of processes over which the base is sharded; 1: every process holds it whole."""
+        return self.processes if self.strategy == "fsdp" else 1
+
+    @model_validator(mode="after")
+    def _strategy_of_processes(self) -> TrainingSettings:
+        if (self.strategy == "single") != (self.processes == 1):
+            allowed = "single (or training.processes above 1)" if self.processes == 1 else "ddp, fsdp (or training.processes: 1)"
+            raise ValueError(f"strategy is {self.strategy} with training.processes: {self.processes}; allowed: {allowed}")
+        return self
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -139,6 +139,7 @@ def diagnose(key: str, params: Params, request: SizingRequest) -> Diagnosis:
         head_values=head_values(params.heads.width, params.heads.layers, [spec.dim for spec in specs.values()]),
         head_rate_hz=params.heads.target_rate_hz,
         head_max_frames=params.heads.max_frames,
+        shards=params.training.shards,
     )
     inference_workload = InferenceWorkload(
         request.examples or params.answers, audio_s, workload.prompt_tokens, request.answer_tokens or params.new_tokens, dtype

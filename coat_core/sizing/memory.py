@@ -1,6 +1,6 @@
 """Estimates of the memory of a LALM in training and in inference, as named lines of arithmetic. No torch.
 
-An estimate is for one GPU, one process, SDPA attention and LoRA on a frozen base, as this project trains (`training/`,
+An estimate is for one GPU (of several, each of them), SDPA attention and LoRA on a frozen base, as this project trains (`training/`,
 `thinking/`). The tensors that autograd saves are counted one by one for the stock decoder layer (RMSNorm, rotary attention, gated
 MLP) with PEFT's LoRA around its linear layers; a test compares the count with `torch.autograd.graph.saved_tensors_hooks` on a
 small layer. `OVERHEAD_BYTES` and `SLACK` are assumptions that no test checks. A batch without padding needs
@@ -125,13 +125,27 @@ def training_memory(shape: ModelShape, workload: TrainingWorkload) -> Estimate:
         Line("heads", frames * workload.head_values * 4, f"{frames} frames x {workload.head_values} values x 4 B"),
     )  # fmt: skip
     static = (
-        Line("frozen weights", shape.parameters * weight, f"{shape.parameters:,} x {weight} B"),
+        *_frozen(shape, workload.shards, weight),
         Line(
             "trained weights, gradients, AdamW", trained * 16,
             f"({lora:,} LoRA + {workload.rows:,} block + {workload.heads:,} head parameters) x (4 + 4 + 8) B",
         ),
     )  # fmt: skip
     return _with_overhead(static, dynamic)
+
+
+def _frozen(shape: ModelShape, shards: int, weight: int) -> tuple[Line, ...]:
+    """Return the frozen weights: all of them, or the shards, and the largest module while it is gathered.
+
+    The audio tower of a sharded base stays in the host's memory, because its outputs come from the audio store.
+    """
+    if shards == 1:
+        return (Line("frozen weights", shape.parameters * weight, f"{shape.parameters:,} x {weight} B"),)
+    sharded, largest = shape.sharded_parameters, shape.vocabulary * shape.hidden
+    return (
+        Line("frozen weights", -(-sharded // shards) * weight, f"{sharded:,} of the language model / {shards} processes x {weight} B"),
+        Line("gathered weights", 2 * largest * weight, f"output layer {largest:,} x {weight} B, and the buffer that it is copied from"),
+    )
 
 
 def inference_memory(shape: ModelShape, workload: InferenceWorkload) -> Estimate:

@@ -62,6 +62,7 @@ def forward_workload(model: ThinkingModel, batch: Batch, audio: Sequence[Tensor]
         head_values=head_values(first.enter.out_features, len(first.layers), [head.spec.dim for head in heads]) if first else 0,
         head_rate_hz=first.rate_hz if first else 25.0,
         head_max_frames=first.max_frames if first else 1500,
+        shards=training.shards,
     )
 
 

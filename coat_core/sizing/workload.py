@@ -57,6 +57,11 @@ class ModelShape:
             "down_proj": (self.intermediate, self.hidden),
         }  # fmt: skip
 
+    @property
+    def sharded_parameters(self) -> int:
+        """Parameters that a sharded training divides over its processes: embedding, linear and output layers; norms are left out."""
+        return 2 * self.vocabulary * self.hidden + self.layers * sum(a * b for a, b in self.linears.values())
+
     def tower_positions(self, audio_s: float) -> int:
         """Return the positions (50 per second) of a clip in the tower's layers."""
         padded = audio_s if self.window_s is None else math.ceil(audio_s / self.window_s) * self.window_s
@@ -84,6 +89,7 @@ class TrainingWorkload:
         head_values: values per target frame that the heads save for the backward pass (see `head_values`).
         head_rate_hz: target frames per second.
         head_max_frames: maximum number of target frames of a clip.
+        shards: processes over which the base is sharded (`training.strategy: fsdp`); 1: each process holds it whole.
     """
 
     examples: int
@@ -102,6 +108,7 @@ class TrainingWorkload:
     head_values: int = 0
     head_rate_hz: float = 25.0
     head_max_frames: int = 1500
+    shards: int = 1
 
     @property
     def length(self) -> int:

@@ -120,6 +120,10 @@ class ThinkingModel(nn.Module):
                 loss = loss + parameter.reshape(-1)[:0].float().sum()
         return StepLosses(loss, answer_sum.detach(), {key: value.detach() for key, value in experts.items()}, answer, distill)
 
+    def final_states(self, batch: Batch, audio: Sequence[Tensor]) -> Tensor:
+        """Return the states after the final norm `[B, L, D]`, of a batch with or without the block."""
+        return self.backbone.hidden_states(self.backbone.embed(batch, audio), batch.attention_mask, 1)[1]
+
     def trainable_names(self) -> list[str]:
         """Return the names of the trainable parameters, in model order; they are the same in both stages."""
         return [name for name, parameter in self.named_parameters() if parameter.requires_grad]

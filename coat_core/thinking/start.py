@@ -14,6 +14,7 @@ from coat_core.backbones.base import Backbone
 from coat_core.errors import NonFiniteError, TrainingError
 from coat_core.thinking.block import ThinkingBlock
 from coat_core.thinking.model import ThinkingModel
+from coat_core.thinking.sharding import gathered
 from coat_core.thinking.trainable_tokens import copied_embeddings, initial_embeddings, prompt_ids
 from coat_core.thinking.warm_start import Batches, WarmStart, answer_loss_per_token
 
@@ -103,7 +104,8 @@ def measure_starts(model: ThinkingModel, batches: Batches, requested: str, *, se
         NonFiniteError: an answer loss is not finite.
     """
     assert model.block is not None, "arms without a block have no trainable tokens"
-    found = candidates(model.backbone, model.block, batches, seed)
+    with gathered(model.backbone.embedding):
+        found = candidates(model.backbone, model.block, batches, seed)
     if requested != AUTO and requested not in found:
         raise TrainingError(
             "this base has no such start of the trainable tokens",

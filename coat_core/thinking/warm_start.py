@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from coat_core.backbones.base import Backbone, Batch
+from coat_core.backbones.base import Batch
 from coat_core.errors import NonFiniteError
 from coat_core.thinking.block import ThinkingBlock
 from coat_core.thinking.losses import answer_loss
@@ -100,7 +100,7 @@ def answer_loss_per_token(model: ThinkingModel, batches: Batches, *, with_block:
     with evaluation_mode(model):
         for batch, audio in batches:
             used = batch if with_block else _block(model).remove_from(batch)
-            states = _states(model.backbone, used, audio)
+            states = model.final_states(used, audio)
             total += float(answer_loss(model.backbone, states, used.input_ids, used.answer_mask))
             tokens += int(used.answer_mask[:, 1:].sum())
     return total / tokens if tokens else None
@@ -127,14 +127,9 @@ def _block(model: ThinkingModel) -> ThinkingBlock:
     return model.block
 
 
-def _states(backbone: Backbone, batch: Batch, audio: Sequence[Tensor]) -> Tensor:
-    """Return the states after the final norm `[B, L, D]`."""
-    return backbone.hidden_states(backbone.embed(batch, audio), batch.attention_mask, 1)[1]
-
-
 def _selected(model: ThinkingModel, batch: Batch, audio: Sequence[Tensor], positions: Tensor) -> Tensor:
     """Return the states after the final norm at positions `[B, L]` (bool), as `[n, D]`."""
-    states = _states(model.backbone, batch, audio)
+    states = model.final_states(batch, audio)
     return states[positions.to(states.device)]
 
 

@@ -25,6 +25,7 @@ from coat_core.thinking.start import Start, measure_starts
 from coat_core.thinking.warm_start import warm_start
 from coat_core.training.build import TrainingData, TrainingRun
 from coat_core.training.dataset import TrainingDataset
+from coat_core.training.ranks import Ranks
 from coat_core.training.targets import Targets
 
 START, TOKENS = "start.json", "start.safetensors"
@@ -57,8 +58,12 @@ def prepare(
         fit_constants(model.heads, {key: list(_valid(found, durations)) for key, found in rows.items()}, run.settings.losses)
     if model.block is None:
         return None
-    if (stored := _read(run.scratch, model)) is not None:
-        return stored
+    stored = Ranks(accelerator).first(_read(run.scratch) if accelerator.is_main_process else None)
+    if stored is not None:
+        start, tokens = stored
+        with torch.no_grad():
+            model.trainable_tokens.copy_(tokens)
+        return start
     thinking = run.settings.thinking
     batches = _batches(data, dataset, thinking.start_items, run.settings.training.batch_size, accelerator.device)
     start = measure_starts(model, batches, thinking.start, seed=run.seed)
@@ -97,10 +102,8 @@ def _write(scratch: Path, model: ThinkingModel, start: Start) -> None:
     write_json(scratch / START, start.to_json())
 
 
-@torch.no_grad()
-def _read(scratch: Path, model: ThinkingModel) -> Start | None:
+def _read(scratch: Path) -> tuple[Start, Tensor] | None:
+    """Return the stored start and the trainable tokens, or None."""
     if not (scratch / START).is_file():
         return None
-    tokens = load((scratch / TOKENS).read_bytes())["trainable_tokens"]
-    model.trainable_tokens.copy_(tokens)
-    return Start.from_json(read_json(scratch / START))
+    return Start.from_json(read_json(scratch / START)), load((scratch / TOKENS).read_bytes())["trainable_tokens"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -10,8 +11,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 
 from coat_core import device
 from coat_core.audio_store.store import AudioStore
@@ -19,7 +21,7 @@ from coat_core.backbones.base import Backbone
 from coat_core.corpus.examples import Example
 from coat_core.description import described_answers
 from coat_core.device import check_device
-from coat_core.errors import Interrupted, TrainingError
+from coat_core.errors import DeviceError, Interrupted, TrainingError
 from coat_core.experts.store.store import ExpertStore
 from coat_core.progress import ProgressBar
 from coat_core.settings import RuntimeSettings, Settings, parse_trial
@@ -27,12 +29,14 @@ from coat_core.storage import copy_tree, read_json, sha256_json, sha256_tree, wr
 from coat_core.thinking.info import BaseInfo, ReleaseInfo
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.release import write_release
+from coat_core.thinking.sharding import shard_base
 from coat_core.thinking.start import Start
 from coat_core.training.batches import derangement
 from coat_core.training.build import TrainingData, TrainingRun, build, open_stores
 from coat_core.training.checkpoint import CheckpointFolder
 from coat_core.training.dataset import AudioEmbeddingCache, TrainingDataset
 from coat_core.training.preparation import prepare, root_mean_square
+from coat_core.training.ranks import Ranks
 from coat_core.training.schedule import Schedule
 from coat_core.training.targets import Targets
 from coat_core.training.tracker import History, NullTracker, Status, Tracker
@@ -43,7 +47,8 @@ RELEASE, RUN, HISTORY, CHECKPOINTS, FINISHED = "release", "run.json", "history.j
 
 MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 """accelerate's names of the values of `training.precision`."""
-_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+_SHARDING_VARIABLES = tuple(f"ACCELERATE_USE_{name}" for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"))
+"""Variables by which `accelerate launch` requests that accelerate shards the model."""
 _TRACKED_SECTIONS = ("runtime", "thinking", "heads", "losses", "lora", "training")
 
 Param = str | int | float | bool | None
@@ -90,7 +95,9 @@ def train(
             value=settings.training.processes, allowed=f"the processes of this launch: {accelerator.num_processes}",
             next_step="set it, and run `coat train` or `coat run`, which start the processes themselves",
         )  # fmt: skip
-    if not _is_finished(run):
+    ranks = Ranks(accelerator)
+    _check_same_key(ranks.all(fingerprint))
+    if not ranks.first(_is_finished(run)):
         with fixed_compute(settings.runtime):
             _train(run, examples, corpus, features, audio, accelerator, tracker if accelerator.is_main_process else NullTracker())
     if accelerator.is_main_process:
@@ -115,11 +122,15 @@ def _train(
     with _tracked(run, tracker, main=accelerator.is_main_process):
         tracker.log_params(_params(run))
         tracker.log_inputs(inputs)
-        backbone, model = build(run, stores if run.arm.heads else {}, str(accelerator.device))
+        sharded = run.settings.training.strategy == "fsdp"
+        # The device of a process need not have room for the whole base.
+        backbone, model = build(run, stores if run.arm.heads else {}, "cpu" if sharded else str(accelerator.device))
         start: Start | None = None
         if model is not None:
             answers = described_answers(stores, data.labelled) if run.arm.described else None
             store = AudioStore.open(audio, backbone) if audio is not None else None
+            if sharded:
+                shard_base(model, accelerator.device, accelerator.num_processes, tower=store is None)
             cache = AudioEmbeddingCache(backbone, run.settings.training.tower_cache_mb, store)
             dataset = TrainingDataset(backbone, data.examples, corpus, cache, answers)
             start = prepare(run, model, data, dataset, own_targets, accelerator)
@@ -174,6 +185,19 @@ def _finish(
     write_json(run.scratch / FINISHED, {"fingerprint": run.fingerprint})
 
 
+def _check_same_key(keys: Sequence[str]) -> None:
+    """Refuse processes with different stage keys.
+
+    Raises:
+        TrainingError: the processes have different params, inputs or code.
+    """
+    if len(set(keys)) > 1:
+        raise TrainingError(
+            "the processes of this training have different params, inputs or code", field="stage key", value=[key[:12] for key in keys],
+            allowed="one key", next_step="on every host, check out one commit, use one params.yaml, and run coat pull",
+        )  # fmt: skip
+
+
 def _is_finished(run: TrainingRun) -> bool:
     path = run.scratch / FINISHED
     return path.is_file() and read_json(path) == {"fingerprint": run.fingerprint}
@@ -183,21 +207,29 @@ def _accelerator(settings: Settings) -> Accelerator:
     """Return the accelerator. DDP does not broadcast buffers, which are frozen, and the training loop accumulates gradients.
 
     Raises:
-        TrainingError: the launcher requests sharded parameters.
-        DeviceError: this host has no such device (accelerate alone would use the CPU without a warning).
+        TrainingError: the launcher requests that accelerate shards parameters.
+        DeviceError: this host has no such device (accelerate alone would use the CPU without a warning), or not one for each process.
     """
     check_device(settings.runtime.device, "runtime.device")
-    accelerator = Accelerator(
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if settings.runtime.device == "cuda" and processes > torch.cuda.device_count():
+        raise DeviceError(
+            "this host has fewer GPUs than the training has processes here", field="training.processes", value=processes,
+            allowed=f"{torch.cuda.device_count()} on this host",
+            next_step="lower it, or start the training on several hosts (docs/production.md, Several GPUs, several training hosts)",
+        )  # fmt: skip
+    # Here, and not by its distributed type: on a CPU, accelerate ignores the request without a warning.
+    requested = [name for name in _SHARDING_VARIABLES if parse_flag_from_env(name)]
+    if requested:
+        raise TrainingError(
+            "accelerate's own sharding is not supported: checkpoints and releases read whole tensors", field="environment",
+            value=", ".join(requested), allowed="a launch without it",
+            next_step="set training.strategy: fsdp, which shards the base, and launch without accelerate's FSDP, DeepSpeed or Megatron",
+        )  # fmt: skip
+    return Accelerator(
         cpu=settings.runtime.device == "cpu", mixed_precision=MIXED_PRECISION[settings.training.precision], gradient_accumulation_steps=1,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )  # fmt: skip
-    if accelerator.distributed_type.value in _SHARDED:
-        # The audio tower runs outside the wrapper's forward and checkpoints read complete tensors: both would have to gather shards.
-        raise TrainingError(
-            "sharded parameters are not supported", field="distributed_type", value=accelerator.distributed_type.value,
-            allowed="one process, or DDP", next_step="launch with DDP: LoRA keeps gradients and optimizer state small",
-        )  # fmt: skip
-    return accelerator
 
 
 def _params(run: TrainingRun) -> dict[str, Param]:

@@ -3,7 +3,7 @@
 `transformers.Trainer` is not used: it resumes `group_by_length` wrongly after the first epoch (and decodes every example to
 get its length), writes the whole frozen base at every checkpoint when a module wraps the PEFT model, and does not support a
 two-stage loss whose parts are normalised over the accumulation window of all ranks. `accelerate` configures devices, mixed
-precision, DDP and process launch; sharded parameters (FSDP) are rejected at the start.
+precision and DDP. With a sharded base (`training.strategy: fsdp`), the trainer sums the gradients of the trained parameters itself.
 
 Every step is a function of the state before it and of (seed, step, micro step, rank): batches, learning rate, loss weights
 and dropout are derived from these, so a resumed run ends with bitwise the same weights as an uninterrupted one.
@@ -35,6 +35,7 @@ from coat_core.training.batches import BatchOrder, BatchOrderWithUnlabelled, cut
 from coat_core.training.checkpoint import Checkpoint, CheckpointFolder, random_state, restore_random_state
 from coat_core.training.dataset import TrainingDataset
 from coat_core.training.gradients import FIRST_MEASURE, MEASURE_EVERY, DistillShare, clip_gradients
+from coat_core.training.ranks import Ranks
 from coat_core.training.schedule import Schedule, Stage, bottleneck_probability, stage_weights
 from coat_core.training.targets import Targets
 from coat_core.training.tracker import History
@@ -50,6 +51,8 @@ class _MicroBatch(NamedTuple):
     batch: Batch
     audio: list[Tensor]
     targets: Mapping[str, list[Target | None]]
+    counted: bool = True
+    """False: it only takes part in the gathering of a sharded base, with the other ranks' forwards, and has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,15 @@ class Trainer:
         self.stop, self.progress, self.explain_memory = stop, progress, explain_memory or _out_of_memory
         self.schedule = Schedule(trial.training)
         self._durations_s = [example.duration_s for example in dataset.examples]
-        self.groups = model.parameter_groups()
-        self.share = DistillShare(self.groups["lora"], trial.losses.max_share, self._sum_over_ranks)
+        self.groups, self.ranks = model.parameter_groups(), Ranks(accelerator)
+        self.share = DistillShare(self.groups["lora"], trial.losses.max_share, self.ranks.sum)
         self.thinking = model
-        self.model, self.optimizer = accelerator.prepare(model, _optimizer(model, trial.training))
+        self.sharded = trial.training.strategy == "fsdp"
+        if self.sharded:
+            # DDP, which `prepare` would add, has the first rank's weights everywhere, too.
+            self.ranks.copy_first([*(parameter for group in self.groups.values() for parameter in group), *model.heads.buffers()])
+        self.model = accelerator.prepare_model(model, evaluation_mode=self.sharded)
+        self.optimizer = accelerator.prepare_optimizer(_optimizer(model, trial.training))
         self.model.train()
 
     def run(self) -> None:
@@ -141,14 +149,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rates[group["name"]]
         window = [part for micro in range(self.trial.training.accumulation) for part in self._read(stage, number, micro)]
-        totals = self._totals(window)
+        examples = [self.dataset.examples[index] for micro in window for index in micro.indices]
+        totals, forwards = self._totals(window), self._with_fillers(window)
         sums: Tensor | None = None
         self.share.share = None
-        for micro_step, micro in enumerate(window):
+        for micro_step, micro in enumerate(forwards):
             with self._explain_out_of_memory(micro):
-                part = self._forward_backward(micro, weights, totals, step, micro_step, last=micro_step + 1 == len(window))
+                part = self._forward_backward(micro, weights, totals, step, micro_step, last=micro_step + 1 == len(forwards))
             sums = part if sums is None else sums + part
         assert sums is not None
+        if self.sharded:
+            self.ranks.sum_gradients([parameter for group in self.groups.values() for parameter in group])
         losses = self._losses(sums, weights, totals)
         self._check_finite(losses, step, stage, losses)
         self.accelerator.unscale_gradients()
@@ -159,7 +170,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         seconds = time.perf_counter() - started
-        examples = [self.dataset.examples[index] for micro in window for index in micro.indices]
         audio_s = sum(example.duration_s for example in examples)
         return {
             "step": step + 1,
@@ -192,6 +202,13 @@ class Trainer:
         indices = self.order.batch_indices(stage, number, micro_step, self.accelerator.process_index)
         return [self._micro_batch(part) for part in cut_by_seconds(indices, self._durations_s, self.trial.training.batch_seconds)]
 
+    def _with_fillers(self, window: list[_MicroBatch]) -> list[_MicroBatch]:
+        """Return as many forwards as the rank with the most: every forward of a sharded base is one of all ranks."""
+        if not self.sharded or self.trial.training.batch_seconds is None:
+            return window
+        shortest = min(window, key=lambda micro: micro.batch.input_ids.numel())
+        return window + [shortest._replace(counted=False)] * (self.ranks.largest(len(window)) - len(window))
+
     def _micro_batch(self, indices: tuple[int, ...]) -> _MicroBatch:
         device = self.accelerator.device
         clips = [self.dataset.examples[index].sha256 for index in indices]
@@ -203,7 +220,7 @@ class Trainer:
         experts = self.targets.experts
         counts = [sum(self.dataset.answer_tokens(micro.indices) for micro in window)]
         counts += [sum(target is not None for micro in window for target in micro.targets[key]) for key in experts]
-        answer, *clips = self._sum_over_ranks(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
+        answer, *clips = self.ranks.sum(torch.tensor(counts, dtype=torch.int64, device=self.accelerator.device)).tolist()
         return Totals(answer_tokens=answer, clips=dict(zip(experts, clips, strict=True)))
 
     def _forward_backward(
@@ -219,9 +236,9 @@ class Trainer:
             if micro_step == 0 and step % MEASURE_EVERY == FIRST_MEASURE and self.targets.experts:
                 self.share.measure(out)
             # DDP averages gradients over ranks, but the totals already count all ranks.
-            self.accelerator.backward(out.loss * self.order.world)
+            self.accelerator.backward(out.loss * (int(micro.counted) if self.sharded else self.order.world))
         parts = [out.answer_sum, *(out.experts[key] for key in self.targets.experts)]
-        return torch.stack([part.detach().double() for part in parts])
+        return torch.stack([part.detach().double() for part in parts]) * micro.counted
 
     def _has_bottleneck(self, step: int) -> bool:
         """Return whether a step has a bottleneck: a draw that depends on the seed and the step only."""
@@ -238,19 +255,16 @@ class Trainer:
 
     def _losses(self, sums: Tensor, weights: StageWeights, totals: Totals) -> dict[str, float]:
         """Return the losses of the accumulation window over all ranks, by name."""
-        answer, *experts = self._sum_over_ranks(sums).tolist()
+        answer, *experts = self.ranks.sum(sums).tolist()
         losses = {"answer": answer / max(totals.answer_tokens, 1)}
         losses |= {key: value / max(totals.clips[key], 1) for key, value in zip(self.targets.experts, experts, strict=True)}
         distill = sum(self.trial.losses.expert_weights.get(key, 1.0) * losses[key] for key in self.targets.experts)
         total = weights.answer * losses["answer"] + weights.distill * weights.distill_scale * distill
         return {"loss": total, **{f"loss/{key}": value for key, value in losses.items()}}
 
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        return value if self.order.world == 1 else self.accelerator.reduce(value, reduction="sum")
-
     def _stopping(self) -> bool:
         """Return whether `stop` is True on any rank, so that all ranks end after the same step."""
-        return bool(self._sum_over_ranks(torch.tensor(int(self.stop()), device=self.accelerator.device)))
+        return bool(self.ranks.sum(torch.tensor(int(self.stop()), device=self.accelerator.device)))
 
     def _scale_may_overflow(self) -> bool:
         """Return whether a gradient may overflow because the float16 gradient scaler is still lowering its scale (it skips such a step)."""
@@ -286,8 +300,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> int:
-        """Load the newest checkpoint and return the number of steps already taken."""
-        checkpoint = self.checkpoints.load_latest()
+        """Load the newest checkpoint of rank 0 and return the number of steps already taken."""
+        checkpoint = self.ranks.first(self.checkpoints.load_latest() if self.accelerator.is_main_process else None)
         if checkpoint is None:
             self.history.truncate(0)
             return 0

@@ -76,6 +76,14 @@ def test_float32_weights_under_autocast_keep_copies_of_the_frozen_weights():
     assert found["frozen weights"] == 40_000
 
 
+def test_shards_divide_the_language_model_and_leave_the_tower_on_the_host():
+    # Embedding and output layer 2 x 50 x 8, three layers of 2 x 8 x 8 + 2 x 8 x 4 + 3 x 8 x 20 = 672: 2816. Three processes hold 939 each.
+    whole, sharded = (lines(training_memory(SHAPE, replace(WORKLOAD, shards=shards))) for shards in (1, 3))
+    assert sharded.pop("frozen weights") == 939 * 2
+    assert sharded.pop("gathered weights") == 2 * 50 * 8 * 2
+    assert sharded == {name: size for name, size in whole.items() if name != "frozen weights"}
+
+
 def test_inference_by_hand():
     workload = InferenceWorkload(examples=2, audio_s=31.0, prompt_tokens=10, new_tokens=7, dtype="bfloat16")
     length = 775 + 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,10 @@ def one_step(
     batches: Sequence[Sequence[int]],
     masked: Sequence[int] = (),
     *,
+    key: str = KEY,
+    unlabelled: Sequence[int] = (),
     explain_memory: Any = None,
+    inspect: Callable[[Any], None] = lambda model: None,
     **training: Any,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Take the first step of arm coat over those batches; return the gradients by name and the row of the step.
@@ -149,13 +152,17 @@ def one_step(
         scratch: an empty folder.
         batches: one batch for each process and accumulation step.
         masked: indices of examples whose clips have no valid frame for any expert.
+        key: the backbone; its base is in `folder`: `base`, or `base-<key>` of another than `KEY`.
+        unlabelled: indices of examples without an answer.
         explain_memory: see `Trainer`.
+        inspect: called with the model after the step.
         training: overrides of the training section.
     """
     import torch
 
     from coat_core.experts.store.store import ExpertStore
     from coat_core.settings import parse_trial
+    from coat_core.thinking.sharding import shard_base
     from coat_core.training import train as module
     from coat_core.training.build import TrainingRun, build
     from coat_core.training.checkpoint import CheckpointFolder
@@ -172,17 +179,21 @@ def one_step(
                 key: [None if clip in without_frames else row for clip, row in zip(clips, rows, strict=True)] for key, rows in found.items()
             }
 
-    settings = make_settings(folder / "base", training={**make_settings(folder / "base").training.model_dump(), **training})
+    base = folder / ("base" if key == KEY else f"base-{key}")
+    settings = make_settings(base, backbones={key: {"base": str(base)}}, training=training)
+    examples = [e.model_copy(update={"answer": None, "choices": None}) if n in unlabelled else e for n, e in enumerate(examples)]
     stores = {key: ExpertStore.open(folder / "features" / key) for key in EXPERTS}
     accelerator = module._accelerator(settings)
     with module.fixed_compute(settings.runtime):
-        backbone, model = build(TrainingRun(settings, KEY, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
+        backbone, model = build(TrainingRun(settings, key, *parse_trial("coat-0"), scratch, "key"), stores, "cpu")
         assert model is not None
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
             for name, parameter in model.named_parameters():
                 if ".lora_B." in name:
                     parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        if settings.training.strategy == "fsdp":
+            shard_base(model, accelerator.device, accelerator.num_processes)
         order: Any = FixedOrder(batches, accelerator.num_processes)
         dataset = TrainingDataset(backbone, examples, folder / "corpus", AudioEmbeddingCache(backbone, 10))
         trainer = Trainer(
@@ -194,22 +205,17 @@ def one_step(
             {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
         )
         row = trainer.step(0)
+        inspect(model)
     return found, row
 
 
-def main() -> None:
-    """Run one process of a two-process step, without and with masked clips; arguments: shared folder, output, indices to mask."""
-    import sys
-
+def assert_same_step(a: tuple[dict[str, Any], dict[str, Any]], b: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Compare gradients and row of two steps (results of `one_step`) that sum in different orders."""
+    import pytest
     import torch
-    import torch.distributed
 
-    folder, output, masked = Path(sys.argv[1]), Path(sys.argv[2]), [int(index) for index in sys.argv[3:]]
-    examples = make_corpus(output.parent / f"rank-{output.stem}")
-    steps = [one_step(folder, examples, output.parent, [[0, 5, 7], [2, 9]], indices, accumulation=1) for indices in ([], masked)]
-    torch.save(steps, output)
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    assert a[0].keys() == b[0].keys()
+    for name in a[0]:
+        torch.testing.assert_close(a[0][name], b[0][name], rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+    for key in ("loss", "loss/answer", "loss/pitch", "loss/reconstruction", "gradient_norm"):
+        assert a[1][key] == pytest.approx(b[1][key], rel=1e-4)

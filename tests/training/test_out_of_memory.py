@@ -20,6 +20,7 @@ from coat_core.settings import EvaluationSettings, RuntimeSettings, TrainingSett
 from coat_core.sizing import out_of_memory
 from coat_core.sizing.memory import inference_memory, training_memory
 from coat_core.sizing.workload import InferenceWorkload, ModelShape, TrainingWorkload
+from coat_core.training import train as train_module
 from coat_core.training.train import _accelerator
 from coat_core.training.trainer import Trainer
 from tests.testing.tiny_training import World, one_step
@@ -99,6 +100,16 @@ def test_a_missing_device_is_rejected_before_anything_is_loaded(monkeypatch: pyt
     settings = SimpleNamespace(runtime=RuntimeSettings(device="cuda"), training=TrainingSettings())
     with pytest.raises(DeviceError, match=r"no such device here.*runtime\.device.*cuda.*CUDA build"):
         _accelerator(settings)  # accelerate alone would use the CPU
+
+
+def test_more_processes_than_gpus_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate would put two processes on one GPU."""
+    monkeypatch.setattr(train_module, "check_device", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    settings = SimpleNamespace(runtime=RuntimeSettings(device="cuda"), training=TrainingSettings(processes=8))
+    with pytest.raises(DeviceError, match=r"fewer GPUs.*training\.processes; value: 8; allowed: 4 on this host"):
+        _accelerator(settings)
 
 
 def test_answering_that_does_not_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

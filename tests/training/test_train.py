@@ -283,14 +283,6 @@ def test_an_unknown_backbone_is_named(world: World, tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_sharded_parameters_are_rejected(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelerate import Accelerator, DistributedType
-
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(TrainingError, match=r"FSDP.*DDP"):
-        world.train(tmp_path, "sft-0")
-
-
 def test_a_new_tracker_run_receives_the_steps_of_the_lost_one(world: World, tmp_path: Path) -> None:
     from coat_core.training.tracker import History
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from coat_core.training.trainer import Trainer
-from tests.testing.tiny_training import World, one_step
+from tests.testing.ranks import run_ranks
+from tests.testing.tiny_training import World, assert_same_step, one_step
 
 BATCHES = [[0, 5, 7], [2, 9]]
-Step = tuple[dict[str, torch.Tensor], dict[str, Any]]
-
-
-def assert_same_step(a: Step, b: Step) -> None:
-    assert a[0].keys() == b[0].keys()
-    for name in a[0]:
-        torch.testing.assert_close(a[0][name], b[0][name], rtol=1e-3, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
-    for key in ("loss", "loss/answer", "loss/pitch", "loss/reconstruction", "gradient_norm"):
-        assert a[1][key] == pytest.approx(b[1][key], rel=1e-4)
 
 
 def test_accumulated_batches_equal_one_batch_of_all(world: World, tmp_path: Path) -> None:
@@ -64,31 +51,8 @@ def test_recomputing_activations_changes_no_gradient(world: World, tmp_path: Pat
 @pytest.mark.slow
 def test_two_processes_equal_one(world: World, tmp_path: Path) -> None:
     """A gloo DDP step, without and with valid frames in the clips of the second rank."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    script, root = Path(__file__).parents[1] / "testing" / "tiny_training.py", Path(__file__).parents[2]
-    shared = {
-        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root),
-    }  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(world.folder), str(tmp_path / f"{rank}.pt"), *map(str, BATCHES[1])], cwd=root,
-            stderr=subprocess.PIPE, text=True, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=1800)
-            assert process.returncode == 0, errors[-3000:]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    for case, masked in enumerate(([], BATCHES[1])):
-        (gradients, row), (other, _) = ranks[0][case], ranks[1][case]
+    cases = [{"batches": BATCHES, "masked": masked, "accumulation": 1} for masked in ([], BATCHES[1])]
+    first, second = run_ranks("steps", tmp_path, folder=world.folder, cases=cases)
+    for case, (gradients, row, _), (other, *_) in zip(cases, first, second, strict=True):
         assert all(torch.equal(gradients[name], other[name]) for name in gradients)
-        assert_same_step((gradients, row), one_step(world.folder, world.examples, tmp_path, BATCHES, masked, accumulation=2))
+        assert_same_step((gradients, row), one_step(world.folder, world.examples, tmp_path, **{**case, "accumulation": 2}))

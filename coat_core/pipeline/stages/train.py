@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 def run(job: StageRun) -> None:
     """Train, or publish the untouched base where the arm trains nothing."""
     job.stage.check_experts(job.settings.experts)
-    if job.settings.training.processes > 1:
-        job.run_in_processes(job.settings.training.processes)
-    else:
+    processes = job.settings.training.processes
+    if processes == 1 or not job.run_in_processes(processes):
         run_here(job)
 
 
