@@ -85,7 +85,8 @@ def test_a_process_that_fails_is_named_and_ends_the_others(workspace: Path) -> N
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_is_named_and_ends_the_others(workspace: Path, rank: int) -> None:
     running = _start(workspace)
-    assert wait_for(lambda: len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace))
+    assert wait_for(lambda: (len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace)) or running.poll() is not None)
+    assert running.poll() is None
     next(process for process in _processes_in(workspace) if process.environ().get("RANK") == str(rank)).kill()
     assert running.wait(HANG_S) == 1
     assert not _processes_in(workspace)
@@ -108,7 +109,8 @@ def test_a_stopped_training_continues_with_the_same_weights(workspace: Path) -> 
 def test_a_killed_training_of_a_sharded_base_continues_with_the_same_weights(workspace: Path) -> None:
     _change(workspace, strategy="fsdp")
     running = _start(workspace)
-    assert wait_for(lambda: len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace))
+    assert wait_for(lambda: (len(_processes_in(workspace)) == 3 and _has_checkpoint(workspace)) or running.poll() is not None)
+    assert running.poll() is None
     next(process for process in _processes_in(workspace) if process.environ().get("RANK") == "1").kill()
     assert running.wait(HANG_S) == 1
     assert not _processes_in(workspace)
