@@ -93,7 +93,7 @@ def _machine(workspace: Path) -> Iterator[Finding]:
         "disk",
         free >= MINIMUM_DISK_GB,
         f"{free:.1f} GB free",
-        f"free at least {MINIMUM_DISK_GB:.0f} GB; dvc gc --workspace removes old results",
+        f"free at least {MINIMUM_DISK_GB:.0f} GB; coat prune lists what is no longer needed",
     )
     yield Finding("cores", True, str(os.cpu_count()))
     for tool in ("git", "make"):

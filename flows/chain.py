@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from coat_core import storage
 from coat_core.errors import Interrupted, StageError
+from coat_core.pipeline.cache_users import cache_folder, record_user
 from coat_core.pipeline.runner import OUTCOMES
 from coat_core.pipeline.source import list_source, summary_text
 from coat_core.pipeline.suites import list_suites
@@ -155,7 +156,9 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
                 get_run_logger().info("source: %s", summary_text(list_source(place, settings.corpus)))
             if suites := settings.evaluation.suites:
                 get_run_logger().info("%d public benchmarks: %d new or changed", len(suites), list_suites(place, suites))
-            with _shared(place):
+            config = dvc.config(place)
+            record_user(cache_folder(config, place), place)
+            with _shared(place, config):
                 seconds, last = _run_stale(place, jobs or os.cpu_count() or 1, settings)
             publish_contract(place)
             decisions = promote_backbones(place, wait_for=last)
@@ -168,9 +171,9 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def _shared(workspace: Path) -> Iterator[None]:
+def _shared(workspace: Path, config: Mapping[str, str]) -> Iterator[None]:
     """With a DVC remote: take over what other hosts have computed, and store what was computed here, also if a stage fails."""
-    remote = find_remote(workspace)
+    remote = find_remote(workspace, config)
     if remote is None:
         yield
         return

@@ -24,8 +24,12 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def hold_workspace(workspace: Path) -> Iterator[None]:
+def hold_workspace(workspace: Path, *, tidy: bool = True) -> Iterator[None]:
     """Hold the workspace's lock and clean up after dead runs. Within one process the lock is reentrant.
+
+    Args:
+        workspace: the folder.
+        tidy: False only holds the lock.
 
     Raises:
         BusyError: another run holds the lock; the message names its process.
@@ -49,8 +53,9 @@ def hold_workspace(workspace: Path) -> Iterator[None]:
     _held.add(place)
     try:
         storage.write_json(workspace / HOLDER, {"owner": owner_mark(), "since": datetime.now(UTC).isoformat(timespec="seconds")})
-        end_orphans(workspace)
-        remove_broken_dvc_files(workspace)
+        if tidy:
+            end_orphans(workspace)
+            remove_broken_dvc_files(workspace)
         yield
     finally:
         _held.discard(place)
@@ -79,7 +84,7 @@ def remove_broken_dvc_files(workspace: Path) -> None:
     DVC writes `rwlock` and `dvc.lock` in place. Its run cache restores what was recorded in `dvc.lock`.
     """
     temporary = workspace / ".dvc" / "tmp"
-    if not _dvc_runs_in(workspace):
+    if not dvc_runs_in(workspace):
         for name in ("rwlock", "rwlock.lock", "lock"):
             (temporary / name).unlink(missing_ok=True)
     lock = workspace / "dvc.lock"
@@ -98,7 +103,8 @@ def prune_scratch(workspace: Path) -> None:
         shutil.rmtree(mark.parent, ignore_errors=True)
 
 
-def _dvc_runs_in(workspace: Path) -> bool:
+def dvc_runs_in(workspace: Path) -> bool:
+    """Return whether a DVC process works in a workspace."""
     for process in psutil.process_iter():
         try:
             if any(Path(part).name == "dvc" for part in process.cmdline()[:3]) and Path(process.cwd()).resolve() == workspace.resolve():

@@ -43,13 +43,17 @@ class Remote:
     fs: Any
 
 
-def find_remote(workspace: Path) -> Remote | None:
+def find_remote(workspace: Path, config: Mapping[str, str] | None = None) -> Remote | None:
     """Return the default remote; None if there is none.
+
+    Args:
+        workspace: the workspace.
+        config: DVC's configuration by dotted name; None: it is read.
 
     Raises:
         StageError: DVC cannot read its configuration.
     """
-    name = dvc.config(workspace).get("core.remote")
+    name = (dvc.config(workspace) if config is None else config).get("core.remote")
     if name is None:
         return None
     from dvc.exceptions import DvcException

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from coat_core.cli import benchmarks, stages
+from coat_core.cli import benchmarks, operations, stages
 from coat_core.cli.stages import Backbone, Trial
 from coat_core.console import RESUMES, account, report_end, say
 from coat_core.settings.base import Dtype
@@ -68,18 +68,6 @@ def workspace(
 
 
 @app.command(rich_help_panel="The pipeline")
-def pull() -> None:
-    """Take over from DVC's default remote what other hosts have computed for the same graph, params and code; `coat run` does so itself."""
-    _share(store=False)
-
-
-@app.command(rich_help_panel="The pipeline")
-def push() -> None:
-    """Store the results of this workspace in DVC's default remote, for `coat pull` and `coat run` on other hosts."""
-    _share(store=True)
-
-
-@app.command(rich_help_panel="The pipeline")
 def ui(
     start: Annotated[bool, typer.Option("--start/--no-start", help="start the pages, or only print the commands that do")] = True,
     mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="TCP port of MLflow; default: a free one")] = None,
@@ -92,6 +80,7 @@ def ui(
         show_pages(Path(), start=start, mlflow_port=mlflow_port, prefect_port=prefect_port, echo=say)
 
 
+app.add_typer(operations.app)
 app.add_typer(stages.app)
 app.add_typer(benchmarks.app)
 
@@ -332,24 +321,6 @@ def doctor(
             typer.echo(f"     {finding.advice}")
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
-
-
-def _share(*, store: bool) -> None:
-    from coat_core.errors import CoatError
-    from flows.lock import hold_workspace
-    from flows.sharing import find_remote, pull, push
-
-    remote = find_remote(Path())
-    if remote is None:
-        raise CoatError(
-            "DVC has no default remote here", field="core.remote", next_step="dvc remote add --local -d NAME s3://bucket/prefix"
-        )
-    with hold_workspace(Path()):
-        if store:
-            push(Path(), remote)
-            typer.echo(f"results stored in {remote.name}")
-        else:
-            typer.echo(f"{pull(Path(), remote)} stages taken over from {remote.name}")
 
 
 def _model_name(backbone: str) -> str:

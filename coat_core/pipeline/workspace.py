@@ -16,6 +16,7 @@ from coat_core import storage
 from coat_core.corpus.imported.bucket import SNAPSHOT
 from coat_core.errors import CoatError, StageError
 from coat_core.experts.catalogue import NEURAL
+from coat_core.pipeline.cache_users import record_user
 from coat_core.pipeline.changes import apply_changes, changed_text
 from coat_core.pipeline.graph import other_experts
 from coat_core.settings import ExpertSettings, load_settings, parse_settings, read_values
@@ -77,6 +78,7 @@ def make_workspace(folder: Path, params: Path, changes: Mapping[str, Any] | None
             _dvc(folder, "config", "--local", key, value)
         for key, value in _remote_settings(root):
             _dvc(folder, "config", "--local", key, value)
+        record_user(root / ".dvc" / "cache", folder)
     return folder
 
 

@@ -13,7 +13,14 @@ from coat_core.registry.gate import Decision
 from coat_core.registry.locks import locked
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous_champion", "challenger"
+SUPERSEDED_AT = "superseded_at"
+"""Tag with the time at which another version took the last alias of this one."""
 _DECISION = "\n\n## Promotion decision\n"
+
+
+def withdrawal_tag(stage_key: str) -> str:
+    """Return the tag of a registered model that says of a stage key that its version was withdrawn; it outlives the version."""
+    return f"withdrawn.{stage_key}"
 
 
 def champion_version(client: Any, name: str, alias: str = CHAMPION) -> str | None:
@@ -51,7 +58,7 @@ def apply(name: str, version: str, decision: Decision, workspace: Path = Path(),
         if decision.promote:
             promote(name, version, workspace)
         elif "withdrawn" not in client.get_model_version(name, version).tags and champion_version(client, name) != version:
-            client.set_registered_model_alias(name, CHALLENGER, version)
+            _move_alias(client, name, CHALLENGER, version)
         return True
 
 
@@ -75,7 +82,7 @@ def promote(name: str, version: str, workspace: Path = Path()) -> None:
                 next_step=f"register another one; withdrawn by {tags['withdrawn']}",
             )
         if before is not None:
-            client.set_registered_model_alias(name, PREVIOUS, before)
+            _move_alias(client, name, PREVIOUS, before, needed=version)
         client.set_registered_model_alias(name, CHAMPION, version)
         if champion_version(client, name, CHALLENGER) == version:
             client.delete_registered_model_alias(name, CHALLENGER)
@@ -115,6 +122,14 @@ def rollback(name: str, *, who: str, why: str, workspace: Path = Path()) -> tupl
         if previous is not None:
             client.delete_registered_model_alias(name, PREVIOUS)
     return withdrawing, restored
+
+
+def _move_alias(client: Any, name: str, alias: str, version: str, *, needed: str = "") -> None:
+    """Set an alias. The version that had it is tagged with the time, unless it has another one, or is `needed` for one."""
+    before = champion_version(client, name, alias)
+    client.set_registered_model_alias(name, alias, version)
+    if before not in (None, needed) and before not in map(str, _model(client, name).aliases.values()):
+        client.set_model_version_tag(name, before, SUPERSEDED_AT, _now())
 
 
 def _is_withdrawn(client: Any, name: str, version: str | None) -> bool:
@@ -174,6 +189,19 @@ def known_version(client: Any, name: str, version: str) -> Any:
         allowed=known or "nothing is registered yet",
         next_step="register one: coat register",
     ) from cause
+
+
+def remembered_withdrawal(client: Any, name: str, stage_key: str) -> dict[str, str]:
+    """Return the tags of a new version whose stage key belonged to a withdrawn version that retention has removed; else none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        note = client.get_registered_model(name).tags.get(withdrawal_tag(stage_key))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        note = None
+    return {"withdrawn": note, "withdrawn_at": _now()} if note else {}
 
 
 def _now() -> str:

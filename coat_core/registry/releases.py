@@ -14,6 +14,7 @@ from coat_core.evaluation.metrics import METRICS, SCORES
 from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.probing.verdict import flat_metrics as flat_probe
 from coat_core.registry.card import CardFacts, accuracy_text, model_card
+from coat_core.registry.champions import remembered_withdrawal
 from coat_core.registry.database import connect, default_database
 from coat_core.registry.lineage import Lineage, gather
 from coat_core.registry.locks import locked
@@ -161,6 +162,7 @@ def register(
             if (workspace / file).is_file():
                 client.log_artifact(run_id, str(workspace / file), "lineage")
         if known is None:
+            tags |= remembered_withdrawal(client, name, lineage.stage_key)
             tags["unsafe_files"] = "\n".join(_unsafe(client, model_id)) or "none"
             made, created = _create_version(client, name, run_id, model_id, tags, card)
             return Registered(name, str(made.version), made.run_id, created=created)
