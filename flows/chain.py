@@ -19,7 +19,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from coat_core import storage
+from coat_core import logs, storage
 from coat_core.errors import Interrupted, StageError
 from coat_core.pipeline.cache_users import cache_folder, record_user
 from coat_core.pipeline.runner import OUTCOMES
@@ -27,7 +27,7 @@ from coat_core.pipeline.source import list_source, summary_text
 from coat_core.pipeline.suites import list_suites
 from coat_core.pipeline.workspace import match_graph
 from coat_core.progress import PROGRESS
-from coat_core.registry.tracking import close_dead_runs
+from coat_core.registry.tracking import close_dead_runs, recorded_run
 from coat_core.settings import Settings, load_settings
 from flows import dvc
 from flows.limits import StageLimits, accelerated_stages
@@ -37,6 +37,7 @@ from flows.progress import ProgressDisplay
 from flows.promotion import promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results
 from flows.sharing import find_remote, pull, push
+from flows.stage_logs import StageLogs, structure_logs
 
 LOGS = Path(".scratch/logs")
 PROGRESS_FILES = Path(".scratch/progress")
@@ -71,6 +72,7 @@ class StageRuns:
     ) -> None:
         self.workspace, self.upstream, self.limits, self.logger = workspace, upstream, limits, logger
         self.display = display or ProgressDisplay(workspace / PROGRESS_FILES, logger)
+        self.logs = StageLogs()
         self.seconds: dict[str, float] = {}
         """Of each stage that has completed."""
         self._lock = threading.Lock()
@@ -84,11 +86,12 @@ class StageRuns:
         """
         outcome, log = self.workspace / OUTCOMES / f"{name}.json", self.workspace / LOGS / f"{name}.log"
         with self.limits.slot(name):
-            self.logger.info("start %s", name)
+            self.logger.info("start %s", name, extra=logs.fields("stage_started", stage=name))
             outcome.unlink(missing_ok=True)
             started = time.monotonic()
-            with self.display.stage(name) as progress:
-                ended = _processes.run(dvc.reproduce_command(name), self.workspace, log, **{PROGRESS: str(progress)})
+            variables = {logs.RUN: str(run)} if (run := logs.bound("run")) else {}
+            with self.display.stage(name) as progress, self.logs.follow(name, log):
+                ended = _processes.run(dvc.reproduce_command(name), self.workspace, log, **{PROGRESS: str(progress), **variables})
             if ended.returncode:
                 # Without an outcome file the stage was killed, or DVC did not start it.
                 unknown = {"class": f"exit status {ended.returncode}", "message": ended.output[-1500:].strip(), "retryable": False}
@@ -97,7 +100,12 @@ class StageRuns:
             seconds = time.monotonic() - started
             with self._lock:
                 self.seconds[name] = seconds
-                self.logger.info("[%d/%d] %s  %.0f s", len(self.seconds), len(self.upstream), name, seconds)
+                done = len(self.seconds)
+                event = logs.fields(
+                    "stage_completed", stage=name, seconds=round(seconds, 3), done=done, total=len(self.upstream),
+                    mlflow_run=recorded_run(self.workspace / "runs" / name.partition("@")[2]),
+                )  # fmt: skip
+                self.logger.info("[%d/%d] %s  %.0f s", done, len(self.upstream), name, seconds, extra=event)
         return seconds
 
 
@@ -145,6 +153,7 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
         StorageError: the source of the corpus is in a bucket that cannot be listed.
     """
     place = Path(workspace)
+    structure_logs()
     with hold_workspace(place):
         _processes.open()
         try:
@@ -200,7 +209,9 @@ def _run_stale(workspace: Path, jobs: int, settings: Settings) -> tuple[dict[str
     graph, logger = dvc.read_graph(workspace), get_run_logger()
     stale = dvc.with_descendants(dvc.read_stale(workspace), graph)
     upstream = dvc.direct_upstream({name: graph[name] & stale for name in graph if name in stale})
-    logger.info("%d of %d stages to run", len(upstream), len(graph))
+    logger.info(
+        "%d of %d stages to run", len(upstream), len(graph), extra=logs.fields("graph_read", stale=list(upstream), total=len(graph))
+    )
     limits = StageLimits(list(upstream), jobs=jobs, accelerated=accelerated_stages(graph, settings))
     display = ProgressDisplay(workspace / PROGRESS_FILES, logger)
     runs, futures = StageRuns(workspace, upstream, limits, logger, display), dict[str, PrefectFuture[Any]]()
@@ -233,7 +244,10 @@ def _collect(futures: Mapping[str, PrefectFuture[Any]], runs: StageRuns) -> None
         failures[name] = str(state.result(raise_on_failure=False))
         descendants = dvc.with_descendants(frozenset({name}), runs.upstream) - {name} - left_out
         left_out |= descendants
-        runs.logger.error("%s failed; %d stages depend on it and are left out: %s", name, len(descendants), failures[name])
+        runs.logger.error(
+            "%s failed; %d stages depend on it and are left out: %s", name, len(descendants), failures[name],
+            extra=logs.fields("stage_failed", stage=name, left_out=sorted(descendants)),
+        )  # fmt: skip
     if failures:
         raise StageError(
             f"{len(failures)} of {len(futures)} stages failed, {len(left_out)} were left out:\n"

@@ -6,19 +6,22 @@ import logging
 import os
 from pathlib import Path
 
+from coat_core import logs
 from coat_core.errors import CoatError
 from coat_core.registry.database import check_store
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
 from flows.server import prefect_api
 
-_LOGGING = {
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
-    "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
-    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
-    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+_PREFECT = {
+    "PREFECT_PREFECT_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
+    "PREFECT_PREFECT_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+    "PREFECT_PREFECT_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
+    "PREFECT_PREFECT_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
+    "PREFECT_PREFECT_LEVEL": "WARNING",
     "PREFECT_CLI_WRAP_LINES": "false",
+    # Where the server has the automations of `coat deploy`, a run without heartbeats counts as crashed.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
 }
 
 
@@ -38,7 +41,7 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
     """
     load_settings(workspace / "params.yaml")
     check_store()
-    for name, value in _LOGGING.items():
+    for name, value in _PREFECT.items():
         os.environ.setdefault(name, value)
     with hold_workspace(workspace):
         with prefect_api(workspace):
@@ -46,15 +49,21 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
             from prefect import tags
 
             from flows.chain import chain
+            from flows.prefect_errors import explained
             from flows.promotion import decisions_text
             from flows.records import owner_tag
+            from flows.stage_logs import structure_logs
 
+            structure_logs()
             _hide_reported_failures()
-            with tags(owner_tag()):
+            with tags(owner_tag()), explained():
                 state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
             outcome = state.result(raise_on_failure=False)
         if isinstance(outcome, BaseException):
             raise outcome
+        if logs.active():
+            logs.event("run_completed", "the run is completed", stages=outcome["stages"], decisions=outcome["decisions"])
+            return
         _print_summary(workspace)
         print(decisions_text(outcome["decisions"]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from coat_core import logs
 from coat_core.progress import Progress
 
 LINE_EVERY_S = 30.0
@@ -147,10 +149,13 @@ class ProgressDisplay:
     def _log_until_end(self) -> None:
         while not self._ended.wait(_POLL_S):
             for line in self.log_lines():
-                self._logger.info("%s", line)
+                # The first word of a line is its stage.
+                self._logger.info("%s", line, extra=logs.fields("progress", stage=line.partition("  ")[0]))
 
 
 def _log_console() -> Console:
+    if logs.active():
+        return Console(file=io.StringIO(), force_terminal=False)
     for logger in (logging.getLogger(name) for name in (None, "prefect", "prefect.flow_runs")):
         for handler in logger.handlers:
             console = getattr(handler, "console", None)

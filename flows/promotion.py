@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
+from coat_core import logs
 from coat_core.settings import Settings, load_settings
 
 
@@ -28,7 +29,9 @@ def promote_backbones(workspace: Path, wait_for: Sequence[PrefectFuture[Any]] = 
     records = []
     for key in settings.backbones:
         promote = promote_backbone.with_options(name=f"promote@{key}", task_run_name=f"promote@{key}")
-        records.append(promote(key, str(workspace), settings, wait_for=list(wait_for)))
+        record = promote(key, str(workspace), settings, wait_for=list(wait_for))
+        logs.event("decision", f"{record['model']} version {record['version']}: {record['decision']}", stage=f"promote@{key}", **record)
+        records.append(record)
     return records
 
 

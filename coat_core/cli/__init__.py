@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from functools import partial
@@ -46,9 +47,11 @@ def run(
     jobs: Annotated[int | None, typer.Option(min=1, help="number of stages that run in parallel; default: the number of cores")] = None,
 ) -> None:
     """Run all stale stages of the pipeline under Prefect, then register and promote. Resumes after Ctrl-C or a crash."""
+    from coat_core import logs
     from coat_core.servers import sigterm_as_interrupt
     from flows.main import run_chain
 
+    logs.start()
     with report_end(RESUMES), sigterm_as_interrupt():
         run_chain(Path(), jobs)
 
@@ -254,9 +257,11 @@ def serve(
     timeout_s: Annotated[float, typer.Option(min=1.0, help="longest time to an answer, s; then 504")] = 300.0,
 ) -> None:
     """Serve a registered version over HTTP: OpenAI's chat completions, and MLflow's scoring protocol. Ctrl-C stops it."""
+    from coat_core import logs
     from coat_core.serve import serve as serve_model
     from coat_core.serving.limits import Limits
 
+    logs.start()
     limits = Limits(requests, batch, body_mb, audio_s, tokens, timeout_s=timeout_s)
     with report_end("the server is stopped"):
         serve_model(model, port, host=host, device=device, dtype=dtype, limits=limits, echo=say)
@@ -337,6 +342,7 @@ def main() -> None:
     """Run the command line; an error that the user can fix is one message, not a traceback."""
     for switch in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ.setdefault(switch, "true")
+    from coat_core import logs
     from coat_core.errors import CoatError, file_problem
 
     try:
@@ -345,5 +351,8 @@ def main() -> None:
         message = str(error) if isinstance(error, CoatError) else file_problem(error)
         if not message:
             raise
-        typer.secho(f"coat: {message}", err=True, fg=typer.colors.RED)
+        if logs.active():
+            logs.event("failed", message, level=logging.ERROR, error=error)
+        else:
+            typer.secho(f"coat: {message}", err=True, fg=typer.colors.RED)
         sys.exit(error.exit_status if isinstance(error, CoatError) else 1)

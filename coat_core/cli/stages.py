@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -123,8 +124,18 @@ def report() -> None:
 
 
 def _stage(name: str) -> None:
+    from coat_core import logs
     from coat_core.pipeline.runner import run_stage
     from coat_core.servers import sigterm_as_interrupt
 
+    if logs.start(stage=name):
+        from coat_core.registry.tracking import recorded_run
+
+        kind, _, trial = name.partition("@")
+        # `train` makes a run of its own.
+        logs.bind(mlflow_run=recorded_run(Path("runs") / trial) if kind != "train" else None)
     with report_end(RESUMES), sigterm_as_interrupt():
+        logs.event("command_started", f"coat {name}")
+        began = time.monotonic()
         run_stage(name)
+        logs.event("command_completed", f"coat {name}", seconds=round(time.monotonic() - began, 3))

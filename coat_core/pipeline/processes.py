@@ -138,10 +138,11 @@ def join(stage: str, rank: int, workspace: Path = Path()) -> None:
 
 def main() -> None:
     """Run this process's part of a training; its error goes to a file that the stage reads."""
-    from coat_core import watchdog
+    from coat_core import logs, watchdog
     from coat_core.pipeline.runner import outcome_of
 
     name, outcome = sys.argv[1], Path(sys.argv[2])
+    logs.start(stage=name, rank=int(os.environ["RANK"]))
     watchdog.watch_owner()
     try:
         _run_part(name, Path())

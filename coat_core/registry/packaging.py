@@ -106,6 +106,14 @@ def release_of(model: Any) -> Any:
     return inner.release if hasattr(inner, "release") else inner._release
 
 
+def run_of(folder: Path) -> str | None:
+    """Return the MLflow run of a version from the folder of its MLflow model."""
+    import yaml
+
+    found = yaml.safe_load((folder / "MLmodel").read_text()).get("run_id")
+    return str(found) if found else None
+
+
 def read_info(release: Path) -> dict[str, Any]:
     """Return the content of a release's `coat.json`.
 

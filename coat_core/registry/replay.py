@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coat_core import logs
 from coat_core.registry.database import experiment_id
 from coat_core.registry.packaging import read_info
 from coat_core.registry.tracking import MlflowTracker, find_run
@@ -56,6 +57,8 @@ def _replay(client: Any, workspace: Path, release: Path, experiment: str, record
         tracker.log_metrics(int(row["step"]), numbers)
     run_id = tracker.run_id
     tracker.finish("finished")
+    # The process that replays is not that of one run.
+    logs.bind(mlflow_run=None)
     return run_id
 
 

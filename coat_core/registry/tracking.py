@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coat_core import logs
 from coat_core.errors import RegistryError, RegistryRefusedError
 from coat_core.registry.commit import commit_of
 from coat_core.registry.database import connect, experiment_id
@@ -107,6 +108,7 @@ class MlflowTracker:
             for key, value in all_tags.items():
                 self._client.set_tag(run.info.run_id, key, value)
         self._run_id = run.info.run_id
+        logs.bind(mlflow_run=self._run_id)
         self._last_step = last_step(self._client, run)
         self._start_monitor()
 
@@ -229,6 +231,12 @@ def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float], step: in
         client.log_batch(run_id, metrics=rows[start : start + _MAX_BATCH])
 
 
+def recorded_run(records: Path) -> str | None:
+    """Return the id of the MLflow run that the records of a training name; None without records."""
+    path = records / "run.json"
+    return (read_json(path).get("run_id") if path.is_file() else None) or None
+
+
 def log_to_recorded_run(workspace: Path, records: Path, metrics: Mapping[str, float]) -> str | None:
     """Log metrics with the run that the records of a training name (see `log_new_metrics`).
 
@@ -240,13 +248,14 @@ def log_to_recorded_run(workspace: Path, records: Path, metrics: Mapping[str, fl
     Returns:
         The id of the run; None if there are no records, or if MLflow does not have the run.
     """
-    identity = read_json(records / "run.json") if (records / "run.json").is_file() else {}
-    if not identity.get("run_id"):
+    identity = recorded_run(records)
+    if identity is None:
         return None
     client = connect(workspace)
-    run = find_run(client, identity["run_id"])
+    run = find_run(client, identity)
     if run is None:
         return None
+    logs.bind(mlflow_run=run.info.run_id)
     log_new_metrics(client, run, metrics)
     return str(run.info.run_id)
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from coat_core import logs
 from coat_core.errors import CoatError
 from coat_core.serving.batcher import Answers, Batcher, Job, Reply
 from coat_core.serving.chat import ChatRequest, Chunks, completion, error_body, model_list, read_request
@@ -37,6 +38,7 @@ def make_app(name: str, answers: Answers, limits: Limits, other: App | None = No
         yield
         # Every accepted question is answered before the process ends.
         await asyncio.to_thread(batcher.close)
+        logs.event("server_stopped", "every accepted question is answered")
 
     app = FastAPI(title="coat", lifespan=lifespan, openapi_url=None)
     guard = Guard(app, limits, frozenset({COMPLETIONS, INVOCATIONS}))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from coat_core import logs
 from coat_core.serving.chat import error_body
 from coat_core.serving.limits import Limits
 from coat_core.serving.metrics import Metrics
@@ -67,10 +68,12 @@ class Guard:
         try:
             refusal = await self._admit(scope, body, record)
         finally:
+            seconds = time.perf_counter() - begin
             self.in_flight -= 1
             status = refusal.status if refusal else status
             self.metrics.requests.labels(path, str(status)).inc()
-            self.metrics.seconds.labels(path).observe(time.perf_counter() - begin)
+            self.metrics.seconds.labels(path).observe(seconds)
+            logs.event("request", f"{scope['path']} {status}", path=scope["path"], status=status, seconds=round(seconds, 4))
         if refusal:
             await _refuse(send, body, refusal)
 

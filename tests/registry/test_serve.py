@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from coat_core.errors import CoatError, RegistryError
+from coat_core.logs import KEYS
 from coat_core.registry.references import existing_version, model_uri
 from coat_core.serve import serve
 from coat_core.servers import free_port
@@ -66,6 +68,38 @@ def test_a_version_is_served_without_an_activated_environment(served: Served, wa
     assert process.returncode == 143
     with socket.socket() as sock:
         assert sock.connect_ex(("127.0.0.1", port))
+
+
+@pytest.mark.slow
+def test_the_log_of_a_served_version_is_lines_of_json(served: Served, wav: Path, client: Any) -> None:
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment |= {"PYTHONPATH": str(ROOT), "COAT_LOG": "json"}
+    command = [sys.executable, "-m", "coat_core.cli", "serve", f"{NAME}@champion", "--port", str(port), "--body-mb", "0.1"]
+    process = subprocess.Popen(command, cwd=served.workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    lines = []
+    for text in process.stderr:
+        lines.append(json.loads(text))
+        if "is served at" in lines[-1]["message"]:
+            break
+    url, header = f"http://127.0.0.1:{port}/invocations", {"Content-Type": "application/json"}
+    payload = json.dumps({"dataframe_records": [{"audio": str(wav), "question": QUESTION}]}).encode()
+    urllib.request.urlopen(urllib.request.Request(url, payload, header), timeout=600).close()
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(urllib.request.Request(url, b"x" * 200_000, header), timeout=600)
+    process.send_signal(signal.SIGTERM)
+    printed, rest = process.communicate(timeout=120)
+    assert printed == ""
+    lines += [json.loads(text) for text in rest.splitlines()]
+    assert all(set(KEYS) <= line.keys() for line in lines)
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [(line["path"], line["status"]) for line in requests] == [("/invocations", 200), ("/invocations", 413)]
+    assert all(line["model"] == f"models:/{NAME}@champion" and line["seconds"] >= 0 for line in requests)
+    assert {line["mlflow_run"] for line in requests} == {client.get_model_version(NAME, "1").run_id}
+    assert [line["event"] for line in lines if line["logger"] == "coat" and line["event"] != "output"] == [
+        "model_loaded", "request", "request", "server_stopped",
+    ]  # fmt: skip
 
 
 def test_a_port_in_use_and_other_mistakes_start_no_server(registered: Path, wav: Path) -> None:

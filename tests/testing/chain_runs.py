@@ -63,8 +63,8 @@ def command(name: str, *arguments: str, workspace: Path, timeout_s: float = HANG
     return done
 
 
-def start_chain(workspace: Path) -> subprocess.Popen[bytes]:
-    """Start `coat run` in its own process group, with its output in `coat-run.log`.
+def start_chain(workspace: Path, **extra: str) -> subprocess.Popen[bytes]:
+    """Start `coat run` in its own process group, with its output in `coat-run.log`, and with further environment variables.
 
     A shell's background job ignores SIGINT, and its children inherit that: the default handler is restored first.
     """
@@ -72,12 +72,12 @@ def start_chain(workspace: Path) -> subprocess.Popen[bytes]:
     with (workspace / "coat-run.log").open("wb") as log:
         streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         arguments = [sys.executable, "-c", code, BIN / "coat", "run"]
-        return subprocess.Popen(arguments, cwd=workspace, start_new_session=True, env=environment(), **streams)
+        return subprocess.Popen(arguments, cwd=workspace, start_new_session=True, env=environment(**extra), **streams)
 
 
-def run_chain(workspace: Path, timeout_s: float = HANG_S) -> str:
-    """Run `coat run` to its end and return its output; it must succeed."""
-    flow = start_chain(workspace)
+def run_chain(workspace: Path, timeout_s: float = HANG_S, **extra: str) -> str:
+    """Run `coat run` to its end, with further environment variables, and return its output; it must succeed."""
+    flow = start_chain(workspace, **extra)
     try:
         flow.wait(timeout_s)
     finally:
@@ -189,6 +189,11 @@ def prefect_states(workspace: Path) -> dict[str, Counter[str]]:
     database = workspace / ".scratch/prefect/prefect.db"
     state = "CASE state_name WHEN 'NotReady' THEN 'NotReady' ELSE state_type END"
     return {table: Counter(row[0] for row in _rows(database, f"SELECT {state} FROM {table}")) for table in ("flow_run", "task_run")}
+
+
+def flow_runs(workspace: Path) -> list[str]:
+    """Return the ids of the flow runs in the workspace's own Prefect records."""
+    return [row[0] for row in _rows(workspace / ".scratch/prefect/prefect.db", "SELECT id FROM flow_run")]
 
 
 def unfinished(workspace: Path) -> dict[str, int]:
