@@ -1,4 +1,4 @@
-"""The commands for those who keep the system running: results of several hosts, retention."""
+"""The commands for those who keep the system running: results of several hosts, retention, deployments."""
 
 from __future__ import annotations
 
@@ -42,6 +42,24 @@ def prune(
     from flows.pruning import prune as prune_workspace
 
     prune_workspace(Path(), days=older_than, parts=parts or PARTS, apply=apply, also=workspace or (), echo=say)
+
+
+@app.command(rich_help_panel=_PANEL)
+def deploy(
+    lost_after: Annotated[
+        int,
+        typer.Option(
+            min=90, metavar="SECONDS", help="time without a heartbeat after which a run is marked as crashed; default: five heartbeats"
+        ),
+    ] = 300,
+) -> None:
+    """Create or update, on the Prefect server in PREFECT_API_URL, the deployments of prefect.yaml and the automations around them.
+
+    The address of a webhook for failed and late runs is read from COAT_NOTIFY_URL. The same command again changes nothing.
+    """
+    from flows.deployments import deploy as deploy_all
+
+    deploy_all(lost_after_s=lost_after, echo=say)
 
 
 def _share(*, store: bool) -> None:
