@@ -16,6 +16,7 @@ from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import deployment
 from prefect.states import Cancelled
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -34,7 +35,7 @@ from flows.limits import StageLimits, accelerated_stages
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses
 from flows.progress import ProgressDisplay
-from flows.promotion import promote_backbones
+from flows.promotion import decisions_text, promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results
 from flows.sharing import find_remote, pull, push
 from flows.stage_logs import StageLogs, structure_logs
@@ -172,6 +173,9 @@ def chain(workspace: str = ".", jobs: int | None = None) -> dict[str, Any]:
             publish_contract(place)
             decisions = promote_backbones(place, wait_for=last)
             publish_results(place, decisions)
+            if deployment.id:
+                # `coat run` prints them at its end; a run of a deployment has only its log.
+                get_run_logger().info("%s", decisions_text(decisions))
             prune_scratch(place)
         except BaseException:
             _processes.end_all()

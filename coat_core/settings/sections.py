@@ -370,7 +370,7 @@ class RegistrySettings(Section):
     min_accuracy: Share = 0.0
     max_unscored_share: Share = 0.5
     min_above_chance: Difference = 0.0
-    """The lower bound of the interval of mean accuracy − chance must exceed this."""
+    """The lower bound of the interval of mean accuracy − chance must exceed this; -1: no comparison where chance is not known."""
     max_below_base: Share = 0.02
     """The lower bound of the paired interval of candidate − untouched base may be at most this far below zero; 1: no comparison."""
     max_slice_drop: Share = 0.05

@@ -36,6 +36,9 @@ def test_a_worker_runs_the_manual_deployment(site: Site, finished: Finished) -> 
     shown = {artifact["key"]: artifact["data"] for artifact in artifacts}
     assert shown.keys() >= {"contract", "metrics", "decisions"}
     assert shown["contract"].startswith("# Data contract: is met\n\n0 rows quarantined.")
+    logged = [record["message"] for record in site.request("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})]
+    (decisions,) = [message for message in logged if message.startswith("promoted ")]
+    assert "\n  coat-qwen2-audio version 1: " in decisions, "a worker has no console: its log says what was decided"
 
 
 def test_a_cancelled_run_ends_its_stages(site: Site, finished: Finished) -> None:

@@ -87,6 +87,14 @@ def test_without_a_champion(changes: dict, promote: bool, reason: str) -> None:
         assert len(decision.reasons) == 1, "a refusal names what failed and nothing else"
 
 
+@pytest.mark.parametrize(("margin", "promote"), [(-1.0, True), (-0.99, False)])
+def test_a_margin_of_minus_one_asks_for_no_comparison_with_chance(margin: float, promote: bool) -> None:
+    decision = decide(replace(CANDIDATE, over_chance=None), None, SETTINGS.model_copy(update={"min_above_chance": margin}))
+    assert decision.promote is promote
+    expected = "is not compared with chance: registry.min_above_chance is -1" if promote else "the score of guessing is not known"
+    assert any(expected in sentence for sentence in decision.reasons), decision.reasons
+
+
 AGAINST = [
     ("better", {}, BETTER, {}, True, "+0.050, 95% interval [+0.010, +0.090] over 300 paired answers; its lower bound is above +0.000"),
     ("interval touches zero", {}, replace(BETTER, low=0.0), {}, False, "is not above +0.000"),
