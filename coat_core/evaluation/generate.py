@@ -67,22 +67,29 @@ def query_of(example: Example, clips: Clips, clip: Example | None = None) -> Que
 
 
 def other_clips(examples: Sequence[Example], seed: int) -> dict[str, Example]:
-    """Assign to each open-ended example another clip of its family: example id → the example whose audio is played.
+    """Assign to each open-ended example another clip: example id → the example whose audio is played.
 
-    The clips of a family are shuffled by the seed and each clip is replaced by the next, so no question gets its own clip.
-    Examples of a family with a single clip are left out.
+    The clips of a family's open-ended examples are shuffled by the seed and each is replaced by the next, so no question gets its own
+    clip. If there is only one, the clips of the family's other examples join, and without these all clips. A single clip has no other.
     """
     result: dict[str, Example] = {}
     open_ended = [example for example in examples if example.choices is None]
     for family in dict.fromkeys(example.family for example in open_ended):
         members = [example for example in open_ended if example.family == family]
-        clips = list({example.sha256: example for example in members}.values())
-        if len(clips) < 2:
+        family_examples = [example for example in examples if example.family == family]
+        pools = (_clips(members), _clips([*members, *family_examples]), _clips([*members, *examples]))
+        clips = next((pool for pool in pools if len(pool) > 1), None)
+        if clips is None:
             continue
         random.Random(f"other clips {seed} {family}").shuffle(clips)
         following = {clip.sha256: after for clip, after in zip(clips, clips[1:] + clips[:1], strict=True)}
         result |= {example.id: following[example.sha256] for example in members}
     return result
+
+
+def _clips(examples: Sequence[Example]) -> list[Example]:
+    """Return one example for each clip."""
+    return list({example.sha256: example for example in examples}.values())
 
 
 def answer_release(

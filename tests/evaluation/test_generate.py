@@ -57,12 +57,24 @@ def test_an_empty_split_is_refused(corpus: tuple[Path, list[Example]], tmp_path:
 
 def test_each_open_question_gets_another_clip() -> None:
     spoken = [make_example(i, "transcription", sha256=f"{i // 2:064d}") for i in range(8)]
-    others = other_clips([*spoken, make_example(0, "music")], seed=3)
+    others = other_clips(spoken, seed=3)
     assert set(others) == {example.id for example in spoken}
     assert all(others[example.id].sha256 != example.sha256 for example in spoken)
     assert {clip.sha256 for clip in others.values()} == {example.sha256 for example in spoken}
-    assert others == other_clips(spoken, seed=3)
-    assert other_clips(spoken[:2], seed=3) == {}
+    assert other_clips(spoken[:2], seed=3) == {}, "both have the same clip"
+
+
+def test_the_only_open_question_of_a_family_gets_a_clip_of_another_question() -> None:
+    spoken = [make_example(i, "transcription") for i in range(3)]
+    alone = make_example(9, "music")
+    choices = [make_example(i, "music", choices=("high", "low")) for i in (10, 11)]
+    expected = other_clips(spoken, seed=3)
+    for rest in (choices, []):
+        found = other_clips([*spoken, alone, *rest], seed=3)
+        other = found.pop(alone.id)
+        assert found == expected, "the other families keep their clips"
+        assert other.sha256 != alone.sha256
+        assert other in (rest or spoken)
 
 
 def test_selection_keeps_order_and_limits_families() -> None:
