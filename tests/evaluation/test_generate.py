@@ -66,7 +66,7 @@ def test_each_open_question_gets_another_clip() -> None:
 
 def test_the_only_open_question_of_a_family_gets_a_clip_of_another_question() -> None:
     spoken = [make_example(i, "transcription") for i in range(3)]
-    alone = make_example(9, "music")
+    alone = make_example(9, "music", choices=None)
     choices = [make_example(i, "music", choices=("high", "low")) for i in (10, 11)]
     expected = other_clips(spoken, seed=3)
     for rest in (choices, []):
