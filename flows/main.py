@@ -14,11 +14,11 @@ from flows.lock import hold_workspace
 from flows.server import prefect_api
 
 _PREFECT = {
-    "PREFECT_PREFECT_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
-    "PREFECT_PREFECT_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
-    "PREFECT_PREFECT_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
-    "PREFECT_PREFECT_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
-    "PREFECT_PREFECT_LEVEL": "WARNING",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
+    "PREFECT_LOGGING_FORMATTERS_STANDARD_DATEFMT": "%H:%M:%S",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
+    "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_CLI_WRAP_LINES": "false",
     # Where the server has the automations of `coat deploy`, a run without heartbeats counts as crashed.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
