@@ -126,7 +126,7 @@ def line_of(record: logging.LogRecord) -> str:
     }
     if record.exc_info and record.exc_info[1] is not None:
         keys["error"] = error_of(record.exc_info[1])
-    return json.dumps(_plain(keys), default=str, allow_nan=False)
+    return json.dumps(_as_json(keys), default=str, allow_nan=False)
 
 
 def error_of(error: BaseException) -> dict[str, Any]:
@@ -219,14 +219,14 @@ def _message(record: logging.LogRecord) -> str:
         return str(record.msg)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return a value as JSON has it: other keys than texts as texts, numbers that are not finite as texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [_as_json(item) for item in value]
     return value
 
 

@@ -89,7 +89,7 @@ def locks_of(workspace: Path) -> Iterator[str]:
     seen = set()
     for reference in _git(workspace, "for-each-ref", "--format=%(refname)").splitlines():
         # Empty where a commit has no such file.
-        blob = _git(workspace, "rev-parse", "--verify", "--quiet", f"{reference}:dvc.lock", check=False).strip()
+        blob = _git(workspace, "rev-parse", "-q", "--verify", f"{reference}:dvc.lock", check=False).strip()
         if blob and blob not in seen:
             seen.add(blob)
             yield _git(workspace, "cat-file", "blob", blob)

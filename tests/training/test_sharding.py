@@ -25,7 +25,7 @@ from tests.testing.tiny_training import KEY, TEXTS, World, assert_same_step, one
 BATCHES = [[0, 5, 7], [2, 9]]
 FSDP = {"processes": 2, "strategy": "fsdp", "accumulation": 1}
 CASES: dict[str, dict[str, Any]] = {
-    "plain": {},
+    "no option": {},
     "no valid frame on one rank": {"masked": BATCHES[1]},
     "3 forwards on one rank and 2 on the other, one of each without an answer": {"batch_seconds": 1.2, "unlabelled": [7, 9]},
     "no answer on one rank": {"unlabelled": BATCHES[1]},
@@ -36,7 +36,7 @@ EVERYTHING: dict[str, Any] = {
     "thinking": {"tokens": 4, "warm_start_steps": 2},
     "lora": {"dropout": 0.2, "modules": ["q_proj", "v_proj", "gate_proj"]},
     "heads": {"dropout": 0.2},
-    "losses": {"max_share": 0.02},
+    "losses": {"max_share": 0.02, "audio_share": 0.5},
     "training": {**STEPS, "processes": 2, "strategy": "fsdp", "accumulation": 2, "batch_seconds": 2.0, "gradient_checkpointing": True,
                  "bottleneck": 0.8},
 }  # fmt: skip
@@ -47,7 +47,7 @@ EVERYTHING: dict[str, Any] = {
 def test_a_step_of_two_processes_equals_that_of_one(world: World, tmp_path: Path, key: str) -> None:
     if key != KEY:
         save_random_base(key, world.folder / f"base-{key}", texts=TEXTS * 20)
-    cases = [{"batches": BATCHES, "key": key, **case} for case in (CASES.values() if key == KEY else [CASES["plain"]])]
+    cases = [{"batches": BATCHES, "key": key, **case} for case in (CASES.values() if key == KEY else [CASES["no option"]])]
     first, second = run_ranks("steps", tmp_path, folder=world.folder, cases=[{**case, **FSDP} for case in cases])
     for case, (gradients, row, held), (other, _, held_there) in zip(cases, first, second, strict=True):
         assert all(torch.equal(gradients[name], other[name]) for name in gradients)
