@@ -36,9 +36,14 @@ def test_a_worker_runs_the_manual_deployment(site: Site, finished: Finished) -> 
     shown = {artifact["key"]: artifact["data"] for artifact in artifacts}
     assert shown.keys() >= {"contract", "metrics", "decisions"}
     assert shown["contract"].startswith("# Data contract: is met\n\n0 rows quarantined.")
-    logged = [record["message"] for record in site.request("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})]
-    (decisions,) = [message for message in logged if message.startswith("promoted ")]
-    assert "\n  coat-qwen2-audio version 1: " in decisions, "a worker has no console: its log says what was decided"
+
+    def decisions() -> list[str]:
+        logged = site.request("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+        return [record["message"] for record in logged if record["message"].startswith("promoted ")]
+
+    assert chain_runs.wait_for(decisions, interval_s=0.5), "Prefect sends the log in batches, the last one after the state of the run"
+    (text,) = decisions()
+    assert "\n  coat-qwen2-audio version 1: " in text, "a worker has no console: its log says what was decided"
 
 
 def test_a_cancelled_run_ends_its_stages(site: Site, finished: Finished) -> None:
