@@ -1,12 +1,12 @@
 """Extraction: run a backbone's audio tower once on every clip of a corpus, shard by shard, resumable at any time.
 
-The folder of the store is updated in place (`coat_core.shards`): clips of the same fingerprint are reused.
+The folder of the store is updated in place (`coat_core.shards.update`): clips of the same fingerprint are reused.
 Each clip is computed alone, so the bytes of a store depend neither on the number of interrupted runs nor on the order of new clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,16 @@ from coat_core.audio_store.shards import Clip, open_shard, read_audio, read_samp
 from coat_core.audio_store.store import IDENTITY, INDEX
 from coat_core.audio_store.tower import Tower, tensor_bytes, tower_error, tower_of, tower_output
 from coat_core.backbones.base import SAMPLE_RATE_HZ, Backbone
-from coat_core.corpus.examples import Example
+from coat_core.corpus.examples import Example, longest_durations
 from coat_core.device import explain_out_of_memory
 from coat_core.errors import AudioStoreError
 from coat_core.experts.store.fingerprint import fixed_sound
 from coat_core.experts.store.waveforms import Waveforms
 from coat_core.progress import ProgressBar
-from coat_core.shards import Shard, ShardUpdate, begin_update, group_by_shard, json_bytes, publish
+from coat_core.shards.index import Entry, index_bytes, json_bytes
+from coat_core.shards.layout import layout_of
+from coat_core.shards.shard import Shard
+from coat_core.shards.update import ShardUpdate, begin_update, publish
 from coat_core.storage import sha256_bytes, sha256_json, write_bytes
 
 
@@ -54,16 +57,18 @@ def extract_audio(
     of_clip = {example.sha256: example for example in ordered}
     tower = tower_of(backbone)
     fingerprint = fingerprint_of(backbone, tower)
-    groups = group_by_shard({sha256: corpus / example.audio for sha256, example in of_clip.items()})
-    stale = begin_update(target, [_Job(target / name, fingerprint, audio) for name, audio in groups.items()], (IDENTITY, INDEX))
+    frame_bytes = backbone.hidden_size * backbone.embedding.weight.element_size()
+    layout = layout_of(longest_durations(examples), backbone.audio_token_rate_hz, frame_bytes)
+    groups = layout.group({sha256: corpus / example.audio for sha256, example in of_clip.items()})
+    update = begin_update(target, [_Job(target / name, fingerprint, audio) for name, audio in groups.items()], (IDENTITY, INDEX))
     read = Waveforms(SAMPLE_RATE_HZ, waveforms).read
     device = backbone.embedding.weight.device
-    missing = sum(len(job.missing()) for job in stale)
+    missing = sum(len(job.missing()) for job in update.stale)
     with ProgressBar(
         total=len(of_clip), initial=len(of_clip) - missing, desc=f"audio {backbone.key}", unit="clip", mininterval=0.5,
         disable=missing == 0 or not progress,
     ) as bar:  # fmt: skip
-        for job in stale:
+        for job in update.stale:
             clips = job.known()
             for sha256 in job.missing():
                 waveform = read(sha256, job.audio[sha256])
@@ -71,7 +76,8 @@ def extract_audio(
                     clips[sha256] = Clip(tower_output(backbone, waveform, of_clip[sha256].audio), len(waveform))
                 bar.update()
             write_bytes(job.path, shard_bytes(fingerprint, clips))
-    _publish(target, tower, fingerprint, sorted(groups))
+            update.written(job)
+    _publish(target, tower, fingerprint, list(groups))
 
 
 def fingerprint_of(backbone: Backbone, tower: Tower) -> str:
@@ -91,33 +97,30 @@ def fingerprint_of(backbone: Backbone, tower: Tower) -> str:
 
 @dataclass(frozen=True)
 class _Job(ShardUpdate):
-    """A shard to be written: its clips, and those of an older shard of the same fingerprint, which are reused."""
+    """A shard to be written: its clips, and those of older shards of the same fingerprint, which are reused."""
 
-    path: Path
-    fingerprint: str
-    audio: Mapping[str, Path]
-
-    def open(self) -> Shard:
-        return open_shard(self.path)
+    def open(self, path: Path) -> Shard:
+        return open_shard(path)
 
     def known(self) -> dict[str, Clip]:
-        """Return the clips that are in an older shard."""
-        shard = self.older()
-        if shard is None:
-            return {}
-        samples, offsets = read_samples(shard), shard.offsets
-        return {s: Clip(read_audio(shard, offsets[s], tokens), samples[s]) for s, tokens in shard.frames.items() if s in self.audio}
+        """Return the clips that are in older shards."""
+        found: dict[str, Clip] = {}
+        for shard in self.older():
+            samples, offsets = read_samples(shard), shard.offsets
+            for sha256, tokens in shard.frames.items():
+                if sha256 in self.audio and sha256 not in found:
+                    found[sha256] = Clip(read_audio(shard, offsets[sha256], tokens), samples[sha256])
+        return found
 
 
 def _publish(target: Path, tower: Tower, fingerprint: str, shards: Sequence[str]) -> None:
     """Write the tower's identity and, last, the index, unless both files exist with the same bytes."""
-    index: dict[str, dict[str, object]] = {}
-    for name in shards:
-        shard = open_shard(target / name)
-        samples, offsets = read_samples(shard), shard.offsets
-        index |= {
-            sha256: {"shard": name, "offset": offsets[sha256], "tokens": tokens, "samples": samples[sha256]}
-            for sha256, tokens in shard.frames.items()
-        }
-    identity = {"tower": tower.to_json(), "fingerprint": fingerprint}
-    publish(target, {IDENTITY: json_bytes(identity, indent=1), INDEX: json_bytes(index, indent=None)})
+
+    def entries() -> Iterator[tuple[str, Entry]]:
+        for name in shards:
+            shard = open_shard(target / name)
+            samples, offsets = read_samples(shard), shard.offsets
+            for sha256, tokens in shard.frames.items():
+                yield sha256, {"shard": name, "offset": offsets[sha256], "tokens": tokens, "samples": samples[sha256]}
+
+    publish(target, {IDENTITY: json_bytes({"tower": tower.to_json(), "fingerprint": fingerprint}), INDEX: index_bytes(entries())})

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coat_core import shards
 from coat_core.errors import AudioStoreError
-from coat_core.shards import Shard, shard_metadata
+from coat_core.shards import shard as files
+from coat_core.shards.shard import Shard, shard_metadata
 
 
 class Clip(NamedTuple):
@@ -43,7 +43,7 @@ def open_shard(path: Path) -> Shard:
         AudioStoreError: the file is missing, truncated or not a shard.
     """
     try:
-        shard = shards.open_shard(path, ("audio",), "pt")
+        shard = files.open_shard(path, ("audio",), "pt")
         if shard.reader.get_slice("samples").get_shape() != [len(shard.frames)]:
             raise ValueError("clips and header do not match")
     except ValueError as error:

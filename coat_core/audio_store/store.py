@@ -6,9 +6,8 @@ and 4096 values of bfloat16 a token, an hour of audio takes 737 MB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,8 @@ from coat_core.audio_store.shards import open_shard, read_audio
 from coat_core.audio_store.tower import Tower, tower_of
 from coat_core.backbones.base import Backbone
 from coat_core.errors import AudioStoreError
-from coat_core.shards import Shard
+from coat_core.shards.index import Entry, ShardIndex
+from coat_core.shards.shard import Shard
 from coat_core.storage import read_json
 
 INDEX, IDENTITY = "index.json", "tower.json"
@@ -28,7 +28,7 @@ INDEX, IDENTITY = "index.json", "tower.json"
 class AudioStore:
     """Audio embeddings of one backbone. Open it with `AudioStore.open`; a shard is mapped when it is first read."""
 
-    def __init__(self, folder: Path, tower: Tower, fingerprint: str, index: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, tower: Tower, fingerprint: str, index: Mapping[str, Entry]) -> None:
         self.folder, self.tower, self.fingerprint = folder, tower, fingerprint
         self._index = index
         self._shards: dict[str, Shard] = {}
@@ -58,7 +58,7 @@ class AudioStore:
                     allowed=f"{value} (of the loaded base)",
                     next_step=f"{again} again, or load the base that the store was computed with",
                 )
-        return cls(folder, stored, identity["fingerprint"], read_json(folder / INDEX))
+        return cls(folder, stored, identity["fingerprint"], ShardIndex(folder / INDEX))
 
     def get(self, sha256: str) -> Tensor:
         """Return a clip's audio embeddings `[A, D]` in the tower's data type, bitwise equal to the tower's output.
@@ -90,7 +90,7 @@ class AudioStore:
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 
-    def _entry(self, sha256: str) -> dict[str, Any]:
+    def _entry(self, sha256: str) -> Entry:
         try:
             return self._index[sha256]
         except KeyError:

@@ -130,6 +130,14 @@ def write_manifest(path: Path, examples: Iterable[Example]) -> None:
     write_jsonl(path, (example.to_row() for example in examples))
 
 
+def longest_durations(examples: Iterable[Example]) -> dict[str, float]:
+    """Return the duration of each clip in seconds by audio hash; of several rows of one clip, the largest one."""
+    found: dict[str, float] = {}
+    for example in examples:
+        found[example.sha256] = max(example.duration_s, found.get(example.sha256, 0.0))
+    return found
+
+
 def select_split(examples: Sequence[Example], split: Split) -> list[Example]:
     """Return the examples of one split, in manifest order."""
     return [example for example in examples if example.split == split]

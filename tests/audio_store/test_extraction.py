@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from coat_core import shards as shard_files
-from coat_core.audio_store import extraction
 from coat_core.audio_store.extraction import extract_audio
 from coat_core.audio_store.store import AudioStore
 from coat_core.backbones.base import Backbone
@@ -17,16 +15,13 @@ from coat_core.backbones.catalogue import load_backbone
 from coat_core.corpus.audio import decode
 from coat_core.corpus.examples import Example
 from coat_core.errors import AudioError, AudioStoreError, BackboneError, ExpertError
-from coat_core.shards import shard_name
+from coat_core.shards.layout import shard_name
 from coat_core.training.dataset import AudioEmbeddingCache
 from tests.testing.clips import file_hashes
+from tests.testing.kills import Killed, killed_at
 
 KEY = "qwen2_5_omni"
 Clips = tuple[Path, list[Example]]
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture
@@ -46,22 +41,6 @@ def calls(base: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(base, "embed_audio", counting)
     return found
-
-
-def _dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Raise `Killed` in the middle of write number `at`."""
-    real, writes = extraction.write_bytes, 0
-
-    def write(path: Path, data: bytes) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == at:
-            path.with_name(f".{path.name}.abc123").write_bytes(data[: len(data) // 2])
-            raise Killed
-        real(path, data)
-
-    for module in (extraction, shard_files):
-        monkeypatch.setattr(module, "write_bytes", write)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -90,17 +69,15 @@ def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
     base: Backbone, calls: list[int], clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, examples = clips
-    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.layout.PREFIX_LENGTH", 1)
     extract_audio(base, examples, corpus, tmp_path / "whole")
     whole = file_hashes(tmp_path / "whole")
     shards = sum(name.startswith("shard-") for name in whole)
     assert 3 < shards < len(examples)
     again = []
     for at in range(1, len(whole) + 1):
-        with monkeypatch.context() as patch:
-            _dying(patch, at)
-            with pytest.raises(Killed):
-                extract_audio(base, examples, corpus, tmp_path / str(at))
+        with pytest.raises(Killed), killed_at(at):
+            extract_audio(base, examples, corpus, tmp_path / str(at))
         with pytest.raises(AudioStoreError, match=f"missing or unfinished.*coat audio {KEY}"):
             AudioStore.open(tmp_path / str(at), base)
         calls.clear()
@@ -117,7 +94,7 @@ def test_one_new_clip_costs_one_clip_and_one_shard(
     base: Backbone, calls: list[int], clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, examples = clips
-    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.layout.PREFIX_LENGTH", 1)
     store = tmp_path / "store"
     extract_audio(base, examples[:-1], corpus, store)
     before = {path.name: path.stat().st_ino for path in store.iterdir()}
@@ -125,7 +102,7 @@ def test_one_new_clip_costs_one_clip_and_one_shard(
     extract_audio(base, examples, corpus, store)
     assert calls == [-(-(4000 + 531 * 11) // 160)]
     changed = {path.name for path in store.iterdir() if before.get(path.name) != path.stat().st_ino}
-    assert {name for name in changed if name.startswith("shard-")} == {shard_name(examples[-1].sha256)}
+    assert {name for name in changed if name.startswith("shard-")} == {shard_name(examples[-1].sha256[:1])}
     extract_audio(base, examples, corpus, tmp_path / "new")
     assert file_hashes(store) == file_hashes(tmp_path / "new")
     calls.clear()
@@ -175,7 +152,7 @@ def test_a_bad_file_or_value_is_named_and_leaves_no_index(
         with pytest.raises(error, match=message):
             extract_audio(base, examples, corpus, tmp_path / "store")
         assert not (tmp_path / "store" / "index.json").exists()
-        assert not (tmp_path / "store" / shard_name(examples[4].sha256)).exists()
+        assert not (tmp_path / "store" / shard_name(examples[4].sha256[:2])).exists()
     bad.write_bytes(kept)
     embed = base.embed_audio
     poisoned = -(-(4000 + 531 * 4) // 160)

@@ -40,7 +40,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Example]
 
 @pytest.fixture(autouse=True)
 def _few_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.layout.PREFIX_LENGTH", 1)
     monkeypatch.setattr(plan, "GROUP_BATCHES", 3)
 
 

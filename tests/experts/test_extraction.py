@@ -10,24 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coat_core import shards as shard_files
 from coat_core.corpus.examples import Example
 from coat_core.errors import AudioError, ExpertError, OutOfMemoryError
 from coat_core.experts import catalogue
-from coat_core.experts.store import plan, shards, waveforms
+from coat_core.experts.store import plan, waveforms
 from coat_core.experts.store.extraction import extract_features
 from coat_core.experts.store.store import ExpertStore
 from coat_core.settings import ExpertSettings
-from coat_core.shards import shard_name
+from coat_core.shards.layout import shard_name
 from tests.testing import batch_marker_expert
 from tests.testing.clips import file_hashes, make_clip
+from tests.testing.kills import Killed, killed_at
 
 SECONDS = 2.0
 HANG_S = 1800.0
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Example]
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Register the expert, with few shards and small groups; return the lengths of the clips of each call."""
     monkeypatch.setitem(catalogue.NEURAL, "batch_marker", batch_marker_expert.__name__)
-    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.layout.PREFIX_LENGTH", 1)
     monkeypatch.setattr(plan, "GROUP_BATCHES", 2)
     batch_marker_expert.CALLS.clear()
     return batch_marker_expert.CALLS
@@ -49,22 +45,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 def _run(corpus: Path, examples: list[Example], target: Path, seconds: float = SECONDS, **settings: Any) -> Path:
     extract_features("speech", ExpertSettings(implementation="batch_marker", batch_seconds=seconds, **settings), examples, corpus, target)
     return target
-
-
-def _dying(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Raise `Killed` in the middle of write number `at`."""
-    real, writes = shards.write_bytes, 0
-
-    def write(path: Path, data: bytes) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == at:
-            path.with_name(f".{path.name}.abc123").write_bytes(data[: len(data) // 2])
-            raise Killed
-        real(path, data)
-
-    for module in (shards, shard_files):
-        monkeypatch.setattr(module, "write_bytes", write)
 
 
 def _threads() -> list[str]:
@@ -87,7 +67,7 @@ def test_clips_share_batches_and_are_stored_separately(clips: tuple[Path, list[E
 
 
 def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
-    clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[list[int]]
+    clips: tuple[Path, list[Example]], tmp_path: Path, calls: list[list[int]]
 ) -> None:
     corpus, examples = clips
     whole = file_hashes(_run(corpus, examples, tmp_path / "whole"))
@@ -95,10 +75,8 @@ def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
     shard_count = sum(name.startswith("shard-") for name in whole)
     again = []
     for at in range(1, len(whole) + 1):
-        with monkeypatch.context() as patch:
-            _dying(patch, at)
-            with pytest.raises(Killed):
-                _run(corpus, examples, tmp_path / str(at))
+        with pytest.raises(Killed), killed_at(at):
+            _run(corpus, examples, tmp_path / str(at))
         assert not _threads()
         with pytest.raises(ExpertError, match="missing or unfinished"):
             ExpertStore.open(tmp_path / str(at))
@@ -112,14 +90,12 @@ def test_killed_at_any_write_and_resumed_gives_the_same_bytes(
     assert again[shard_count:] == [0] * (len(whole) - shard_count)
 
 
-def test_killed_twice(clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_twice(clips: tuple[Path, list[Example]], tmp_path: Path) -> None:
     corpus, examples = clips
     whole = file_hashes(_run(corpus, examples, tmp_path / "whole"))
     for at in (3, 2, 4):
-        with monkeypatch.context() as patch:
-            _dying(patch, at)
-            with pytest.raises(Killed):
-                _run(corpus, examples, tmp_path / "store")
+        with pytest.raises(Killed), killed_at(at):
+            _run(corpus, examples, tmp_path / "store")
     assert file_hashes(_run(corpus, examples, tmp_path / "store")) == whole
 
 
@@ -131,38 +107,30 @@ def test_one_new_clip_costs_one_clip(clips: tuple[Path, list[Example]], tmp_path
     _run(corpus, examples, store)
     assert calls == [[4000 + 531 * 23]]
     changed = {path.name for path in store.iterdir() if before.get(path.name) != path.stat().st_ino}
-    assert {name for name in changed if name.startswith("shard-")} == {shard_name(examples[-1].sha256)}
+    assert {name for name in changed if name.startswith("shard-")} == {shard_name(examples[-1].sha256[:1])}
     calls.clear()
     _run(corpus, examples[:20], store)
     assert calls == []
     assert set(ExpertStore.open(store)) == {example.sha256 for example in examples[:20]}
 
 
-def test_new_clips_after_a_kill_are_computed_as_without_it(
-    clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_clips_after_a_kill_are_computed_as_without_it(clips: tuple[Path, list[Example]], tmp_path: Path) -> None:
     corpus, examples = clips
     first = _run(corpus, examples[:12], tmp_path / "first")
     undisturbed = file_hashes(_run(corpus, examples, shutil.copytree(first, tmp_path / "undisturbed")))
     assert undisturbed != file_hashes(_run(corpus, examples, tmp_path / "new"))
     for at in range(1, 12, 2):
         store = shutil.copytree(first, tmp_path / f"killed-{at}")
-        with monkeypatch.context() as patch:
-            _dying(patch, at)
-            with pytest.raises(Killed):
-                _run(corpus, examples, store)
+        with pytest.raises(Killed), killed_at(at):
+            _run(corpus, examples, store)
         assert file_hashes(_run(corpus, examples, store)) == undisturbed, at
 
 
-def test_a_plan_of_another_extraction_or_an_invalid_one_is_ignored(
-    clips: tuple[Path, list[Example]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plan_of_another_extraction_or_an_invalid_one_is_ignored(clips: tuple[Path, list[Example]], tmp_path: Path) -> None:
     corpus, examples = clips
     for n, (content, seconds) in enumerate(((b"{", SECONDS), (b"[]", SECONDS), (None, 3.0))):
-        with monkeypatch.context() as patch:
-            _dying(patch, 1)
-            with pytest.raises(Killed):
-                _run(corpus, examples, tmp_path / str(n))
+        with pytest.raises(Killed), killed_at(1):
+            _run(corpus, examples, tmp_path / str(n))
         if content is not None:
             (tmp_path / str(n) / "plan.json").write_bytes(content)
         expected = _run(corpus, examples, tmp_path / f"whole-{n}", seconds)
@@ -185,7 +153,7 @@ def test_an_unreadable_file_is_named_and_nothing_hangs(clips: tuple[Path, list[E
             _run(corpus, examples, tmp_path / "store")
         assert not _threads()
         assert not (tmp_path / "store" / "index.json").exists()
-        assert not (tmp_path / "store" / shard_name(examples[11].sha256)).exists()
+        assert not (tmp_path / "store" / shard_name(examples[11].sha256[:1])).exists()
         assert not [path for path in (tmp_path / "store").iterdir() if path.name.startswith(".")]
         bad.write_bytes(kept)
     assert file_hashes(_run(corpus, examples, tmp_path / "store")) == whole

@@ -7,7 +7,7 @@ import pytest
 
 from coat_core.experts.store import plan
 from coat_core.experts.store.plan import Plan, batches
-from coat_core.shards import shard_name
+from coat_core.shards.layout import layout_of
 
 
 def test_batches_contain_clips_of_similar_length_within_the_limit() -> None:
@@ -25,12 +25,13 @@ def test_batches_contain_clips_of_similar_length_within_the_limit() -> None:
 
 
 def test_no_shard_is_in_two_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.layout.PREFIX_LENGTH", 1)
     monkeypatch.setattr(plan, "GROUP_BATCHES", 2)
     rng = np.random.default_rng(1)
     durations = {f"{rng.integers(256):02x}{n:04x}": 3.0 for n in range(400)}
-    groups = Plan(durations, 30.0).groups()
-    of_group = [{shard_name(sha256) for batch in group for sha256 in batch} for group in groups]
+    layout = layout_of(durations, 50.0, 100)
+    groups = Plan(durations, 30.0, layout).groups()
+    of_group = [{layout.name(sha256) for batch in group for sha256 in batch} for group in groups]
     assert len(groups) > 5
     assert sum(map(len, of_group)) == len(set().union(*of_group))
     assert sorted(sha256 for group in groups for batch in group for sha256 in batch) == sorted(durations)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coat_core import shards as shard_files
 from coat_core.corpus.audio import decode, write_flac
 from coat_core.corpus.examples import Example, Split
 from coat_core.errors import AudioError, ExpertError
@@ -16,6 +15,7 @@ from coat_core.experts.catalogue import load_expert
 from coat_core.experts.store import extraction, shards, waveforms
 from coat_core.experts.store.extraction import extract_features
 from coat_core.experts.store.store import ExpertStore
+from coat_core.shards import update as shard_files
 from coat_core.storage import sha256_file
 
 Make = Callable[[int, Split], Example]
@@ -141,7 +141,7 @@ def test_one_new_clip_costs_one_clip_and_one_shard(make: Make, tmp_path: Path, m
     examples = [make(i) for i in range(20)]
     known = {example.sha256[:2] for example in examples[:10]}
     # The new clip belongs to an existing shard.
-    monkeypatch.setattr("coat_core.shards.PREFIX_LENGTH", 1)
+    monkeypatch.setattr("coat_core.shards.layout.PREFIX_LENGTH", 1)
     folder = _extract(examples[:10], tmp_path)
     before = _inodes(folder)
     decoded: list[str] = []

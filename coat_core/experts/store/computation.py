@@ -20,30 +20,29 @@ from coat_core.experts.prefetch import prefetch
 from coat_core.experts.store.plan import Batch, Plan
 from coat_core.experts.store.shards import Clip, ShardJob
 from coat_core.experts.store.waveforms import Waveforms
-from coat_core.shards import shard_name
 
 Padded = tuple[NDArray[np.float32], NDArray[np.int64]]
 """Waveforms `[B, N]`, zero-padded, and lengths `[B]`."""
 
 
-def write_acoustic(expert: Expert, jobs: Sequence[ShardJob], done: Callable[[int], object]) -> None:
+def write_acoustic(expert: Expert, jobs: Sequence[ShardJob], written: Callable[[ShardJob], object]) -> None:
     """Compute the missing clips of each shard, one by one, and write the shard.
 
     Args:
         expert: an acoustic expert.
         jobs: the shards to write.
-        done: called with the number of clips of each shard that is written.
+        written: called with each shard that is on disk.
     """
     for job in jobs:
         known, waveforms = job.known(), Waveforms(expert.spec.sample_rate_hz, job.cache)
         with one_thread():
             new = {s: compute_clip(expert, job.key, s, path, waveforms) for s, path in job.audio.items() if s not in known}
         job.write({**known, **new})
-        done(len(job.audio))
+        written(job)
 
 
 def write_neural(
-    expert: Expert, plan: Plan, jobs: Sequence[ShardJob], audio: Mapping[str, Path], threads: int, done: Callable[[int], object]
+    expert: Expert, plan: Plan, jobs: Sequence[ShardJob], audio: Mapping[str, Path], threads: int, written: Callable[[ShardJob], object]
 ) -> None:
     """Compute the missing clips of shards in the plan's batches, and write each shard once its group is computed.
 
@@ -55,13 +54,13 @@ def write_neural(
         jobs: the shards to write.
         audio: file of every clip of the plan, by hash.
         threads: number of batches that are read at once and, on a CPU, computed at once.
-        done: called with the number of clips of each shard that is written.
+        written: called with each shard that is on disk.
     """
     if not jobs:
         return
     needed = {sha256 for job in jobs for sha256 in job.missing()}
     groups = [[batch for batch in group if needed.intersection(batch)] for group in plan.groups()]
-    shards_of_group = [{shard_name(sha256) for batch in group for sha256 in batch if sha256 in needed} for group in groups]
+    shards_of_group = [{plan.layout.name(sha256) for batch in group for sha256 in batch if sha256 in needed} for group in groups]
     # Shards that only lose clips need no batch; they are written first.
     groups, shards_of_group = [[], *groups], [{job.path.name for job in jobs} - set().union(*shards_of_group), *shards_of_group]
     todo = [batch for group in groups for batch in group]
@@ -73,7 +72,7 @@ def write_neural(
             for job in jobs:
                 if job.path.name in names:
                     job.write({**new, **job.known()})
-                    done(len(job.audio))
+                    written(job)
 
 
 def compute_clip(expert: Expert, key: str, sha256: str, path: Path, waveforms: Waveforms) -> Clip:

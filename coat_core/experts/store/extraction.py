@@ -11,23 +11,26 @@ of float16.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from coat_core.corpus.examples import Example
+from coat_core.corpus.examples import Example, longest_durations
 from coat_core.errors import ExpertError
-from coat_core.experts.base import Expert
+from coat_core.experts.base import Expert, ExpertSpec
 from coat_core.experts.catalogue import NEURAL, load_expert
 from coat_core.experts.store.computation import one_thread, write_acoustic, write_neural
 from coat_core.experts.store.fingerprint import acoustic_fingerprint, neural_fingerprint
 from coat_core.experts.store.plan import PLAN, begin_plan
 from coat_core.experts.store.shards import ShardJob, open_shard, read_clip
 from coat_core.experts.store.store import INDEX, NORMALISER, SPEC, fit_normaliser
+from coat_core.progress import ProgressBar
 from coat_core.settings import ExpertSettings
-from coat_core.shards import begin_update, group_by_shard, json_bytes, publish, shard_name
+from coat_core.shards.index import Entry, index_bytes, json_bytes
+from coat_core.shards.layout import layout_of
+from coat_core.shards.update import begin_update, publish
 
 
 def extract_features(
@@ -72,42 +75,55 @@ def extract_features(
     else:
         with one_thread():
             expert_fingerprint = acoustic_fingerprint(model)
-    clips_of_shard = group_by_shard(audio)
-    jobs = [ShardJob(key, settings, expert_fingerprint, target / name, clips, waveforms) for name, clips in clips_of_shard.items()]
-    stale = begin_update(target, jobs, (SPEC, NORMALISER, PLAN, INDEX))
-    with _progress(key, stale, len(audio)) as done:
+    durations = longest_durations(examples)
+    layout = layout_of(durations, model.spec.native_rate_hz, _frame_bytes(model.spec))
+    clips_of_shard = layout.group(audio)
+    jobs = [ShardJob(target / name, expert_fingerprint, clips, key, settings, waveforms) for name, clips in clips_of_shard.items()]
+    update = begin_update(target, jobs, (SPEC, NORMALISER, PLAN, INDEX))
+    with _progress(key, update.stale, len(audio)) as bar:
+
+        def written(job: ShardJob) -> None:
+            update.written(job)
+            bar.update(len(job.audio))
+
         if neural:
-            durations = {example.sha256: example.duration_s for example in ordered}
-            missing = [sha256 for job in stale for sha256 in job.missing()]
-            plan = begin_plan(target, expert_fingerprint, durations, missing, settings.seconds_per_batch(model.spec.sample_rate_hz))
-            write_neural(model, plan, stale, audio, threads, done)
+            missing = [sha256 for job in update.stale for sha256 in job.missing()]
+            seconds = settings.seconds_per_batch(model.spec.sample_rate_hz)
+            plan = begin_plan(target, expert_fingerprint, durations, missing, seconds, layout)
+            write_neural(model, plan, update.stale, audio, threads, written)
         else:
-            write_acoustic(model, stale, done)
+            write_acoustic(model, update.stale, written)
     (target / PLAN).unlink(missing_ok=True)
-    _publish(model, expert_fingerprint, target, sorted(clips_of_shard), training)
+    _publish(model, expert_fingerprint, target, list(clips_of_shard), set(training))
 
 
-@contextmanager
-def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> Iterator[Callable[[int], object]]:
-    from coat_core.progress import ProgressBar
+def _frame_bytes(spec: ExpertSpec) -> int:
+    """Return the bytes of a frame in a shard: features in float16, and the mask."""
+    return 2 * spec.dim + 1
 
+
+def _progress(key: str, jobs: Sequence[ShardJob], clips: int) -> ProgressBar:
     todo = sum(len(job.audio) for job in jobs)
-    with ProgressBar(total=clips, initial=clips - todo, desc=f"features {key}", unit="clip", mininterval=0.5, disable=todo == 0) as bar:
-        yield bar.update
+    return ProgressBar(total=clips, initial=clips - todo, desc=f"features {key}", unit="clip", mininterval=0.5, disable=todo == 0)
 
 
-def _publish(expert: Expert, expert_fingerprint: str, target: Path, shards: Sequence[str], training: Sequence[str]) -> None:
-    """Write spec, normaliser and, last, the index, unless all three files exist with the same bytes."""
-    opened = {name: open_shard(target / name) for name in shards}
-    offsets = {name: shard.offsets for name, shard in opened.items()}
-    clips = (read_clip(opened[shard_name(s)], offsets[shard_name(s)][s], opened[shard_name(s)].frames[s]) for s in training)
-    normaliser = fit_normaliser(((features.astype(np.float32), mask) for features, mask in clips), expert.spec.dim)
-    index = {
-        sha256: {"shard": name, "offset": offset, "frames": opened[name].frames[sha256]}
-        for name in shards for sha256, offset in offsets[name].items()
-    }  # fmt: skip
+def _publish(expert: Expert, expert_fingerprint: str, target: Path, shards: Sequence[str], training: Collection[str]) -> None:
+    """Write spec, normaliser and, last, the index, unless all three files exist with the same bytes. One shard at a time is open."""
+
+    def entries() -> Iterator[tuple[str, Entry]]:
+        for name in shards:
+            shard = open_shard(target / name)
+            for sha256, offset in shard.offsets.items():
+                yield sha256, {"shard": name, "offset": offset, "frames": shard.frames[sha256]}
+
+    def training_clips() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        for name in shards:
+            shard = open_shard(target / name)
+            for sha256, offset in shard.offsets.items():
+                if sha256 in training:
+                    features, mask = read_clip(shard, offset, shard.frames[sha256])
+                    yield features.astype(np.float32), mask
+
+    normaliser = fit_normaliser(training_clips(), expert.spec.dim)
     identity = {"spec": expert.spec.to_json(), "fingerprint": expert_fingerprint}
-    publish(
-        target,
-        {SPEC: json_bytes(identity, indent=1), NORMALISER: normaliser.to_bytes(), INDEX: json_bytes(index, indent=None)},
-    )
+    publish(target, {SPEC: json_bytes(identity), NORMALISER: normaliser.to_bytes(), INDEX: index_bytes(entries())})

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coat_core import shards
 from coat_core.errors import ExpertError
 from coat_core.settings import ExpertSettings
-from coat_core.shards import Shard, ShardUpdate, shard_metadata
+from coat_core.shards import shard as files
+from coat_core.shards.shard import Shard, shard_metadata
+from coat_core.shards.update import ShardUpdate
 from coat_core.storage import write_bytes
 
 Clip = tuple[NDArray[np.float16], NDArray[np.bool_]]
@@ -44,33 +45,32 @@ def open_shard(path: Path) -> Shard:
         ExpertError: the file is missing, truncated or not a shard.
     """
     try:
-        return shards.open_shard(path, ("features", "mask"), "numpy")
+        return files.open_shard(path, ("features", "mask"), "numpy")
     except ValueError as error:
         raise ExpertError(f"cannot read a shard: {error}", field="shard", value=str(path), next_step="run `coat features` again") from error
 
 
 @dataclass(frozen=True)
 class ShardJob(ShardUpdate):
-    """A shard to be written: its clips, and those of an older shard of the same expert, which are reused."""
+    """A shard to be written: its clips, and those of older shards of the same expert, which are reused."""
 
     key: str
     settings: ExpertSettings
-    fingerprint: str
-    path: Path
-    audio: Mapping[str, Path]
     cache: Path | None
     """Folder of the cache of decoded waveforms."""
 
-    def open(self) -> Shard:
-        """Memory-map the shard on disk; see `open_shard`."""
-        return open_shard(self.path)
+    def open(self, path: Path) -> Shard:
+        """Memory-map a shard on disk; see `open_shard`."""
+        return open_shard(path)
 
     def known(self) -> dict[str, Clip]:
-        """Return the clips that are in an older shard of the same expert."""
-        shard = self.older()
-        if shard is None:
-            return {}
-        return {sha256: read_clip(shard, offset, shard.frames[sha256]) for sha256, offset in shard.offsets.items() if sha256 in self.audio}
+        """Return the clips that are in older shards of the same expert."""
+        found: dict[str, Clip] = {}
+        for shard in self.older():
+            for sha256, offset in shard.offsets.items():
+                if sha256 in self.audio and sha256 not in found:
+                    found[sha256] = read_clip(shard, offset, shard.frames[sha256])
+        return found
 
     def write(self, clips: Mapping[str, Clip]) -> None:
         """Write the complete shard."""

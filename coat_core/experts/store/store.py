@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from coat_core.errors import ExpertError
 from coat_core.experts.base import ExpertSpec
 from coat_core.experts.store.shards import open_shard, read_clip
-from coat_core.shards import Shard
+from coat_core.shards.index import Entry, ShardIndex
+from coat_core.shards.shard import Shard
 from coat_core.storage import read_json
 
 INDEX, SPEC, NORMALISER = "index.json", "spec.json", "normaliser.safetensors"
@@ -42,7 +43,7 @@ class Normaliser:
 class ExpertStore:
     """Features of one expert. Open it with `ExpertStore.open`. It can be pickled; a shard is mapped when it is first read."""
 
-    def __init__(self, folder: Path, spec: ExpertSpec, fingerprint: str, normaliser: Normaliser, index: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, spec: ExpertSpec, fingerprint: str, normaliser: Normaliser, index: Mapping[str, Entry]) -> None:
         self.folder, self.spec, self.fingerprint, self.normaliser = folder, spec, fingerprint, normaliser
         self._index = index
         self._shards: dict[str, Shard] = {}
@@ -65,7 +66,7 @@ class ExpertStore:
             spec_from_json(identity["spec"]),
             identity["fingerprint"],
             read_normaliser(folder / NORMALISER),
-            read_json(folder / INDEX),
+            ShardIndex(folder / INDEX),
         )
 
     def get(self, sha256: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -98,7 +99,7 @@ class ExpertStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return ExpertStore.open, (self.folder,)
 
-    def _entry(self, sha256: str) -> dict[str, Any]:
+    def _entry(self, sha256: str) -> Entry:
         try:
             return self._index[sha256]
         except KeyError:
