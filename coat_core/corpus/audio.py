@@ -73,7 +73,7 @@ class AudioHeader:
         return self.format in _LOSSLESS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AudioFacts:
     """Measurements of one file. Peak and clipped share are those of all channels. `error` contains the reason if the file is unreadable."""
 

@@ -56,14 +56,14 @@ def split_groups(strata: Mapping[str, str], seed: int) -> dict[str, Split]:
     return assigned
 
 
-def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], shares: Mapping[Split, float], seed: int) -> list[Split]:
+def split_rows(keys: Iterable[Iterable[str]], given: Sequence[Split | None], shares: Mapping[Split, float], seed: int) -> list[Split]:
     """Assign a split to every row. Rows that share a key (a group, an audio hash), directly or through other rows, get the same split.
 
     A row with a given split keeps it, and the rows connected to it get the same split. The split of other rows depends on a hash of the
     smallest key that they are connected to. If no split is given and there are enough separate sets of rows, no split stays empty.
 
     Args:
-        keys: the keys of each row, at least one.
+        keys: the keys of each row, at least one; they are read once.
         given: the split of each row in the data, or None.
         shares: relative size of each split.
         seed: seed of the assignment.
@@ -79,7 +79,7 @@ def split_rows(keys: Sequence[Iterable[str]], given: Sequence[Split | None], sha
     return [split or assigned[root] for root, split in zip(roots, given, strict=True)]
 
 
-def place_unlabelled(keys: Sequence[Iterable[str]], known: Sequence[Split | None]) -> list[Split | None]:
+def place_unlabelled(keys: Iterable[Iterable[str]], known: Sequence[Split | None]) -> list[Split | None]:
     """Complete the splits with those of unlabelled rows, which can only train.
 
     A row without a known split gets `train`, or None if it shares a key, directly or through other rows, with a row of another split:
@@ -94,7 +94,7 @@ def place_unlabelled(keys: Sequence[Iterable[str]], known: Sequence[Split | None
     return [split or (None if root in held_out else "train") for root, split in zip(roots, known, strict=True)]
 
 
-def _connected(keys: Sequence[Iterable[str]]) -> list[str]:
+def _connected(keys: Iterable[Iterable[str]]) -> list[str]:
     """Return for each row the smallest key of the rows that it is connected to through shared keys."""
     parent: dict[str, str] = {}
 
@@ -103,7 +103,7 @@ def _connected(keys: Sequence[Iterable[str]]) -> list[str]:
         while parent[key] != key:
             parent[key] = parent[parent[key]]
             key = parent[key]
-        return key
+        return parent[key]  # one object for all rows, where `key` may be the row's own
 
     firsts = []
     for row in keys:
@@ -111,7 +111,7 @@ def _connected(keys: Sequence[Iterable[str]]) -> list[str]:
         for other in others:
             low, high = sorted((root(first), root(other)))
             parent[high] = low
-        firsts.append(first)
+        firsts.append(root(first))
     return [root(first) for first in firsts]
 
 

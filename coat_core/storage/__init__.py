@@ -2,6 +2,7 @@
 
 from coat_core.storage.local import (
     copy_tree,
+    iterate_jsonl,
     new_file,
     new_folder,
     read_json,
@@ -18,6 +19,7 @@ from coat_core.storage.local import (
 
 __all__ = [
     "copy_tree",
+    "iterate_jsonl",
     "new_file",
     "new_folder",
     "read_json",

@@ -107,30 +107,37 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write JSON Lines, one object a line, keys in the given order."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    """Write JSON Lines, one object a line, keys in the given order, atomically; one row at a time is in memory."""
+    with new_file(path) as stream:
+        for row in rows:
+            stream.write((json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read JSON Lines.
+    """Read JSON Lines; see `iterate_jsonl`."""
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of JSON Lines; one row at a time is in memory.
 
     Raises:
         CoatError: the file is missing, or a line is not a JSON object; the message names the line.
     """
     if not path.is_file():
         raise CoatError("a JSON Lines file is missing", field="path", value=str(path), next_step="run the stage that creates it")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CoatError(f"line {number} is not JSON: {error}", field=str(path), value=line[:80]) from error
-        if not isinstance(row, dict):
-            raise CoatError(f"line {number} is not a JSON object", field=str(path), value=line[:80])
-        rows.append(row)
-    return rows
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            text = line.removesuffix("\n")
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                raise CoatError(f"line {number} is not JSON: {error}", field=str(path), value=text[:80]) from error
+            if not isinstance(row, dict):
+                raise CoatError(f"line {number} is not a JSON object", field=str(path), value=text[:80])
+            yield row
 
 
 @contextmanager

@@ -8,11 +8,9 @@ written.
 from __future__ import annotations
 
 import math
-import os
 import time
-import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coat_core.corpus.contract.expectations import Expectation, balance_expectation, row_expectations
-from coat_core.corpus.contract.manifest import read_rows
-from coat_core.corpus.contract.table import Row, facts_table, measure_files, read_examples
+from coat_core.corpus.contract.manifest import iterate_rows
+from coat_core.corpus.contract.table import InvalidRow, Row, Rows, facts_table, measure_files, read_examples
+from coat_core.corpus.contract.validation import Outcome, check_rows
 from coat_core.corpus.examples import SPLITS, Example, escape_surrogates
 from coat_core.errors import ContractError
 from coat_core.settings import ContractSettings
@@ -113,39 +112,34 @@ def check_corpus(
     began = time.monotonic()
     # Later stages must not use the rows of an earlier check if this one fails.
     accepted.unlink(missing_ok=True)
-    numbered = read_rows(corpus / MANIFEST)
-    lines, rows = list(numbered), list(numbered.values())
-    examples = read_examples(numbered)
-    facts = measure_files(corpus, examples, settings.max_duration_s, workers)
-    table = facts_table(numbered, examples, corpus, facts)
+    rows = read_examples(iterate_rows(corpus / MANIFEST))
+    facts = measure_files(corpus, rows.examples, settings.max_duration_s, workers)
     expectations = row_expectations(settings)
-    failed = _validate(expectations, table)
-    results = tuple(_result(expectation, failed[expectation.name], table) for expectation in expectations)
+    outcomes = check_rows(expectations, facts_table(rows, corpus, facts))
     reasons: dict[int, list[str]] = {}
-    for expectation in expectations:
-        for number in failed[expectation.name]:
-            reason = expectation.format_reason(table[number][expectation.column])
-            reasons.setdefault(number, []).append(f"{expectation.name}: {reason}")
-    valid = [example for number, example in enumerate(examples) if number not in reasons and isinstance(example, Example)]
+    for name, outcome in outcomes.items():
+        for failure in outcome.failed:
+            reasons.setdefault(failure.number, []).append(f"{name}: {failure.reason}")
+    valid = [example for number, example in enumerate(rows.examples) if number not in reasons and isinstance(example, Example)]
     counts, unlabelled = _family_counts([e for e in valid if e.labelled]), _family_counts([e for e in valid if not e.labelled])
     families, failures = _check_balance(counts, settings)
     if unlabelled["train"] and not counts["train"]:
         found = failures if any(counts.values()) else ()
         failures = (*found, "no accepted row of the split train has an answer: distillation alone trains no answer")
-    bad = {number for expectation in expectations if expectation.defect for number in failed[expectation.name]}
-    bad_share = len(bad) / len(rows)
+    bad = {failure.number for expectation in expectations if expectation.defect for failure in outcomes[expectation.name].failed}
+    bad_share = len(bad) / len(rows.lines)
     result = ContractResult(
         passed=bad_share <= settings.max_bad_share and not failures,
-        rows=len(rows),
+        rows=len(rows.lines),
         accepted=len(valid),
         quarantined=len(reasons),
         bad_share=bad_share,
         max_bad_share=settings.max_bad_share,
-        expectations=(*results, families),
+        expectations=(*(_result(expectation, outcomes[expectation.name]) for expectation in expectations), families),
         table_failures=failures,
         counts=counts,
         unlabelled=unlabelled,
-        read=_read_counts(rows, set(reasons)),
+        read=_read_counts(rows.examples, reasons.keys()),
         audio={
             "files": len(facts),
             "seconds": round(sum(f.duration_s or 0.0 for f in facts.values()), 1),
@@ -153,10 +147,7 @@ def check_corpus(
         },
         limits=settings.model_dump(mode="json"),
     )
-    write_jsonl(
-        quarantine,
-        ({"id": table[n]["id"], "line": lines[n], "row": _strict_json(rows[n]), "reasons": reasons[n]} for n in sorted(reasons)),
-    )
+    write_jsonl(quarantine, _quarantined(corpus / MANIFEST, rows, reasons))
     write_json(records / "results.json", result.to_json())
     write_text(records / "contract.html", _render_page(result))
     if not result.passed:
@@ -168,17 +159,18 @@ def check_corpus(
     return result
 
 
-def _result(expectation: Expectation, failed: Sequence[int], table: Sequence[Row]) -> ExpectationResult:
-    first = tuple(
-        {
-            "id": str(table[number]["id"]),
-            "line": table[number]["line"],
-            "reason": expectation.format_reason(table[number][expectation.column]),
-        }
-        for number in failed[:_SHOWN]
-    )
-    checked = sum(row[expectation.checked_column or expectation.column] is not None for row in table)
-    return ExpectationResult(expectation.name, expectation.expects, checked, len(failed), first)
+def _quarantined(manifest: Path, rows: Rows, reasons: Mapping[int, list[str]]) -> Iterator[dict[str, Any]]:
+    """Yield the entries of the quarantine. The invalid rows are read again: the rows of a large corpus are not kept."""
+    if not reasons:
+        return
+    for number, (line, row) in enumerate(iterate_rows(manifest)):
+        if number in reasons:
+            yield {"id": rows.examples[number].id, "line": line, "row": _strict_json(row), "reasons": reasons[number]}
+
+
+def _result(expectation: Expectation, outcome: Outcome) -> ExpectationResult:
+    first = tuple({"id": failure.id, "line": failure.line, "reason": failure.reason} for failure in outcome.failed[:_SHOWN])
+    return ExpectationResult(expectation.name, expectation.expects, outcome.checked, len(outcome.failed), first)
 
 
 def _family_counts(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
@@ -186,16 +178,13 @@ def _family_counts(examples: Sequence[Example]) -> dict[str, dict[str, int]]:
     return {split: dict(sorted(Counter[str](e.family for e in examples if e.split == split).items())) for split in SPLITS}
 
 
-def _read_counts(rows: Sequence[Row], invalid: Set[int]) -> dict[str, dict[str, dict[str, int]]]:
+def _read_counts(examples: Sequence[Example | InvalidRow], invalid: Set[int]) -> dict[str, dict[str, dict[str, int]]]:
     """Return by field and value the number of rows that were read, accepted and set aside. Values that are not text are one value."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for field in _COUNTED:
         found: dict[str, dict[str, int]] = {}
-        for number, row in enumerate(rows):
-            name = row.get(field)
-            entry = found.setdefault(
-                escape_surrogates(name) if isinstance(name, str) else "(not text)", {"read": 0, "accepted": 0, "set_aside": 0}
-            )
+        for number, example in enumerate(examples):
+            entry = found.setdefault(getattr(example, field), {"read": 0, "accepted": 0, "set_aside": 0})
             entry["read"] += 1
             entry["set_aside" if number in invalid else "accepted"] += 1
         counts[field] = dict(sorted(found.items()))
@@ -214,58 +203,12 @@ def _check_balance(counts: Mapping[str, Mapping[str, int]], settings: ContractSe
     for split, found in counts.items():
         sizes = [found.get(family, 0) for family in names]
         if found:
-            table.append({"row": len(table), "id": split, expectation.column: max(sizes) / min(sizes) if min(sizes) else math.inf})
-    failed = _validate([expectation], table)[expectation.name] if table else []
-    splits = [table[number]["id"] for number in failed]
-    reasons = [
-        f"{expectation.format_reason(table[number][expectation.column])}: {dict(counts[split])}"
-        for number, split in zip(failed, splits, strict=True)
-    ]
-    first = tuple({"id": split, "line": None, "reason": reason} for split, reason in zip(splits, reasons, strict=True))
+            ratio = max(sizes) / min(sizes) if min(sizes) else math.inf
+            table.append({"row": len(table), "line": None, "id": split, expectation.column: ratio})
+    failed = check_rows([expectation], table)[expectation.name].failed
+    first = tuple({"id": failure.id, "line": None, "reason": f"{failure.reason}: {dict(counts[failure.id])}"} for failure in failed)
     failures = tuple(f"{expectation.name} in {row['id']}: {row['reason']}" for row in first) if table else ("no row is valid",)
     return ExpectationResult(expectation.name, expectation.expects, len(table), len(failed), first), failures
-
-
-def _validate(expectations: Sequence[Expectation], table: Sequence[Row]) -> dict[str, list[int]]:
-    """Return the numbers of the rows that do not meet each expectation, computed by Great Expectations.
-
-    Raises:
-        ContractError: an expectation could not be computed.
-    """
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    with warnings.catch_warnings():
-        # The import warns about deprecated modules of the standard library.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import great_expectations as gx
-    import pandas as pd
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    asset = context.data_sources.add_pandas("facts").add_dataframe_asset("rows")
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": pd.DataFrame(list(table))})
-    suite = gx.ExpectationSuite(
-        name="contract", expectations=[_gx_expectation(gx.expectations, expectation) for expectation in expectations]
-    )
-    outcome = batch.validate(suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["row"]})
-    by_name = {result.expectation_config.meta["name"]: result for result in outcome.results}
-    failed: dict[str, list[int]] = {}
-    for expectation in expectations:
-        result = by_name[expectation.name]
-        if result.exception_info.get("raised_exception", True):
-            raise ContractError(f"the expectation {expectation.name} could not be computed: {result.exception_info}")
-        failed[expectation.name] = sorted(int(index["row"]) for index in result.result.get("unexpected_index_list") or ())
-    return failed
-
-
-def _gx_expectation(library: Any, expectation: Expectation) -> Any:
-    meta = {"name": expectation.name}
-    if expectation.kind == "null":
-        return library.ExpectColumnValuesToBeNull(column=expectation.column, meta=meta)
-    if expectation.kind == "true":
-        return library.ExpectColumnValuesToBeInSet(column=expectation.column, value_set=[True], meta=meta)
-    return library.ExpectColumnValuesToBeBetween(
-        column=expectation.column, min_value=expectation.low, max_value=expectation.high, meta=meta
-    )
 
 
 def _strict_json(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,33 @@ from coat_core.errors import ContractError
 
 _SHOWN = 20
 _SHOWN_CHARACTERS = 80
+_MARK = b"\xef\xbb\xbf"
 
 
-def read_rows(path: Path) -> dict[int, dict[str, Any]]:
-    """Return the rows of a manifest by line number. Empty lines and a byte order mark are skipped.
+def iterate_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of each row of a manifest. Empty lines and a byte order mark are skipped.
 
     Raises:
-        ContractError: the manifest is missing or has no rows, or lines are not JSON objects in UTF-8. The message names up to 20 lines.
+        ContractError: the manifest is missing; after the last row: it has no rows, or lines are not JSON objects in UTF-8. The message
+            names up to 20 lines.
     """
     if not path.is_file():
         raise ContractError("the manifest is missing", field="manifest", value=str(path), next_step="run the corpus stage")
-    rows: dict[int, dict[str, Any]] = {}
+    count = 0
     mistakes: list[str] = []
-    for number, data in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        if not data.strip():
-            continue
-        try:
-            rows[number] = _row(data)
-        except ValueError as error:
-            shown = data[:_SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
-            mistakes.append(escape_surrogates(f"line {number} {error} ({shown!r})"))
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            data = (line.removeprefix(_MARK) if number == 1 else line).removesuffix(b"\n")
+            if not data.strip():
+                continue
+            try:
+                row = _row(data)
+            except ValueError as error:
+                shown = data[:_SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
+                mistakes.append(escape_surrogates(f"line {number} {error} ({shown!r})"))
+            else:
+                count += 1
+                yield number, row
     if mistakes:
         more = f"; and {len(mistakes) - _SHOWN} more lines" if len(mistakes) > _SHOWN else ""
         raise ContractError(
@@ -38,9 +46,8 @@ def read_rows(path: Path) -> dict[int, dict[str, Any]]:
             allowed="one JSON object in UTF-8 on each line",
             next_step="fix these lines, or run the corpus stage again",
         )
-    if not rows:
+    if not count:
         raise ContractError("the manifest has no rows", field="manifest", value=str(path), next_step="run the corpus stage again")
-    return rows
 
 
 def _row(data: bytes) -> dict[str, Any]:

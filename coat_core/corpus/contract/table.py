@@ -4,41 +4,76 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from coat_core.corpus.audio import MAX_DURATION_S, AudioFacts, measure
 from coat_core.corpus.contract.answers import blank_fields, choices_error, scoring_error
-from coat_core.corpus.examples import SPLITS, Example, Split, escape_surrogates, example_from_row
+from coat_core.corpus.examples import SPLITS, Example, SharedValues, Split, escape_surrogates, example_from_row
 from coat_core.errors import ContractError, CorpusError
 from coat_core.progress import ProgressBar
 
 Row = dict[str, Any]
+NOT_TEXT = "(not text)"
+"""Stands for a family, split or source that is not text."""
 _CHUNK_SIZE = 16
 """Files that a worker process receives at once."""
 
 
-def read_examples(rows: Mapping[int, Row]) -> list[Example | CorpusError]:
-    """Return the example of each row, or an error that contains why the row is invalid. The keys of the rows are their lines."""
-    read: list[Example | CorpusError] = []
-    for number, row in rows.items():
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A row that is no example."""
+
+    id: str
+    error: str
+    """Why the row is invalid."""
+    family: str
+    """The value of the row, if it is text; so are `split` and `source`."""
+    split: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a manifest, in its order."""
+
+    lines: array[int]
+    """Line of each row."""
+    examples: list[Example | InvalidRow]
+
+
+def read_examples(rows: Iterable[tuple[int, Row]]) -> Rows:
+    """Return the examples of rows with their lines; the rows are read once and not kept."""
+    lines, examples, shared = array("q"), list[Example | InvalidRow](), SharedValues()
+    for line, row in rows:
+        lines.append(line)
+        error: CorpusError
         try:
-            example = example_from_row(row, f"line {number}")
-        except CorpusError as error:
-            read.append(error)
-            continue
-        blank = blank_fields(example)
-        read.append(CorpusError(f"line {number}: empty: {', '.join(blank)}", allowed="text that is visible") if blank else example)
-    return read
+            example = example_from_row(row, f"line {line}", shared)
+        except CorpusError as found:
+            error = found
+        else:
+            blank = blank_fields(example)
+            if not blank:
+                examples.append(example)
+                continue
+            error = CorpusError(f"line {line}: empty: {', '.join(blank)}", allowed="text that is visible")
+        values = (row.get(name) for name in ("family", "split", "source"))
+        texts = (escape_surrogates(value) if isinstance(value, str) else NOT_TEXT for value in values)
+        examples.append(InvalidRow(escape_surrogates(str(row.get("id", f"line {line}"))), str(error), *texts))
+    return Rows(lines, examples)
 
 
-def measure_files(corpus: Path, examples: Iterable[Example | CorpusError], max_duration_s: float, workers: int) -> dict[str, AudioFacts]:
+def measure_files(corpus: Path, examples: Iterable[Example | InvalidRow], max_duration_s: float, workers: int) -> dict[str, AudioFacts]:
     """Measure each distinct existing file inside the corpus, in parallel. The keys are the paths of the rows.
 
     Raises:
@@ -86,18 +121,15 @@ def is_present(path: Path) -> bool:
         return False
 
 
-def facts_table(
-    rows: Mapping[int, Row], examples: Sequence[Example | CorpusError], corpus: Path, facts: Mapping[str, AudioFacts]
-) -> list[Row]:
-    """Return the facts table of rows by line. A column is None if an earlier defect of the row makes it meaningless."""
+def facts_table(rows: Rows, corpus: Path, facts: Mapping[str, AudioFacts]) -> Iterator[Row]:
+    """Yield the facts of each row. A column is None if an earlier defect of the row makes it meaningless."""
     occurrence: Counter[str] = Counter()
-    group_splits, audio_splits = _majority_splits(examples, facts)
-    table = []
-    for number, ((line, row), example) in enumerate(zip(rows.items(), examples, strict=True)):
+    group_splits, audio_splits = _majority_splits(rows.examples, facts)
+    for number, (line, example) in enumerate(zip(rows.lines, rows.examples, strict=True)):
         columns: Row = dict.fromkeys(_COLUMNS)
-        columns.update(row=number, line=line, id=escape_surrogates(str(row.get("id", f"line {line}"))))
-        if isinstance(example, CorpusError):
-            columns["schema_error"] = str(example)
+        columns.update(row=number, line=line, id=example.id)
+        if isinstance(example, InvalidRow):
+            columns["schema_error"] = example.error
         else:
             occurrence[example.id] += 1
             columns["id_occurrence"] = occurrence[example.id]
@@ -106,8 +138,7 @@ def facts_table(
             columns["group_crossing"] = f"{crossing[0]} (its split is {group_splits[crossing[0]]})" if crossing else None
             split = audio_splits[_digest(example, facts)]
             columns["audio_crossing"] = f"its split is {split}" if split != example.split else None
-        table.append(columns)
-    return table
+        yield columns
 
 
 _COLUMNS = (
@@ -140,7 +171,7 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
     inside = is_inside(example.audio)
     columns: Row = {"path_inside": inside}
     if inside:
-        columns["file_present"] = is_present(corpus / example.audio)
+        columns["file_present"] = measured is not None or is_present(corpus / example.audio)
     if example.choices is not None:
         columns["choices_count"] = len(example.choices)
     columns.update(choices_error=choices_error(example), scoring_error=scoring_error(example))
@@ -168,26 +199,39 @@ def _example_columns(example: Example, corpus: Path, measured: AudioFacts | None
 
 
 def _majority_splits(
-    examples: Sequence[Example | CorpusError], facts: Mapping[str, AudioFacts]
+    examples: Sequence[Example | InvalidRow], facts: Mapping[str, AudioFacts]
 ) -> tuple[dict[str, Split], dict[str, Split]]:
     """Return the split of each group and of each audio hash: the split with most of its rows, in a tie the first of `SPLITS`.
 
     Unlabelled rows count only where there is no labelled row: much unlabelled audio of a test group must not set its test rows aside.
     """
-    groups: dict[str, Counter[tuple[bool, Split]]] = defaultdict(Counter)
-    audio: dict[str, Counter[tuple[bool, Split]]] = defaultdict(Counter)
+    valid = [example for example in examples if isinstance(example, Example)]
+    return _majorities(valid, _group_keys), _majorities(valid, lambda example: (_digest(example, facts),))
+
+
+def _majorities(examples: Sequence[Example], keys: Callable[[Example], Iterable[str]]) -> dict[str, Split]:
+    """Return the split of each key. Rows are counted only for keys with rows of several kinds, which are few."""
+    kinds: dict[str, tuple[bool, Split]] = {}
+    mixed: dict[str, Counter[tuple[bool, Split]]] = {}
     for example in examples:
-        if isinstance(example, Example):
-            row = (example.labelled, example.split)
-            audio[_digest(example, facts)][row] += 1
-            for group in _group_keys(example):
-                groups[group][row] += 1
-    return {key: _majority(count) for key, count in groups.items()}, {key: _majority(count) for key, count in audio.items()}
+        kind = _KINDS[example.labelled, example.split]
+        for key in keys(example):
+            if kinds.setdefault(key, kind) is not kind:
+                mixed[key] = Counter()
+    if mixed:
+        for example in examples:
+            for key in keys(example):
+                if key in mixed:
+                    mixed[key][example.labelled, example.split] += 1
+    return {key: _majority(mixed[key]) if key in mixed else split for key, (_, split) in kinds.items()}
 
 
 def _group_keys(example: Example) -> list[str]:
     """Return the groups in one Unicode form: two files may contain one name in different forms."""
     return [unicodedata.normalize("NFC", group) for group in example.groups]
+
+
+_KINDS = {kind: kind for kind in product((True, False), SPLITS)}
 
 
 def _majority(count: Counter[tuple[bool, Split]]) -> Split:

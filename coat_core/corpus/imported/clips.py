@@ -19,7 +19,7 @@ from coat_core.progress import ProgressBar
 from coat_core.storage import sha256_bytes, sha256_file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """The audio of one row."""
 

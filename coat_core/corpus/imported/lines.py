@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from coat_core.errors import CorpusError
 Row = dict[str, Any]
 SHOWN = 20
 """Largest number of errors in one message."""
+_NO_ROW: Row = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """One row of a metadata file or manifest."""
 
@@ -31,6 +32,10 @@ class Line:
     def place(self) -> str:
         """The line and the row."""
         return f"line {self.number}, row {self.index}"
+
+    def without_row(self) -> Line:
+        """Return the position alone, for messages."""
+        return replace(self, row=_NO_ROW)
 
 
 @dataclass

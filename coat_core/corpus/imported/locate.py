@@ -34,6 +34,7 @@ class Locator:
             except _INVALID as error:
                 raise CorpusError(f"a folder cannot be used: {error}", field="corpus.roots", value=root, allowed="folders") from error
         self._listings: dict[Path, dict[str, str]] = {}
+        self._found: dict[tuple[Path, str], Path] = {}
 
     def find(self, folder: Path, name: object) -> Path:
         """Return the path of the file that a row names, relative to the folder of its metadata file.
@@ -41,6 +42,8 @@ class Locator:
         Raises:
             ValueError: the name is invalid, the file is missing, or its target is outside the allowed folders.
         """
+        if isinstance(name, str) and (found := self._found.get((folder, name))):
+            return found
         if name is None:
             raise ValueError("the audio file is not given, allowed keys: audio_filepath, file_name, audio (or audios with messages)")
         if not isinstance(name, str) or not name.strip():
@@ -62,6 +65,8 @@ class Locator:
                 raise
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ValueError(f"audio {shown(name, _SHOWN)} is not the name of a file: {str(reason).lower()}") from None
+        # Many rows of a large manifest name one file.
+        self._found[folder, name] = path
         return path
 
     def _existing(self, folder: Path, name: str) -> Path:

@@ -9,11 +9,11 @@ rows are imported, or none: the message gives the lines of the invalid rows. The
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from coat_core.corpus.audio import is_file
-from coat_core.corpus.examples import Example, Split, example_from_row, write_manifest
+from coat_core.corpus.examples import Example, SharedValues, Split, example_from_row, write_manifest
 from coat_core.corpus.imported.clips import Clip, store_clips
 from coat_core.corpus.imported.folders import audio_files, folder_split, metadata_files
 from coat_core.corpus.imported.layouts import AUDIO_KEYS, standard_row
@@ -67,7 +67,7 @@ def _import(settings: CorpusSettings, files: Sequence[Path], folder: Path, targe
     mistakes = Mistakes()
     locator = Locator(folder, settings.roots)
     ignored: Counter[str] = Counter()
-    read, lines, rows = 0, [], []
+    read, lines, rows, shared = 0, list[Line](), list[Row](), SharedValues()
     for file in files:
         for line in _read(file, file.relative_to(folder).as_posix(), mistakes):
             read += 1
@@ -80,8 +80,8 @@ def _import(settings: CorpusSettings, files: Sequence[Path], folder: Path, targe
                 mistakes.add_line(line, str(error))
                 continue
             ignored.update(set(unused))
-            lines.append(line)
-            rows.append(row)
+            lines.append(line.without_row())
+            rows.append(shared.of_row(row))
     _check_unique(lines, rows, mistakes)
     mistakes.check()
     if not read:
@@ -92,7 +92,7 @@ def _import(settings: CorpusSettings, files: Sequence[Path], folder: Path, targe
         clips = store_clips(lines, rows, temporary, mistakes)
         mistakes.check()
         stored = [clip for clip in clips if clip is not None]
-        examples = _examples(settings, lines, rows, stored)
+        examples = _examples(settings, lines, rows, stored, shared)
         write_manifest(temporary / "manifest.jsonl", limit_labels(examples, settings.labelled_clips_per_family, settings.seed))
         used = {example.id for example in examples}
         _remove_unused(temporary, stored, examples)
@@ -108,7 +108,7 @@ def _import(settings: CorpusSettings, files: Sequence[Path], folder: Path, targe
     _print(summary)
 
 
-def _read(file: Path, name: str, mistakes: Mistakes) -> list[Line]:
+def _read(file: Path, name: str, mistakes: Mistakes) -> Iterator[Line]:
     if file.suffix.lower() in _TABLES:
         return read_table(file, name, AUDIO_KEYS if file.name != "metadata.csv" else ("file_name",), mistakes)
     return read_objects(file, name, mistakes)
@@ -166,7 +166,9 @@ def _check_unique(lines: Sequence[Line], rows: Sequence[Row], mistakes: Mistakes
             mistakes.add_line(line, f"audio {row['audio']!r} also has a row in {first.name} ({first.place}); keep its rows in one file")
 
 
-def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Row], clips: Sequence[Clip]) -> list[Example]:
+def _examples(
+    settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Row], clips: Sequence[Clip], shared: SharedValues
+) -> list[Example]:
     groups = [row.get("group") or f"audio:{clip.source_sha256[:16]}" for row, clip in zip(rows, clips, strict=True)]
     examples = []
     for line, row, clip, group, split in zip(lines, rows, clips, groups, _splits(settings, rows, clips, groups), strict=True):
@@ -193,6 +195,7 @@ def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Ro
                     "licence": row.get("licence", "unknown"),
                 },
                 line.name,
+                shared,
             )
         )
     return examples
@@ -200,18 +203,19 @@ def _examples(settings: CorpusSettings, lines: Sequence[Line], rows: Sequence[Ro
 
 def _splits(settings: CorpusSettings, rows: Sequence[Row], clips: Sequence[Clip], groups: Sequence[str]) -> list[Split | None]:
     """Return the split of each row; None for an unlabelled row that is set aside."""
-    keys = [
-        [f"group {group}", f"sha256 {clip.sha256}", *([f"source {clip.source_sha256}"] if row.get("segment") else [])]
-        for row, group, clip in zip(rows, groups, clips, strict=True)
-    ]
+
+    def keys(numbers: Iterable[int]) -> Iterator[list[str]]:
+        for number in numbers:
+            clip = clips[number]
+            source = [f"source {clip.source_sha256}"] if rows[number].get("segment") else []
+            yield [f"group {groups[number]}", f"sha256 {clip.sha256}", *source]
+
     fixed = [number for number, row in enumerate(rows) if row["labelled"] or "split" in row]
     known: list[Split | None] = [None] * len(rows)
     given = [rows[number].get("split") for number in fixed]
-    for number, split in zip(
-        fixed, split_rows([keys[number] for number in fixed], given, settings.clips_per_family, settings.seed), strict=True
-    ):
+    for number, split in zip(fixed, split_rows(keys(fixed), given, settings.clips_per_family, settings.seed), strict=True):
         known[number] = split
-    return place_unlabelled(keys, known)
+    return known if len(fixed) == len(rows) else place_unlabelled(keys(range(len(rows))), known)
 
 
 def _remove_unused(corpus: Path, clips: Sequence[Clip], examples: Sequence[Example]) -> None:

@@ -15,8 +15,8 @@ from coat_core.corpus.imported.lines import Line, Mistakes
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def read_objects(path: Path, name: str, mistakes: Mistakes) -> list[Line]:
-    """Read one JSON object a line, or the objects of one array. Blank lines are skipped.
+def read_objects(path: Path, name: str, mistakes: Mistakes) -> Iterator[Line]:
+    """Yield one JSON object a line, or the objects of one array. Blank lines are skipped.
 
     Values that are null are left out, except that of `answer`, which makes a row unlabelled. Lines that are not one JSON object, and keys
     that occur twice in an object, are added to `mistakes`.
@@ -25,7 +25,6 @@ def read_objects(path: Path, name: str, mistakes: Mistakes) -> list[Line]:
         CorpusError: the encoding of the file is invalid.
     """
     text = read_utf8(path, name, mistakes)
-    lines = []
     for index, (number, value) in enumerate(_array(text, name, mistakes) if text.lstrip().startswith("[") else _lines(text), 1):
         if isinstance(value, _Invalid):
             mistakes.add(name, number, f"row {index}: {value.reason}")
@@ -33,8 +32,7 @@ def read_objects(path: Path, name: str, mistakes: Mistakes) -> list[Line]:
             mistakes.add(name, number, f"row {index}: is not a JSON object but {_kind(value)}")
         else:
             row = {key: item for key, item in value.items() if item is not None or key == "answer"}
-            lines.append(Line(path, name, number, index, row))
-    return lines
+            yield Line(path, name, number, index, row)
 
 
 class _Invalid:
@@ -43,23 +41,25 @@ class _Invalid:
 
 
 def _lines(text: str) -> Iterator[tuple[int, Any]]:
-    lines = LINE_END.split(text)
-    number = 0
-    while number < len(lines):
-        line = lines[number]
-        number += 1
+    lines = enumerate(_split(text), 1)
+    for number, line in lines:
         if not line.strip():
             continue
         value = _parse(line)
         if isinstance(value, _Invalid) and line.strip() == "{":
             # An object over several lines: one error for the object, not one for each of its lines.
-            first = number
-            while number < len(lines) and lines[number].rstrip() not in ("}", "},"):
-                number += 1
-            number += 1
-            yield first, _Invalid("an object begins that does not end on this line; write each object on one line, or all in one array")
-            continue
+            next((following for _, following in lines if following.rstrip() in ("}", "},")), None)
+            value = _Invalid("an object begins that does not end on this line; write each object on one line, or all in one array")
         yield number, value
+
+
+def _split(text: str) -> Iterator[str]:
+    """Yield the lines of a text; a list of all would take as much memory as the text."""
+    position = 0
+    for end in LINE_END.finditer(text):
+        yield text[position : end.start()]
+        position = end.end()
+    yield text[position:]
 
 
 def _array(text: str, name: str, mistakes: Mistakes) -> Iterator[tuple[int, Any]]:

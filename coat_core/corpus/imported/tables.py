@@ -22,8 +22,8 @@ _AUDIO_NAME = re.compile(r"\.(wav|flac|mp3|ogg|oga|opus|m4a|aac|aiff?|au|caf|w64
 _UNNAMED = "(no name)"
 
 
-def read_table(path: Path, name: str, audio_columns: tuple[str, ...], mistakes: Mistakes, required: tuple[str, ...] = ()) -> list[Line]:
-    """Read a table. Values are stripped; an empty value is left out of its row; blank lines are skipped.
+def read_table(path: Path, name: str, audio_columns: tuple[str, ...], mistakes: Mistakes, required: tuple[str, ...] = ()) -> Iterator[Line]:
+    """Yield the rows of a table. Values are stripped; an empty value is left out of its row; blank lines are skipped.
 
     The delimiter is the one with which the header contains a column of `audio_columns`. Invalid records are added to `mistakes`.
 
@@ -36,7 +36,6 @@ def read_table(path: Path, name: str, audio_columns: tuple[str, ...], mistakes: 
     if missing := [column for column in required if column not in header]:
         message = f"{name}: line 1: columns are missing: {', '.join(missing)}"
         raise CorpusError(message, field="columns", value=header, allowed=required, next_step="add the columns")
-    lines: list[Line] = []
     for index, (number, record) in enumerate(_records(text, delimiter, path.parent, name, mistakes)):
         if index == 0 or record is None:
             continue
@@ -49,8 +48,7 @@ def read_table(path: Path, name: str, audio_columns: tuple[str, ...], mistakes: 
             mistakes.add(name, number, f"row {index}: the value {_short(unnamed[0])} is in a column without a name")
             continue
         row = {column: value for column, value in zip(columns, values, strict=True) if column is not None and value}
-        lines.append(Line(path, name, number, index, row))
-    return lines
+        yield Line(path, name, number, index, row)
 
 
 def _header(text: str, name: str, audio_columns: tuple[str, ...]) -> tuple[str, list[str]]:
