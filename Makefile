@@ -1,9 +1,10 @@
 # One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python 3.11 to 3.13, git and make.
 .DEFAULT_GOAL := help
-.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock sbom licences audit containers clean
+.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock sbom licences audit containers services clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 READY := .venv/.ready
 # Disable telemetry in all tools.
 export DO_NOT_TRACK := true
@@ -48,6 +49,14 @@ evidence-quick: $(READY)  ## The central comparison with one seed (about an hour
 
 test: $(READY)  ## Every test, the slow ones too
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+services: $(READY)  ## Install what the tests with PostgreSQL and accounts need (COAT_REQUIRE_SERVICES=1 make test fails without it)
+	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || \
+	  { echo "installing Debian's postgresql; its own server is not used: the tests start theirs on a free port"; \
+	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends postgresql; }
+	@echo "installing the extra server into .venv: PostgreSQL's driver (psycopg2-binary), accounts of MLflow (Flask-WTF)"
+	@$(BIN)/python -m pip install -qq -c requirements.lock --no-build-isolation -e '.[server]'
+	@$(BIN)/python -m tests.testing.services
 
 lint: $(READY)  ## ruff, mypy --strict, the import contracts
 	@$(BIN)/ruff check .

@@ -46,6 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or fail, a test whose service is missing, before its fixtures start anything."""
+    if item.get_closest_marker("service"):
+        from tests.testing.services import check_services
+
+        check_services(item)
+
+
 @pytest.fixture(params=BACKBONE_KEYS)
 def backbone_key(request: pytest.FixtureRequest) -> str:
     """Each of the three LALMs in turn."""

@@ -12,7 +12,7 @@ from typing import Any
 from coat_core.errors import RegistryError, RegistryRefusedError, RegistryUnavailableError
 from coat_core.registry.locks import not_writable
 from coat_core.registry.postgres import PAUSES_S, explain
-from coat_core.registry.uris import TRACKING_URI, is_postgresql, portable, secrets, without_secrets
+from coat_core.registry.uris import TRACKING_URI, is_postgresql, is_served, portable, secrets, without_secrets
 
 _READ_ONLY = ("readonly database", "read-only", "permission denied", "unable to open database file")
 _UNREACHABLE = ("max retries exceeded", "failed to establish a new connection", "connection refused", "name or service not known")
@@ -63,7 +63,8 @@ class Client:
                 text = str(error).lower()
                 if is_postgresql(self._uri) and error.error_code == "TEMPORARILY_UNAVAILABLE":
                     raise explain(error, self._uri) from None
-                if any(part in text for part in _READ_ONLY):
+                # A server that refuses a request says "Permission denied" too.
+                if not is_served(self._uri) and any(part in text for part in _READ_ONLY):
                     raise not_writable(self._workspace, error) from error
                 if any(part in text for part in _UNREACHABLE):
                     raise RegistryUnavailableError(

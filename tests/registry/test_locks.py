@@ -11,7 +11,8 @@ from coat_core.errors import RegistryError, RegistryUnavailableError
 from coat_core.registry import locks, postgres
 from coat_core.registry.locks import lock_database, locked
 from tests.testing.hosts import Host, hosts
-from tests.testing.postgres import PASSWORD, PostgresServer, needs_postgres, running
+from tests.testing.postgres import PASSWORD, PostgresServer, running
+from tests.testing.services import needs_postgres
 
 HOLDERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,49 +11,13 @@ import pytest
 from coat_core.registry import database
 from coat_core.registry.releases import register_trial
 from coat_core.registry.tracking import MlflowTracker
-from coat_core.servers import free_port, wait_until_up
 from coat_core.storage import write_json
 from tests.registry.conftest import NAME
-from tests.testing.chain_runs import HANG_S, environment
-from tests.testing.postgres import PostgresServer, needs_postgres, running
+from tests.testing.mlflow_server import TrackingServer
+from tests.testing.postgres import PostgresServer, running
+from tests.testing.services import needs_postgres
 
 pytestmark = [needs_postgres, pytest.mark.slow]
-
-
-class TrackingServer:
-    """`mlflow server` on a database, which can be killed and started again at the same address."""
-
-    def __init__(self, uri: str, folder: Path) -> None:
-        self.port, self.folder, self._uri = free_port(), folder, uri
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = (
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
-            "--artifacts-destination",
-            str(self.folder / "artifacts"),
-        )
-        variables = {
-            "MLFLOW_BACKEND_STORE_URI": self._uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        }  # fmt: skip
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, env=environment(**variables),
-            )  # fmt: skip
-        assert wait_until_up(self._process, f"{self.url}/health", limit_s=HANG_S), (self.folder / "log").read_text()[-3000:]
-
-    def kill(self) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from coat_core.registry.releases import register_trial
 from coat_core.storage import write_text
 from tests.registry.conftest import BOOTSTRAP, NAME
 from tests.testing.hosts import Host, hosts
-from tests.testing.postgres import PASSWORD, PostgresServer, needs_postgres, running
+from tests.testing.postgres import PASSWORD, PostgresServer, running
 from tests.testing.served import TRIAL
+from tests.testing.services import needs_postgres
 
 ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
 

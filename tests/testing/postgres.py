@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from coat_core.servers import free_port
 
 USER, PASSWORD = "coat", "secret-of-the-tests"
@@ -46,9 +44,6 @@ def reason_to_skip() -> str:
     if os.geteuid() == 0 and _account() is None:
         return "PostgreSQL refuses root, and there is no user postgres"
     return ""
-
-
-needs_postgres = pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip())
 
 
 class PostgresServer:
