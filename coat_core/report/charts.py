@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coat_core.report.results import HEADLINE
+from coat_core.report.results import HEADLINE, VALIDATION
 from coat_core.report.style import ARM_COLOURS, FAINT, INK, MUTED, PREDICTED, new_figure, save_png
 from coat_core.report.tables import DIFFERENCES, entries, name_of
 from coat_core.settings import CLAIM, parse_trial
@@ -75,13 +75,16 @@ def draw_differences(results: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_training(results: Mapping[str, Any], rows: Iterable[tuple[str, str, dict[str, Any]]], path: Path) -> None:
-    """Draw the answer loss of each arm by step (above), and the loss of each expert in `coat` relative to its start (below)."""
+    """Draw the answer loss of each arm by step, also on validation examples (above), and the experts' losses in `coat` (below).
+
+    An expert's loss is relative to its start.
+    """
     curves: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = {}
     ground_end: dict[str, int] = {}
     for key, trial, row in rows:
         arm = parse_trial(trial)[0].name
         for name, value in row.items():
-            if name.startswith("loss/") and isinstance(value, int | float):
+            if (name.startswith("loss/") or name == VALIDATION) and isinstance(value, int | float):
                 curves.setdefault(key, {}).setdefault(arm, {}).setdefault(name.removeprefix("loss/"), []).append((row["step"], value))
         if row.get("stage") == "ground":
             ground_end[key] = max(ground_end.get(key, 0), row["step"])
@@ -93,9 +96,11 @@ def draw_training(results: Mapping[str, Any], rows: Iterable[tuple[str, str, dic
             above, below = panels[0][column], panels[1][column]
             for name in (name for name in ARM_COLOURS if name in curves[key]):
                 steps, values = smooth(curves[key][name]["answer"])
-                above.plot(steps, values, color=ARM_COLOURS[name], linewidth=1.8)
+                above.plot(steps, values, color=ARM_COLOURS[name], linewidth=1.8, alpha=0.55)
+                if measured := curves[key][name].get(VALIDATION):
+                    above.plot(*by_step(measured), color=ARM_COLOURS[name], linewidth=1.2, linestyle="--", marker="o", markersize=3)
             distilled = curves[key].get(CLAIM[0], {})
-            experts = sorted(set(distilled) - {"answer"})
+            experts = sorted(set(distilled) - {"answer", VALIDATION})
             for number, expert in enumerate(experts):
                 steps, values = smooth(distilled[expert])
                 shade = 0.35 + 0.65 * number / max(len(experts) - 1, 1)
@@ -119,13 +124,18 @@ def draw_training(results: Mapping[str, Any], rows: Iterable[tuple[str, str, dic
         save_png(figure, path)
 
 
+def by_step(points: list[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return steps and values, averaged over seeds at each step."""
+    values: dict[float, list[float]] = {}
+    for step, value in points:
+        values.setdefault(step, []).append(value)
+    steps = sorted(values)
+    return np.asarray(steps, dtype=np.float64), np.asarray([np.mean(values[step]) for step in steps], dtype=np.float64)
+
+
 def smooth(points: list[tuple[float, float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return steps and values, averaged over seeds at each step and then over a centred window of 1/20 of the run."""
-    by_step: dict[float, list[float]] = {}
-    for step, value in points:
-        by_step.setdefault(step, []).append(value)
-    steps = np.asarray(sorted(by_step), dtype=np.float64)
-    values = np.asarray([np.mean(by_step[step]) for step in sorted(by_step)], dtype=np.float64)
+    steps, values = by_step(points)
     half = max(1, len(steps) // 20) // 2
     means = [values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))]
     return steps, np.asarray(means, dtype=np.float64)

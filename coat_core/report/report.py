@@ -185,6 +185,7 @@ def _runs(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             "steps": run["steps"],
             "minutes": f"{run['seconds'] / 60:.1f}",
             "loss": "n/a" if (loss := run["losses"].get("answer", {}).get("last")) is None else f"{loss:.3f}",
+            "validation": "n/a" if run["validation"] is None else f"{run['validation']:.3f}",
             "id": run["run_id"] or "n/a",
         }
         for key, backbone in results["backbones"].items()

@@ -19,6 +19,8 @@ from coat_core.storage import read_json, read_jsonl
 FORMAT = 1
 HEADLINE = "-".join(CLAIM)
 """Key, in `differences`, of the difference that the project claims."""
+VALIDATION = "validation/answer"
+"""Name, in a training history, of the answer loss on validation examples."""
 ENOUGH_SEEDS = 3
 """With fewer seeds, a run is marked `brief`: it is not evidence for or against the method."""
 
@@ -121,10 +123,12 @@ def summarise_run(folder: Path) -> dict[str, Any] | None:
         return round(sum(values) / len(values), 4) if values else None
 
     names = sorted({name for row in rows for name in row if name.startswith("loss/")})
+    validated = [float(row[VALIDATION]) for row in rows if isinstance(row.get(VALIDATION), int | float)]
     return {
         "steps": len(rows),
         "seconds": round(sum(float(row.get("seconds") or 0.0) for row in rows), 1),
         "losses": {name.removeprefix("loss/"): {"first": mean(name, rows[:tenth]), "last": mean(name, rows[-tenth:])} for name in names},
+        "validation": round(validated[-1], 4) if validated else None,
         "run_id": (_read_if_present(folder / "run.json") or {}).get("run_id"),
     }
 

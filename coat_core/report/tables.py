@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from coat_core.report.results import ENOUGH_SEEDS, HEADLINE, headline
+from coat_core.report.results import ENOUGH_SEEDS, HEADLINE, VALIDATION, headline
 from coat_core.settings import ARMS, CLAIM, COMPARISONS
 from coat_core.settings.base import BACKBONE_NAMES
 from coat_core.storage import read_jsonl
@@ -147,11 +147,22 @@ def accuracy_csv(results: Mapping[str, Any]) -> str:
 
 
 def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
-    """Return the losses of each run as CSV, the answer loss first: means over at most 100 intervals of its optimizer steps."""
+    """Return the losses of each run as CSV: means over at most 100 intervals of its optimizer steps.
+
+    The answer loss is first, then that on validation examples, which is empty in an interval without a measurement.
+    """
     rows = list(training_rows(workspace, results))
     losses = sorted({name for _, _, row in rows for name in row if name.startswith("loss/") and name != "loss/answer"})
-    header = ("backbone", "trial", "step", "stage", "answer_loss", *(f"{name.removeprefix('loss/')}_loss" for name in losses))
-    names = ("loss/answer", *losses)
+    header = (
+        "backbone",
+        "trial",
+        "step",
+        "stage",
+        "answer_loss",
+        "validation_loss",
+        *(f"{name.removeprefix('loss/')}_loss" for name in losses),
+    )
+    names = ("loss/answer", VALIDATION, *losses)
     found = []
     for (key, trial), group in groupby(rows, key=lambda row: row[:2]):
         steps = [row for _, _, row in group]

@@ -263,6 +263,10 @@ class TrainingSettings(Section):
     bottleneck_share: Share = 0.5
     """Share of all steps over which this probability falls linearly to zero."""
     checkpoint_every: Count = 100
+    validate_every: Annotated[int, Field(ge=0)] = 100
+    """Steps between two measurements of the answer loss on validation examples, which change no weight; 0: none."""
+    validation_items: Count = 64
+    """Labelled validation examples for it, drawn once: the same ones for every arm and seed."""
     length_groups: Count = 8
     """Batches are cut from windows of this many batches, sorted by length; 1 disables grouping."""
     precision: Dtype = "float32"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,8 +94,10 @@ def warm_start(model: ThinkingModel, batches: Batches, steps: int, learning_rate
 
 
 @torch.no_grad()
-def answer_loss_per_token(model: ThinkingModel, batches: Batches, *, with_block: bool = True) -> float | None:
-    """Return the answer loss per token (nats), with or without the block; None if no row has an answer."""
+def answer_loss_per_token(
+    model: ThinkingModel, batches: Iterable[tuple[Batch, Sequence[Tensor]]], *, with_block: bool = True
+) -> float | None:
+    """Return the answer loss per token (nats), with or without the block and without dropout; None if no row has an answer."""
     total, tokens = 0.0, 0
     with evaluation_mode(model):
         for batch, audio in batches:

@@ -123,6 +123,20 @@ def cut_by_seconds(indices: Sequence[int], durations_s: Sequence[float], limit_s
     return padded_batches(indices, durations_s.__getitem__, limit_s)
 
 
+def draw_batches(purpose: str, durations_s: Sequence[float], items: int, size: int) -> list[list[int]]:
+    """Return batches of indices, sorted by duration. The draw depends on the purpose and the number of examples only.
+
+    Args:
+        purpose: e.g. `start`.
+        durations_s: durations of the examples (s).
+        items: examples to draw; all, if there are fewer.
+        size: examples in one batch.
+    """
+    order = torch.randperm(len(durations_s), generator=make_generator(purpose, 0)).tolist()[:items]
+    order.sort(key=lambda index: (durations_s[index], index))
+    return [order[at : at + size] for at in range(0, len(order), size)]
+
+
 def derangement(keys: Sequence[str], seed: int) -> dict[str, str]:
     """Map each clip to another one: a rotation of a seeded permutation, so that no clip is mapped to itself.
 

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from safetensors.torch import load, save
 from torch import Tensor
 
-from coat_core.backbones.base import Batch
 from coat_core.seeding import make_generator
 from coat_core.storage import read_json, write_bytes, write_json
 from coat_core.thinking.constants import fit_constants
@@ -23,6 +22,7 @@ from coat_core.thinking.losses import Target
 from coat_core.thinking.model import ThinkingModel
 from coat_core.thinking.start import Start, measure_starts
 from coat_core.thinking.warm_start import warm_start
+from coat_core.training.batches import draw_batches
 from coat_core.training.build import TrainingData, TrainingRun
 from coat_core.training.dataset import TrainingDataset
 from coat_core.training.ranks import Ranks
@@ -65,7 +65,9 @@ def prepare(
             model.trainable_tokens.copy_(tokens)
         return start
     thinking = run.settings.thinking
-    batches = _batches(data, dataset, thinking.start_items, run.settings.training.batch_size, accelerator.device)
+    durations_s = [example.duration_s for example in data.labelled]
+    drawn = draw_batches("start", durations_s, thinking.start_items, run.settings.training.batch_size)
+    batches = [(dataset.batch(part, accelerator.device), dataset.audio(part, accelerator.device)) for part in drawn]
     start = measure_starts(model, batches, thinking.start, seed=run.seed)
     if thinking.warm_start_steps:
         rate = _WARM_START_RATE * root_mean_square(model)
@@ -85,16 +87,6 @@ def _valid(rows: Sequence[Target | None], durations_s: Sequence[float]) -> Itera
     for row, duration in zip(rows, durations_s, strict=True):
         if row is not None:
             yield (*row, duration)
-
-
-def _batches(
-    data: TrainingData, dataset: TrainingDataset, items: int, size: int, device: torch.device
-) -> list[tuple[Batch, Sequence[Tensor]]]:
-    """Return batches of labelled examples, drawn from the whole training split and sorted by duration."""
-    order = torch.randperm(len(data.labelled), generator=make_generator("start", 0)).tolist()[:items]
-    order.sort(key=lambda index: (data.labelled[index].duration_s, index))
-    chosen = [order[at : at + size] for at in range(0, len(order), size)]
-    return [(dataset.batch(part, device), dataset.audio(part, device)) for part in chosen]
 
 
 def _write(scratch: Path, model: ThinkingModel, start: Start) -> None:

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
 from coat_core import device
 from coat_core.audio_store.store import AudioStore
 from coat_core.backbones.base import Backbone
-from coat_core.corpus.examples import Example
+from coat_core.corpus.examples import Example, select_split
 from coat_core.description import described_answers
 from coat_core.device import check_device
 from coat_core.errors import DeviceError, Interrupted, TrainingError
@@ -41,6 +41,7 @@ from coat_core.training.schedule import Schedule
 from coat_core.training.targets import Targets
 from coat_core.training.tracker import History, NullTracker, Status, Tracker
 from coat_core.training.trainer import ExplainMemory, Trainer, Trial
+from coat_core.training.validation import Validation
 
 RELEASE, RUN, HISTORY, CHECKPOINTS, FINISHED = "release", "run.json", "history.jsonl", "checkpoints", "finished.json"
 """Names in the scratch folder; the marker `finished.json` is written last."""
@@ -65,7 +66,7 @@ def train(
         settings: all of params.
         backbone_key: key of the LALM.
         trial: `<arm>-<seed>`; arm `base` publishes the untouched model.
-        examples: the accepted manifest; only its training split is used.
+        examples: the accepted manifest; its training split is used, and validation examples to measure the loss.
         corpus: folder that audio paths are relative to.
         features: expert key → store; not read for arms without heads.
         target: the release folder, replaced atomically.
@@ -134,7 +135,10 @@ def _train(
             cache = AudioEmbeddingCache(backbone, run.settings.training.tower_cache_mb, store)
             dataset = TrainingDataset(backbone, data.examples, corpus, cache, answers)
             start = prepare(run, model, data, dataset, own_targets, accelerator)
-            _run_trainer(run, model, data, dataset, targets, accelerator, tracker)
+            held_out = [example for example in select_split(examples, "validation") if example.labelled]
+            described = described_answers(stores, held_out) if run.arm.described else None
+            validation = Validation(TrainingDataset(backbone, held_out, corpus, cache, described), run.settings.training, accelerator)
+            _run_trainer(run, model, data, dataset, targets, accelerator, tracker, validation)
         if accelerator.is_main_process:
             _finish(run, backbone, model, stores if run.arm.heads else {}, tracker, start)
     accelerator.wait_for_everyone()
@@ -142,7 +146,7 @@ def _train(
 
 def _run_trainer(
     run: TrainingRun, model: ThinkingModel, data: TrainingData, dataset: TrainingDataset, targets: Targets, accelerator: Accelerator,
-    tracker: Tracker,
+    tracker: Tracker, validation: Validation,
 ) -> None:  # fmt: skip
     settings = run.settings.training
     main = accelerator.is_main_process
@@ -153,7 +157,7 @@ def _run_trainer(
             model, Trial(run.arm, run.seed, settings, run.settings.losses), dataset, data.order(settings, accelerator.num_processes),
             targets, accelerator, CheckpointFolder(run.scratch / CHECKPOINTS, run.fingerprint),
             History(run.scratch / HISTORY if main else None, tracker), stop=stop, progress=show, explain_memory=run.explain_memory,
-            rows_scale=root_mean_square(model) if relative else 1.0,
+            validation=validation, rows_scale=root_mean_square(model) if relative else 1.0,
         ).run()  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from coat_core.training.ranks import Ranks
 from coat_core.training.schedule import Schedule, Stage, bottleneck_probability, stage_weights
 from coat_core.training.targets import Targets
 from coat_core.training.tracker import History
+from coat_core.training.validation import Validation
 
 ExplainMemory = Callable[[ThinkingModel, Batch, Sequence[Tensor], TrainingSettings, int], OutOfMemoryError]
 """Takes the model, the inputs of a forward that ran out of memory, the settings and the bytes of the device; returns the error to raise."""
@@ -80,6 +81,7 @@ class Trainer:
         stop: called after every step; True ends the run with a checkpoint and `Interrupted`.
         progress: called with the row of each step.
         explain_memory: returns the error of a forward that runs out of memory.
+        validation: measures the answer loss on validation examples; None: it is not measured.
         rows_scale: factor of the trainable tokens' learning rate (see `Schedule.rates`).
     """
 
@@ -97,9 +99,10 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[Mapping[str, Any]], None] = lambda row: None,
         explain_memory: ExplainMemory | None = None,
+        validation: Validation | None = None,
         rows_scale: float = 1.0,
     ) -> None:
-        self.rows_scale = rows_scale
+        self.rows_scale, self.validation = rows_scale, validation
         self.trial, self.dataset, self.order, self.targets = trial, dataset, order, targets
         self.accelerator, self.checkpoints, self.history = accelerator, checkpoints, history
         self.stop, self.progress, self.explain_memory = stop, progress, explain_memory or _out_of_memory
@@ -127,6 +130,8 @@ class Trainer:
         start = self._resume()
         for step in range(start, total):
             row = self.step(step)
+            if self.validation is not None:
+                row |= self.validation.measure(self.thinking, step + 1)
             self.history.append(row)
             self.progress(row)
             stopping = self._stopping() and step + 1 < total

@@ -30,7 +30,10 @@ def test_dvc_draws_every_plot(tmp_path: Path) -> None:
     plots = tmp_path / "report/plots"
     plots.mkdir(parents=True)
     (plots / "accuracy.csv").write_text("backbone,arm,family,accuracy,low,high,chance\nqwen2_audio,coat,music,0.5,0.4,0.6,0.25\n")
-    (plots / "training.csv").write_text("backbone,trial,step,stage,answer_loss\nqwen2_audio,coat-0,10,ground,1.5\n")
+    training = (
+        "backbone,trial,step,stage,answer_loss,validation_loss\nqwen2_audio,coat-0,10,ground,1.5,\nqwen2_audio,coat-0,20,ground,1.4,1.6\n"
+    )
+    (plots / "training.csv").write_text(training)
 
     def dvc(*arguments: str) -> str:
         command = [str(Path(sys.executable).parent / "dvc"), *arguments]
@@ -42,7 +45,11 @@ def test_dvc_draws_every_plot(tmp_path: Path) -> None:
     page = (tmp_path / "out/index.html").read_text()
     assert page.count("<img") == len([plot for plot in PLOTS if isinstance(plot, str)])
     specs = [json.loads(text) for text in re.findall(r"var spec = (\{.*?\});\n", page)]
-    assert sorted(spec["title"] for spec in specs) == ["Accuracy by family and arm", "Answer loss by trial"]
+    assert sorted(spec["title"] for spec in specs) == [
+        "Accuracy by family and arm",
+        "Answer loss by trial",
+        "Answer loss on validation examples by trial",
+    ]
     for spec in specs:
         row = spec["data"]["values"][0]
         fields = set(re.findall(r'"field": "([^"]+)"', json.dumps({key: value for key, value in spec.items() if key != "data"})))

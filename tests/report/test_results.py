@@ -92,8 +92,8 @@ def test_tables_contain_every_arm_and_family(make_workspace: Make) -> None:
     assert len(rows) == 1 + 3 * 3 * 6
     assert f"qwen2_audio,coat,music,{accuracy}," in "\n".join(rows)
     steps = training_csv(workspace, results).splitlines()
-    assert steps[0] == "backbone,trial,step,stage,answer_loss,affect_loss,events_loss,pitch_loss"
-    assert steps[1].startswith("qwen2_audio,sft-0,1,ground,2.0,,")
+    assert steps[0] == "backbone,trial,step,stage,answer_loss,validation_loss,affect_loss,events_loss,pitch_loss"
+    assert steps[1].startswith("qwen2_audio,sft-0,1,ground,2.0,,,")
     assert len(steps) == 1 + 3 * 4 * 90
     metrics = metrics_for_dvc(results)["qwen2_audio"]
     assert list(metrics) == ["base", "sft", "coat", "coat_minus_sft", "low", "high"]
@@ -102,11 +102,13 @@ def test_tables_contain_every_arm_and_family(make_workspace: Make) -> None:
 
 def test_a_long_training_has_at_most_a_hundred_points(tmp_path: Path) -> None:
     rows = [{"step": step, "stage": "respond", "loss/answer": float(step)} for step in range(1, 1001)]
+    rows[499]["validation/answer"] = 1.25
     write_jsonl(tmp_path / "runs/qwen2_audio-sft-1/history.jsonl", rows)
     lines = training_csv(tmp_path, {"backbones": {"qwen2_audio": {"training": {"sft-1": {}}}}}).splitlines()
     assert len(lines) == 1 + 100
-    assert lines[1] == "qwen2_audio,sft-1,10,respond,5.5"
-    assert lines[-1] == "qwen2_audio,sft-1,1000,respond,995.5"
+    assert lines[1] == "qwen2_audio,sft-1,10,respond,5.5,"
+    assert lines[50] == "qwen2_audio,sft-1,500,respond,495.5,1.25"
+    assert lines[-1] == "qwen2_audio,sft-1,1000,respond,995.5,"
 
 
 def test_the_page_colours_only_intervals_that_exclude_zero(make_workspace: Make, tmp_path: Path) -> None:
