@@ -1,12 +1,13 @@
-"""S3 servers on loopback: moto, and a proxy in front of it that drops, damages and refuses answers."""
+"""S3 servers on loopback: moto, and a proxy in front of it that drops, damages, delays and refuses requests and answers."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
+import time
 import uuid
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,7 +19,11 @@ from coat_core.storage import s3
 from tests.testing.http_server import QuietHandler, serving
 
 KEY_ID, SECRET = "AKIATESTONLY00000000", "secret-of-the-tests-0123456789abcdefghij"
-Fault = Literal["half", "damaged", "busy", "closed"]
+Fault = Literal["half", "damaged", "busy", "failed", "closed", "lost", "slow"]
+"""`half`: the answer is cut off; `damaged`: a byte of it is changed; `busy`, `failed`: status 503 or 500, the request did not arrive;
+`closed`: neither did this one; `lost`: it did, but has no answer; `slow`: it waits."""
+_ERRORS = {"busy": (503, b"<Error><Code>SlowDown</Code></Error>"), "failed": (500, b"<Error><Code>InternalError</Code></Error>")}
+_SLOW_S = 0.2
 
 
 @contextmanager
@@ -50,11 +55,20 @@ def use_server(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 
 
 class FaultyProxy:
-    """Forwards requests to a server; answers to GET requests of an object have the faults that were set for its path, one each."""
+    """Forwards requests to a server, with faults.
+
+    Attributes:
+        faults: path of an object → faults of the next answers to GET requests of it, one each.
+        choose: returns the fault of any other request, given its method; default: none.
+        gets: GET requests by path.
+        counts: faults so far.
+    """
 
     def __init__(self, upstream: str) -> None:
         self.faults: dict[str, list[Fault]] = defaultdict(list)
+        self.choose: Callable[[str], Fault | None] = lambda method: None
         self.gets: dict[str, int] = defaultdict(int)
+        self.counts: Counter[Fault] = Counter()
         host, _, port = upstream.removeprefix("http://").partition(":")
         lock = threading.Lock()
         proxy = self
@@ -64,32 +78,44 @@ class FaultyProxy:
 
             def forward(self) -> None:
                 path = self.path.partition("?")[0]
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 with lock:
-                    fault = proxy.faults[path].pop(0) if self.command == "GET" and proxy.faults[path] else None
+                    given = self.command == "GET" and proxy.faults[path]
+                    fault = proxy.faults[path].pop(0) if given else proxy.choose(self.command)
                     proxy.gets[path] += self.command == "GET"
+                    proxy.counts.update([fault] if fault else [])
                 if fault == "closed":
                     self.close_connection = True
                     return
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if fault == "slow":
+                    time.sleep(_SLOW_S)
+                if fault in _ERRORS:
+                    status, data = _ERRORS[fault]
+                    self.answer(status, data, [], str(len(data)))
+                    return
                 connection = HTTPConnection(host, int(port))
                 connection.request(self.command, self.path, body, dict(self.headers))
                 answer = connection.getresponse()
                 data = answer.read()
                 connection.close()
-                status = 503 if fault == "busy" else answer.status
+                if fault == "lost":
+                    self.close_connection = True
+                    return
                 headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection", "content-length")]
-                if fault == "busy":
-                    data, headers = b"<Error><Code>SlowDown</Code></Error>", []
+                length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+                length = length or str(len(data))
+                if fault == "half":
+                    data, self.close_connection = data[: len(data) // 2], True
+                elif fault == "damaged" and data:
+                    data = bytes([data[0] ^ 1]) + data[1:]
+                self.answer(answer.status, data, headers, length)
+
+            def answer(self, status: int, data: bytes, headers: Sequence[tuple[str, str]], length: str) -> None:
                 self.send_response(status)
                 for name, value in headers:
                     self.send_header(name, value)
-                length = answer.getheader("Content-Length") if self.command == "HEAD" else len(data)
-                self.send_header("Content-Length", str(length))
+                self.send_header("Content-Length", length)
                 self.end_headers()
-                if fault == "half":
-                    data, self.close_connection = data[: len(data) // 2], True
-                elif fault == "damaged":
-                    data = bytes([data[0] ^ 1]) + data[1:]
                 if self.command != "HEAD":
                     self.wfile.write(data)
 
