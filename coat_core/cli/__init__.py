@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -270,7 +271,11 @@ def serve(
 @app.command(rich_help_panel="Models")
 def export(
     model: Model,
-    to: Annotated[str, typer.Option(help="folder or s3://bucket/prefix; an earlier export there is replaced once the new one has passed")],
+    to: Annotated[
+        str | None, typer.Option(help="folder or s3://bucket/prefix; an earlier export there is replaced once the new one has passed")
+    ] = None,
+    push_to: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="repository on the hub; private unless --public")] = None,
+    public: Annotated[bool, typer.Option("--public", help="with --push-to: everybody may read the repository")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="a merged checkpoint of the stock class, not the PEFT adapter")] = False,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the dtype of the base's files")] = None,
     device: Annotated[str, typer.Option(help="device of the parity gate: cpu or cuda")] = "cpu",
@@ -279,10 +284,20 @@ def export(
 ) -> None:
     """Export a model for stock transformers and peft; the folder appears once the parity gate has passed."""
     from coat_core.export.bucket import export_to_bucket
+    from coat_core.export.export import Export
     from coat_core.export.export import export as export_model
     from coat_core.registry.references import model_uri
 
-    export_to = partial(export_to_bucket, uri=to) if to.startswith("s3://") else partial(export_model, target=Path(to))
+    if push_to is not None:
+        from coat_core.export.hub import export_to_hub
+
+        if to is not None and to.startswith("s3://"):
+            raise typer.BadParameter("beside --push-to it names a folder that keeps the export", param_hint="--to")
+        export_to: Callable[..., Export] = partial(export_to_hub, repository=push_to, target=Path(to) if to else None, public=public)
+    elif to is None or public:
+        raise typer.BadParameter("name a folder, or a repository with --push-to" if to is None else "--public needs --push-to")
+    else:
+        export_to = partial(export_to_bucket, uri=to) if to.startswith("s3://") else partial(export_model, target=Path(to))
     done = export_to(
         model_uri(model) or model,
         merge=merge,

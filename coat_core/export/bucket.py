@@ -8,10 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from coat_core.errors import CoatError
 from coat_core.export.card import RECORD
 from coat_core.export.export import Export, export
-from coat_core.export.source import find_source
+from coat_core.export.source import find_portable
 from coat_core.storage.s3 import open_client, parse_uri
 from coat_core.storage.s3_upload import check_replaceable, upload_folder
 
@@ -38,12 +37,7 @@ def export_to_bucket(
     """
     location, client = parse_uri(uri), open_client()
     check_replaceable(client, location, RECORD)
-    source = find_source(model, merge=merge, speakers=speakers)
-    if not merge and (source.packed or Path(source.info.base.id).is_dir()):
-        raise CoatError(
-            "the adapter's base is a folder of this host, so no other host could load it from a bucket", field="base",
-            value=source.info.base.id, allowed="a base on the hub", next_step="use --merge",
-        )  # fmt: skip
+    find_portable(model, merge=merge, speakers=speakers)
     with TemporaryDirectory(prefix="coat-export-") as folder:
         target = Path(folder) / "export"
         done = export(model, target, merge=merge, speakers=speakers, progress=progress, address=DOWNLOADED, **options)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 RECORD, CARD = "export.json", "README.md"
-_KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
+_KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "bsd-3-clause")
 """Licences that have an identifier in model cards; any other is written as `other` with its name."""
 
 
@@ -30,11 +31,17 @@ def usage(model_class: Any, folder: Path | str, *, merge: bool) -> str:
     return "\n".join(lines)
 
 
-def card(record: Mapping[str, Any], code: str) -> str:
-    """Return the model card: licence, base, code to load the export, results of the parity gate."""
+def card(record: Mapping[str, Any], code: str, sections: str = "", licence_link: str | None = None) -> str:
+    """Return the model card: licence, base, code to load the export, results of the parity gate.
+
+    Args:
+        record: content of `export.json`.
+        code: stock code that loads the export; see `usage`.
+        sections: Markdown of further sections, before the parity gate.
+        licence_link: link to the text of a licence without an identifier.
+    """
     base, block, parity = record["base"], record["block"], record["parity"]
     licence = base["licence"] or "unknown"
-    named = licence.lower() if licence.lower() in _KNOWN_LICENCES else f"other\nlicense_name: {licence}"
     at = f" at revision `{base['revision']}`" if base["revision"] else ""
     thinks = (
         "It has no thinking block."
@@ -47,11 +54,7 @@ def card(record: Mapping[str, Any], code: str) -> str:
         for pair in parity["pairs"]
     )
     return f"""---
-license: {named}
-base_model: {base["id"]}
-library_name: {"transformers" if record["kind"] == "merged" else "peft"}
-pipeline_tag: audio-text-to-text
----
+{_metadata(record, licence, licence_link)}---
 
 # {record["class"]}, {record["kind"]}
 
@@ -64,12 +67,29 @@ Made from `{base["id"]}`{at} (licence of its weights: {licence}), trial `{record
 
 With Qwen2.5-Omni, `AutoProcessor` replaces tokenizer and feature extractor if torchvision is installed.
 
-| parity on {parity["device"]}, {parity["dtype"]} | largest difference of a logit | equal greedy answers | differ at a tie |
+{sections}| parity on {parity["device"]}, {parity["dtype"]} | largest difference of a logit | equal greedy answers | differ at a tie |
 |:--|--:|--:|--:|
 {pairs}
 
 `export.json` contains the same figures and the key of the release.
 """
+
+
+def _metadata(record: Mapping[str, Any], licence: str, link: str | None) -> str:
+    """Return the YAML that the hub reads. A base without a revision is a folder, which the hub does not know."""
+    from yaml import safe_dump
+
+    base, merged = record["base"], record["kind"] == "merged"
+    fields: dict[str, Any] = {"license": licence.lower()}
+    if licence.lower() not in _KNOWN_LICENCES:
+        # An identifier such as `my-license-1.0`; the text below the metadata has the name as it is.
+        fields = {"license": "other", "license_name": re.sub("[^a-z0-9.]+", "-", licence.lower()).strip("-")}
+        fields |= {"license_link": link} if link else {}
+    if base["revision"]:
+        relation = "adapter" if not merged else "finetune"
+        fields |= {"base_model": base["id"], **({"base_model_relation": relation} if record["arm"] != "base" else {})}
+    fields |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": "audio-text-to-text"}
+    return str(safe_dump(fields, sort_keys=False, allow_unicode=True))
 
 
 def _variable(loader: str) -> str:

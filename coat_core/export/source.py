@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coat_core.errors import ReleaseError
+from coat_core.errors import CoatError, ReleaseError
 from coat_core.hub import SMALL_FILES, checkpoint_folder
 from coat_core.registry.lineage import MODEL_PREFIX
 
@@ -32,6 +32,11 @@ class ExportSource:
     packed: bool
     config: Any
     part: str | None
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the base is a repository on the hub, so that every host can load it."""
+        return not self.packed and not Path(self.info.base.id).is_dir()
 
     @property
     def model_class(self) -> Any:
@@ -94,6 +99,21 @@ def find_source(model: str, *, merge: bool, speakers: bool = False) -> ExportSou
     )  # fmt: skip
     config, part = _model_config(architecture, folder)
     return ExportSource(release, info, architecture, folder, base is not None, config, part)
+
+
+def find_portable(model: str, *, merge: bool, speakers: bool = False) -> ExportSource:
+    """Find a model's release and base (see `find_source`) for an export that other hosts load.
+
+    Raises:
+        CoatError: see `find_source`; or the model is an adapter on a base in a folder of this host.
+    """
+    source = find_source(model, merge=merge, speakers=speakers)
+    if not merge and not source.on_hub:
+        raise CoatError(
+            "the adapter's base is a folder of this host, so no other host could load it", field="base", value=source.info.base.id,
+            allowed="a base on the hub", next_step="use --merge",
+        )  # fmt: skip
+    return source
 
 
 def _model_config(architecture: Any, base: Path) -> tuple[Any, str | None]:

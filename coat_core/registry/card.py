@@ -12,6 +12,11 @@ from coat_core.registry.lineage import Lineage
 from coat_core.settings import find_arm
 from coat_core.storage import read_jsonl
 
+INTENDED_USE = (
+    "Questions about short clips: the words spoken, the sounds and their order, the instrument or note, the emotion of a voice, "
+    "comparisons of two sounds."
+)
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -38,7 +43,7 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """Return the card: description, intended use, data, scores with those of the controls, public benchmarks, limits, licence, origin."""
-    parts = (_head(facts), _uses(facts), _data(facts), _scores(facts), _suites(facts), _limits(facts), _origin(facts))
+    parts = (_head(facts), _uses(facts), _data(facts), _scores(facts), _suites(facts), limits_section(facts.metrics), _origin(facts))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -61,8 +66,7 @@ def _head(facts: CardFacts) -> str:
 
 def _uses(facts: CardFacts) -> str:
     return (
-        "## Intended use\n\nQuestions about short clips: the words spoken, the sounds and their order, the instrument or note, the "
-        "emotion of a voice, comparisons of two sounds. Load it with\n\n"
+        f"## Intended use\n\n{INTENDED_USE} Load it with\n\n"
         f'```python\nmodel = mlflow.pyfunc.load_model("models:/{facts.name}@champion")\n'
         'model.predict(pandas.DataFrame({"audio": ["clip.wav"], "question": ["What do you hear?"]}))\n```\n\n'
         "`audio` is a path, or a WAV file in base64."
@@ -131,10 +135,11 @@ def _suites(facts: CardFacts) -> str:
     )
 
 
-def _limits(facts: CardFacts) -> str:
+def limits_section(metrics: Mapping[str, Any]) -> str:
+    """Return the section Limits of a model with these scores (the content of `metrics.json`)."""
     weak = [
         family
-        for family, entry in facts.metrics.get("families", {}).items()
+        for family, entry in metrics.get("families", {}).items()
         if entry.get("clear_of_chance") is False
         or (entry.get("chance") is not None and entry.get("accuracy") is not None and entry["accuracy"] <= entry["chance"])
     ]

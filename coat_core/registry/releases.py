@@ -15,6 +15,7 @@ from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.probing.verdict import flat_metrics as flat_probe
 from coat_core.registry.card import CardFacts, accuracy_text, model_card
 from coat_core.registry.champions import remembered_withdrawal
+from coat_core.registry.data_licences import LICENCES, MANIFEST, count_licences, to_json
 from coat_core.registry.database import connect, default_database
 from coat_core.registry.lineage import Lineage, gather
 from coat_core.registry.locks import locked
@@ -23,11 +24,13 @@ from coat_core.registry.records import is_finite
 from coat_core.registry.replay import find_or_replay_run
 from coat_core.registry.suites import DIGEST, digest_of, record_suites, results_of
 from coat_core.registry.tracking import EVALUATION, log_metrics, log_new_metrics
-from coat_core.settings import ARMS
+from coat_core.settings import ARMS, CLAIM, COMPARISONS
 from coat_core.storage import read_json, sha256_file
 
 BASE = "base"
 """Folder, within the scores on an evaluation set, of the untouched base's scores on the same set."""
+CONTROL = "control"
+"""Folder, beside that of the base, of the scores of the control arm with the same seed."""
 _LINEAGE_FILES = ("dvc.lock", "params.yaml")
 
 
@@ -98,7 +101,7 @@ def register_trial(workspace: Path, name: str, trial: str, suites: Sequence[str]
     )
     return register(
         release, name, lineage=found, evaluation=evaluation, records=workspace / "runs" / trial, card=model_card(facts),
-        workspace=workspace, base=base, suites=results,
+        workspace=workspace, base=base, control=_control_evaluation(workspace, info, facts.metrics["evaluation_set"]), suites=results,
     )  # fmt: skip
 
 
@@ -118,6 +121,21 @@ def base_evaluation(workspace: Path, info: Mapping[str, Any], evaluation_set: st
     return None
 
 
+def control_of(arm: str) -> str | None:
+    """Return the arm that an arm is compared with: the first of `COMPARISONS`, else standard fine-tuning; None for the untouched base."""
+    if not ARMS[arm].lora:
+        return None
+    return next((second for first, second in COMPARISONS if first == arm), CLAIM[1])
+
+
+def _control_evaluation(workspace: Path, info: Mapping[str, Any], evaluation_set: str) -> Path | None:
+    """Return the folder of the control's scores with the same seed; None if it was not evaluated on this set, or is the base."""
+    folder = workspace / "evaluation" / f"{info['backbone']}-{control_of(info['arm'])}-{info['seed']}"
+    if control_of(info["arm"]) in (None, BASE) or not all((folder / name).is_file() for name in (METRICS, SCORES)):
+        return None
+    return folder if read_json(folder / METRICS).get("evaluation_set") == evaluation_set else None
+
+
 def _identity(info: Mapping[str, Any]) -> tuple[Any, Any]:
     return info["base"]["id"], info["base"].get("revision")
 
@@ -132,6 +150,7 @@ def register(
     card: str,
     workspace: Path = Path(),
     base: Path | None = None,
+    control: Path | None = None,
     suites: Mapping[str, Path] | None = None,
 ) -> Registered:
     """Register a release, once per stage key.
@@ -148,6 +167,7 @@ def register(
         card: Markdown, the version's description.
         workspace: folder of MLflow's records, `dvc.lock` and `params.yaml`.
         base: folder with `metrics.json` and `scores.jsonl` of the untouched base on the same evaluation set.
+        control: folder with those of the control arm with the same seed.
         suites: public benchmark → folder of its result.
     """
     client = connect(workspace)
@@ -157,10 +177,13 @@ def register(
         model_id = log_release(client, workspace, release, run_id=run_id)
         _record_probe(client, run_id, workspace / PROBES / f"{release.name}.json")
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
+        _log_scores(client, run_id, control, CONTROL)
         tags |= record_suites(client, run_id, suites or {})
         for file in _LINEAGE_FILES:
             if (workspace / file).is_file():
                 client.log_artifact(run_id, str(workspace / file), "lineage")
+        if (workspace / MANIFEST).is_file():
+            client.log_dict(run_id, to_json(count_licences(workspace / MANIFEST)), f"lineage/{LICENCES}")
         if known is None:
             tags |= remembered_withdrawal(client, name, lineage.stage_key)
             tags["unsafe_files"] = "\n".join(_unsafe(client, model_id)) or "none"
@@ -193,10 +216,16 @@ def log_base(client: Any, run_id: str, base: Path | None) -> dict[str, str]:
     """Store the untouched base's scores as artifacts of a run, by evaluation set; return the tags that the version gets."""
     if base is None:
         return {}
-    folder = f"{evaluation_folder(read_json(base / METRICS)['evaluation_set'])}/{BASE}"
-    for file in (SCORES, METRICS):
-        client.log_artifact(run_id, str(base / file), folder)
+    _log_scores(client, run_id, base, BASE)
     return {"base_scores_sha256": sha256_file(base / SCORES)}
+
+
+def _log_scores(client: Any, run_id: str, evaluation: Path | None, name: str) -> None:
+    """Store another model's scores as artifacts of a run, in a folder of their evaluation set's."""
+    if evaluation is not None:
+        folder = f"{evaluation_folder(read_json(evaluation / METRICS)['evaluation_set'])}/{name}"
+        for file in (SCORES, METRICS):
+            client.log_artifact(run_id, str(evaluation / file), folder)
 
 
 def log_evaluation(client: Any, run_id: str, evaluation: Path) -> dict[str, Any]:
