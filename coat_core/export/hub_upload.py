@@ -109,7 +109,7 @@ def upload_folder(repository: Repository, folder: Path, message: str) -> str:
 
 def _check_id(repository: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     prefix = repository.partition("/")[0]
     if repository.count("/") == 2 and prefix in _PREFIXES:
