@@ -8,16 +8,18 @@ import mimetypes
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coat_core.errors import AudioError, CoatError, EvaluationError, ReleaseError
+from coat_core.errors import AudioError, CoatError, EvaluationError
+from coat_core.loading import release_base
 from coat_core.storage import sha256_file
 
-RELEASES = Path("models")
-"""Folder of the releases of a workspace."""
+if TYPE_CHECKING:
+    from coat_core.corpus.examples import Example
+
 TINY_PARAMETERS = 10_000_000
 """A base with fewer parameters is one of the tiny ones (about two million); small bases (docs/extending.md) have tens of millions."""
 
@@ -128,7 +130,7 @@ def ask(
     logging.disable_progress_bar()
     if show is not None and not _is_folder(show) and show.suffix.lower() != ".png":
         raise CoatError("the figure must be a PNG file", field="--show", value=str(show), allowed="a name that ends in .png")
-    _check_question(question)
+    check_question(question)
     listed = check_choices(choices) if choices is not None else None
     _check_audio(audio)
     uri = model_uri(model)
@@ -136,19 +138,19 @@ def ask(
     with tempfile.TemporaryDirectory() as temporary:
         folder = unpack(uri, Path(temporary)) if uri else Path(model)
         release = load_release(folder, device=device, base=base or (None if uri else release_base(folder)))
-        example = _example(audio, len(waveform), question, listed)
+        example = example_of(audio.name, sha256_file(audio), len(waveform), question, listed)
         query = Query(key=example.sha256, waveform=waveform, text=example.prompt, name=audio.name)
         before = time.perf_counter()
         described = ARMS[release.info.arm].described
         generated = generate_answers(release.backbone, [query], max_new_tokens + (DESCRIPTION_TOKENS if described else 0))[0]
         seconds = time.perf_counter() - before
         description, text = split_description(generated.text) if described else (None, generated.text)
-        choice, note = _read_choice(listed, text)
+        choice, note = find_choice(listed, text)
         trial = f"{release.info.arm}-{release.info.seed}"
         report(
             Answer(
                 uri or model, version_number(uri) if uri else None, release.info.backbone, trial, str(audio), question, listed,
-                text, choice, note, description, generated.finished, round(seconds, 3), _is_tiny(release.backbone),
+                text, choice, note, description, generated.finished, round(seconds, 3), is_tiny(release.backbone),
             )
         )  # fmt: skip
         if show is not None:
@@ -182,11 +184,11 @@ def ask_resident(
     """
     from coat_core.serving.client import ask_server
 
-    _check_question(question)
+    check_question(question)
     listed = check_choices(choices) if choices is not None else None
     _check_audio(audio)
-    answer, finished = ask_server(server, model, audio, _example(audio, 0, question, listed).prompt, max_tokens=max_new_tokens)
-    choice, note = _read_choice(listed, answer)
+    answer, finished = ask_server(server, model, audio, example_of(audio.name, sha256_file(audio), 0, question, listed).prompt, max_tokens=max_new_tokens)
+    choice, note = find_choice(listed, answer)
     return answer, _notes(answer, listed, choice, note, finished=finished)
 
 
@@ -215,56 +217,12 @@ def check_choices(choices: Sequence[str]) -> tuple[str, ...]:
     return listed
 
 
-def release_base(folder: Path) -> str | None:
-    """Return the folder of a release's base; None if the base is on the hub.
-
-    A relative base belongs to the workspace of the release: the nearest folder above the release that contains it, else the working
-    folder.
+def check_question(question: str) -> None:
+    """Check that a question is Unicode text with a visible character.
 
     Raises:
-        ReleaseError: the folder is not a release, or its base is not on this disk.
+        EvaluationError: it is not.
     """
-    from coat_core.thinking.release import read_info
-
-    _check_release_folder(folder)
-    stored = read_info(folder).base
-    if stored.revision is not None and not Path(stored.id).is_absolute():
-        return None
-    places = [above / stored.id for above in (*folder.resolve().parents, Path.cwd())]
-    for place in places:
-        if place.is_dir():
-            return str(place)
-    raise ReleaseError(
-        f"the base of this release is not here: {folder} was trained on {stored.id}", field="base", value=stored.id,
-        allowed=f"a folder {stored.id} in the working folder or beside the release, or --base",
-        next_step=f"run the command in the workspace of the release, or give its base: coat ask --base FOLDER {folder} …",
-    )  # fmt: skip
-
-
-def _check_release_folder(folder: Path) -> None:
-    if (folder / "coat.json").is_file():
-        return
-    if not folder.exists():
-        places = [place for place in (folder.parent, RELEASES) if place.is_dir()]
-        found = {path.name: str(path) for place in places for path in place.iterdir() if (path / "coat.json").is_file()}
-        near = [found[name] for name in difflib.get_close_matches(folder.name, found, n=1)]
-        step = f"did you mean {near[0]}?" if near else "coat run trains releases into models/"
-        message = "there is no such model: neither a release folder nor a registered model"
-    elif not folder.is_dir():
-        message, step = "the model is a file, not a release folder", "name the model first, then the audio file, then the question"
-    elif (folder / "export.json").is_file():
-        message = "this folder is an export, not a release"
-        step = "ask the version or release that was exported, or load the export with transformers (docs/serving.md)"
-    elif (folder / "MLmodel").is_file():
-        message, step = "this folder is a saved MLflow model, not a release", "name its registered version, models:/NAME/VERSION"
-    else:
-        message, step = "this folder is not a release: it contains no coat.json", "name a folder below models/, or a registered model"
-    raise ReleaseError(
-        message, field="model", value=str(folder), allowed="models:/NAME@ALIAS, models:/NAME/VERSION or a release folder", next_step=step
-    )
-
-
-def _check_question(question: str) -> None:
     from coat_core.corpus.normal_form import is_blank
 
     if is_blank(question):
@@ -307,11 +265,12 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _is_tiny(backbone: Any) -> bool:
+def is_tiny(backbone: Any) -> bool:
+    """Return whether the base of a backbone is a tiny one."""
     return bool(sum(parameter.numel() for parameter in backbone.model.parameters()) < TINY_PARAMETERS)
 
 
-def _read_choice(choices: Sequence[str] | None, text: str) -> tuple[str | None, str]:
+def find_choice(choices: Sequence[str] | None, text: str) -> tuple[str | None, str]:
     """Return the choice that an answer names, and why it names none."""
     from coat_core.corpus.normal_form import normalise_option
     from coat_core.evaluation.scorers import read_choice
@@ -322,14 +281,22 @@ def _read_choice(choices: Sequence[str] | None, text: str) -> tuple[str | None, 
     return (choices[read], "") if isinstance(read, int) else (None, read.reason)
 
 
-def _example(audio: Path, samples: int, question: str, choices: tuple[str, ...] | None) -> Any:
-    """Return the question as an example whose right answer is unknown."""
+def example_of(name: str, sha256: str, samples: int, question: str, choices: tuple[str, ...] | None) -> Example:
+    """Return a question about a clip as an example whose right answer is unknown.
+
+    Args:
+        name: name of the clip.
+        sha256: of the file's bytes.
+        samples: length of the clip at 16 kHz.
+        question: the question, without the choices.
+        choices: the choices, or None.
+    """
     from coat_core.corpus.examples import Example
 
     return Example(
-        id=audio.name,
-        audio=audio.name,
-        sha256=sha256_file(audio),
+        id=name,
+        audio=name,
+        sha256=sha256,
         duration_s=samples / 16_000,
         sample_rate_hz=16_000,
         split="test",
@@ -344,17 +311,31 @@ def _example(audio: Path, samples: int, question: str, choices: tuple[str, ...] 
     )
 
 
+def build_experts(release: Any) -> dict[str, Any]:
+    """Return the experts of a release, by key; neural ones load their weights."""
+    from coat_core.experts.catalogue import build_expert
+
+    return {key: build_expert(spec) for key, spec in release.info.experts.items()}
+
+
 def build_stores(release: Any, audio: Path) -> dict[str, Any]:
     """Return for each expert of a release its features of one clip, by key."""
+    return measure_clip(build_experts(release), audio)
+
+
+def measure_clip(experts: Mapping[str, Any], audio: Path) -> dict[str, Any]:
+    """Return for each expert its features of one clip, with the reading methods of an `ExpertStore`.
+
+    Raises:
+        AudioError: the file cannot be decoded.
+    """
     import numpy as np
 
     from coat_core.corpus.audio import decode
-    from coat_core.experts.catalogue import build_expert
 
     stores = {}
-    for key, spec in release.info.experts.items():
-        expert = build_expert(spec)
-        samples = decode(audio, sample_rate_hz=spec.sample_rate_hz)
+    for key, expert in experts.items():
+        samples = decode(audio, sample_rate_hz=expert.spec.sample_rate_hz)
         features, mask = expert(samples[None], np.array([len(samples)]))
         stores[key] = _Measured(expert.spec, features[0], mask[0])
     return stores

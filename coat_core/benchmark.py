@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,29 +89,9 @@ def _check_identity(target: Path, identity: str) -> None:
 @contextmanager
 def _loaded(model: str, asking: Asking) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the loaded model as an `Answerer`, and the facts that identify it."""
-    from dataclasses import asdict
-
-    from coat_core.ask import release_base
     from coat_core.evaluation.benchmarks.answers import Answerer
-    from coat_core.export.loading import is_export, load_export
-    from coat_core.registry.references import model_uri, version_number
-    from coat_core.registry.versions import unpack
+    from coat_core.loading import loaded_model
     from coat_core.settings import ARMS
-    from coat_core.thinking.release import load_release
 
-    uri = model_uri(model)
-    with tempfile.TemporaryDirectory() as temporary:
-        if uri is None and is_export(Path(model)):
-            backbone, record = load_export(Path(model), device=asking.device, dtype=asking.dtype, base=asking.base)
-            facts = {"export": record["kind"], "arm": record["arm"], "fingerprint": record["release"], "base": record["base"]}
-            yield Answerer(backbone, ARMS[record["arm"]].described, asking.batch_size), facts
-            return
-        folder = unpack(uri, Path(temporary)) if uri else Path(model)
-        base = asking.base or (None if uri else release_base(folder))
-        loaded = load_release(folder, device=asking.device, dtype=asking.dtype, base=base)
-        info = loaded.info
-        facts = {
-            "arm": info.arm, "seed": info.seed, "fingerprint": info.fingerprint, "version": version_number(uri) if uri else None,
-            "base": asdict(info.base) if not uri else {"revision": info.base.revision, "licence": info.base.licence},
-        }  # fmt: skip
-        yield Answerer(loaded.backbone, ARMS[info.arm].described, asking.batch_size), facts
+    with loaded_model(model, device=asking.device, dtype=asking.dtype, base=asking.base) as loaded:
+        yield Answerer(loaded.backbone, ARMS[loaded.arm].described, asking.batch_size), dict(loaded.facts)

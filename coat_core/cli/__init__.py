@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from coat_core.cli import benchmarks, operations, stages
+from coat_core.cli import benchmarks, models, operations, stages
 from coat_core.cli.stages import Backbone, Trial
 from coat_core.console import RESUMES, account, report_end, say
 from coat_core.settings.base import Dtype
@@ -87,6 +87,7 @@ def ui(
 app.add_typer(operations.app)
 app.add_typer(stages.app)
 app.add_typer(benchmarks.app)
+app.add_typer(models.app)
 
 
 @app.command(rich_help_panel="Bases")

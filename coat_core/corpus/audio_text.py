@@ -50,12 +50,13 @@ def base64_bytes(text: str) -> bytes | None:
         return None
 
 
-def decode_bytes(data: bytes, *, max_duration_s: float = MAX_DURATION_S) -> NDArray[np.float32]:
+def decode_bytes(data: bytes, *, max_duration_s: float = MAX_DURATION_S, name: str = "the audio in base64") -> NDArray[np.float32]:
     """Return the waveform of the bytes of an audio file, mono float32 `[N]` at 16 kHz.
 
     Args:
         data: the bytes of the file.
         max_duration_s: longest duration, checked before the samples are decoded.
+        name: what an error calls the file.
 
     Raises:
         AudioError: the bytes are of no audio file, or exceed a limit.
@@ -67,7 +68,7 @@ def decode_bytes(data: bytes, *, max_duration_s: float = MAX_DURATION_S) -> NDAr
             return decode(Path(file.name), max_duration_s=max_duration_s)
         except CoatError as error:
             # The temporary name tells the caller nothing.
-            reason = str(error).replace(file.name, "the audio in base64").replace(Path(file.name).name, "base64")
+            reason = str(error).replace(file.name, name).replace(Path(file.name).name, name)
             raise AudioError(reason) from error
 
 

@@ -103,10 +103,9 @@ def _label(axes: Any, text: str, colour: str, note: str = "") -> None:
 
 
 def _waveform(axes: Any, read_out: ReadOut) -> None:
-    count = min(1200, len(read_out.waveform))
-    parts = np.array_split(read_out.waveform, count)
-    times = (np.arange(count) + 0.5) * read_out.duration_s / count
-    axes.fill_between(times, [p.min() for p in parts], [p.max() for p in parts], color=MEASURED, linewidth=0)
+    low, high = envelope(read_out.waveform)
+    times = (np.arange(len(low)) + 0.5) * read_out.duration_s / len(low)
+    axes.fill_between(times, low, high, color=MEASURED, linewidth=0)
     limit = max(float(np.abs(read_out.waveform).max()), 1e-3)
     axes.set_ylim(-1.05 * limit, 1.05 * limit)
     axes.set_yticks([])
@@ -115,28 +114,50 @@ def _waveform(axes: Any, read_out: ReadOut) -> None:
     _label(axes, "Waveform", MEASURED)
 
 
+def envelope(waveform: Frames, count: int = 1200) -> tuple[list[float], list[float]]:
+    """Return the minima and the maxima of at most `count` parts of a waveform `[N]`."""
+    parts = np.array_split(waveform, min(count, len(waveform)))
+    return [float(part.min()) for part in parts], [float(part.max()) for part in parts]
+
+
 def _spectrograms(above: Any, below: Any, read_out: ReadOut) -> None:
     track = read_out.tracks.get("reconstruction")
-    if track is None or not track.spec.dim_names[0].startswith("mel"):
+    if track is None or not is_spectrogram(track):
         _empty(above, "Log-mel", MEASURED, "no log-mel expert")
         _empty(below, "Log-mel, read-out", PREDICTED, "no log-mel head")
         return
-    low, high = np.nanquantile(track.measured, [0.05, 0.995])
+    low, high = level_range(track)
     image = {"origin": "lower", "aspect": "auto", "vmin": low, "vmax": high, "interpolation": "bilinear"}
     dims = track.spec.dim
     above.imshow(track.measured.T, extent=(0, read_out.duration_s, 0, dims), cmap=sequential(MEASURED_SOFT, MEASURED), **image)
     below.imshow(
         track.predicted.T, extent=(0, read_out.duration_s, 0, dims), cmap=sequential(PREDICTED_SOFT, PREDICTED, "#571405"), **image
     )
-    ticks = _mel_ticks(track.spec.dim_names)
+    ticks = mel_ticks(track.spec.dim_names)
     for axes in (above, below):
         axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
-    each = [r for dim in range(dims) if (r := track.correlation(dim)) is not None]
     _label(above, "Spectrogram", MEASURED)
-    _label(below, "Spectrogram, read-out", PREDICTED, f"median r over bands {_two_digits(float(np.median(each)))}" if each else "")
+    _label(below, "Spectrogram, read-out", PREDICTED, bands_note(track))
 
 
-def _mel_ticks(names: Sequence[str]) -> list[tuple[float, str]]:
+def is_spectrogram(track: Track) -> bool:
+    """Return whether the dims of a track are mel bands."""
+    return track.spec.dim_names[0].startswith("mel")
+
+
+def level_range(track: Track) -> tuple[float, float]:
+    """Return the measured levels that get the first and the last colour."""
+    low, high = np.nanquantile(track.measured, [0.05, 0.995])
+    return float(low), float(high)
+
+
+def bands_note(track: Track) -> str:
+    """Return a note: the median over bands of the correlation over time."""
+    each = [r for dim in range(track.spec.dim) if (r := track.correlation(dim)) is not None]
+    return f"median r over bands {two_digits(float(np.median(each)))}" if each else ""
+
+
+def mel_ticks(names: Sequence[str]) -> list[tuple[float, str]]:
     """Return positions and labels of round frequencies, for bands named by their centre ("mel 3 (187 Hz)")."""
     centres = np.asarray([float(name.split("(")[1].split()[0]) for name in names])
     ticks = [(hz, text) for hz, text in ((250, "250 Hz"), (500, "500"), (1000, "1 kHz"), (2000, "2"), (4000, "4")) if hz < centres[-1]]
@@ -158,14 +179,10 @@ def _pitch(axes: Any, read_out: ReadOut) -> None:
     axes.plot(track.measured_times, measured, color=MEASURED, linewidth=4.5, alpha=0.85)
     axes.plot(track.predicted_times, predicted, color=PAPER, linewidth=3.6)
     axes.plot(track.predicted_times, predicted, color=PREDICTED, linewidth=2.0, marker="o", markersize=3.0, markeredgewidth=0)
-    known = np.concatenate([measured[np.isfinite(measured)], predicted[np.isfinite(predicted)]])
-    low, high = (known.min() - 5, known.max() + 5) if len(known) else (0, bins)
-    if high - low < 16:
-        low, high = (low + high) / 2 - 8, (low + high) / 2 + 8
-    low, high = max(low, -0.5), min(high, bins - 0.5)
+    low, high = pitch_range(measured, predicted, bins)
     axes.set_ylim(low, high)
-    ticks = [i for i, name in enumerate(track.spec.dim_names[:-1]) if name[:-1] in ("A", "D#") and low <= i <= high]
-    axes.set_yticks(ticks, [track.spec.dim_names[i].replace("#", "♯") for i in ticks])
+    ticks = pitch_ticks(track.spec.dim_names, low, high)
+    axes.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     _label(axes, "Pitch", INK, pitch_note(track))
@@ -180,6 +197,20 @@ def pitch_line(frames: Frames) -> Frames:
     total = weights.sum(axis=1)
     line = (weights * np.arange(posteriors.shape[1])).sum(axis=1) / np.maximum(total, 1e-9)
     return np.asarray(np.where((voicing >= VOICED) & (total > 0), line, np.nan), dtype=np.float32)
+
+
+def pitch_range(measured: Frames, predicted: Frames, bins: int) -> tuple[float, float]:
+    """Return the range of an axis for two lines of pitch, in bins."""
+    known = np.concatenate([measured[np.isfinite(measured)], predicted[np.isfinite(predicted)]])
+    low, high = (known.min() - 5, known.max() + 5) if len(known) else (0, bins)
+    if high - low < 16:
+        low, high = (low + high) / 2 - 8, (low + high) / 2 + 8
+    return float(max(low, -0.5)), float(min(high, bins - 0.5))
+
+
+def pitch_ticks(names: Sequence[str], low: float, high: float) -> list[tuple[int, str]]:
+    """Return the bins of A and D♯ in a range, with their names; the last name is that of voicing."""
+    return [(i, name.replace("#", "♯")) for i, name in enumerate(names[:-1]) if name[:-1] in ("A", "D#") and low <= i <= high]
 
 
 def pitch_note(track: Track) -> str:
@@ -223,23 +254,34 @@ def choose_dims(track: Track, starts: Sequence[str]) -> list[int]:
 
 def _curve(axes: Any, track: Track, dim: int) -> None:
     measured, predicted = track.measured[:, dim], track.predicted[:, dim]
-    both = np.concatenate([measured[np.isfinite(measured)], predicted])
-    low, high = float(both.min()), float(both.max())
-    margin = 0.12 * max(high - low, 1e-3)
-    axes.fill_between(track.measured_times, measured, low - margin, color=MEASURED_SOFT, linewidth=0, alpha=0.65)
+    low, high = curve_range(track, dim)
+    axes.fill_between(track.measured_times, measured, low, color=MEASURED_SOFT, linewidth=0, alpha=0.65)
     axes.plot(track.measured_times, measured, color=MEASURED, linewidth=1.0)
     axes.plot(track.predicted_times, predicted, color=PREDICTED, linewidth=1.8)
-    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(low, high)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    name = track.spec.dim_names[dim].split(" (")[0]
-    axes.text(-0.012, 0.5, name.replace(" re clip", ""), transform=axes.transAxes, ha="right", va="center", fontsize=8, color=INK)
+    axes.text(-0.012, 0.5, curve_name(track, dim), transform=axes.transAxes, ha="right", va="center", fontsize=8, color=INK)
     correlation = track.correlation(dim)
-    note = "" if correlation is None else _two_digits(correlation)
+    note = "" if correlation is None else two_digits(correlation)
     axes.text(1.012, 0.5, note, transform=axes.transAxes, ha="left", va="center", fontsize=8, color=MUTED)
 
 
-def _two_digits(value: float) -> str:
+def curve_range(track: Track, dim: int) -> tuple[float, float]:
+    """Return the range of an axis for the measured and the predicted values of one dim."""
+    both = np.concatenate([track.measured[np.isfinite(track.measured[:, dim]), dim], track.predicted[:, dim]])
+    low, high = float(both.min()), float(both.max())
+    margin = 0.12 * max(high - low, 1e-3)
+    return low - margin, high + margin
+
+
+def curve_name(track: Track, dim: int) -> str:
+    """Return the short name of a dim."""
+    return track.spec.dim_names[dim].split(" (")[0].replace(" re clip", "")
+
+
+def two_digits(value: float) -> str:
+    """Return a correlation as in the figures, for example .93."""
     return f"{value:.2f}".replace("0.", ".").replace("-", "−")
 
 

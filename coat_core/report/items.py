@@ -76,7 +76,7 @@ def sample_items(
         EvaluationError: responses or scores are missing or invalid.
         AudioError: a clip cannot be decoded.
     """
-    answers = {key: [_answers(workspace, key, trial) for trial in first_trials(trials)] for key in backbones}
+    answers = {key: [read_answers(workspace, key, trial) for trial in first_trials(trials)] for key in backbones}
     everywhere = set.intersection(*(set(found) for of_arms in answers.values() for found in of_arms))
     items, room = [], max_bytes
     for example in draw_items(examples, everywhere, split):
@@ -113,7 +113,12 @@ def audio_uri(waveform: NDArray[np.float32]) -> str:
     return f"data:audio/flac;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _answers(workspace: Path, backbone: str, trial: str) -> dict[str, Answer]:
+def read_answers(workspace: Path, backbone: str, trial: str) -> dict[str, Answer]:
+    """Return the scored answers of one trial to its own clips, by example id.
+
+    Raises:
+        EvaluationError: responses or scores are missing or invalid.
+    """
     name = f"{backbone}-{trial}"
     scores = {row.id: row.score for row in read_scores(workspace / "evaluation" / name / SCORES) if row.audio == "own"}
     responses = read_responses(workspace / "responses" / f"{name}.jsonl")

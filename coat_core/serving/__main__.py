@@ -37,7 +37,9 @@ def main() -> None:
     logs.bind(mlflow_run=run_of(folder))
     model = load_served(folder)
     logs.event("model_loaded", f"{uri} is loaded")
-    app = make_app(uri.removeprefix("models:/"), ReleaseAnswers(release_of(model), lock), limits, scoring_app(model, lock))
+    release = release_of(model)
+    answers = ReleaseAnswers(release.backbone, release.info.arm, lock)
+    app = make_app(uri.removeprefix("models:/"), answers, limits, scoring_app(model, lock))
     # Structured lines come from the handlers of the root logger.
     settings = None if logs.active() else uvicorn.config.LOGGING_CONFIG
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False, log_config=settings)

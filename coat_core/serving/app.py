@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -19,6 +19,7 @@ from coat_core.serving.chat import ChatRequest, Chunks, completion, error_body, 
 from coat_core.serving.guard import App, Guard
 from coat_core.serving.limits import Limits
 from coat_core.serving.metrics import METRICS_TYPE
+from coat_core.serving.stream import answer_in_pieces
 
 COMPLETIONS, INVOCATIONS = "/v1/chat/completions", "/invocations"
 
@@ -83,32 +84,27 @@ def make_app(name: str, answers: Answers, limits: Limits, other: App | None = No
 
 async def _stream(wanted: ChatRequest, batcher: Batcher, guard: Guard, name: str, timeout_s: float) -> AsyncIterator[str]:
     """Yield the events of a streamed answer. The client's disconnect cancels this generator, and with it a job that still waits."""
-    loop, pieces, begin = asyncio.get_running_loop(), asyncio.Queue[str | None](), time.perf_counter()
-    job = Job(wanted.query, wanted.max_tokens, lambda piece: _call(loop, pieces, piece))
-    reply = batcher.submit(job)
-    reply.add_done_callback(lambda _: _call(loop, pieces, None))
-    chunks, sent = Chunks(name), ""
+    begin, chunks, sent, found = time.perf_counter(), Chunks(name), "", None
     try:
-        async with asyncio.timeout(timeout_s):
-            while (piece := await pieces.get()) is not None:
+        async with asyncio.timeout(timeout_s), aclosing(answer_in_pieces(batcher, wanted.query, wanted.max_tokens)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Reply):
+                    found = piece
+                    break
                 if not sent:
                     guard.metrics.first_text_seconds.observe(time.perf_counter() - begin)
                 yield _event(chunks.text(piece, first=not sent))
                 sent += piece
-        found = reply.result()
     except TimeoutError:
-        reply.cancel()
         yield _event(error_body(f"no answer within {timeout_s:g} s", "server_error"))
         return
     except CoatError as error:
         yield _event(error_body(str(error), "invalid_request_error", field=error.field))
         return
-    except (asyncio.CancelledError, GeneratorExit):
-        reply.cancel()
-        raise
     except Exception as error:
         yield _event(error_body(f"the answer failed: {type(error).__name__}", "server_error"))
         return
+    assert found is not None
     if found.text.startswith(sent) and (rest := found.text[len(sent) :]):
         yield _event(chunks.text(rest, first=not sent))
     yield _event(chunks.last(found))
@@ -116,12 +112,6 @@ async def _stream(wanted: ChatRequest, batcher: Batcher, guard: Guard, name: str
         yield _event(chunks.usage(found))
     yield "data: [DONE]\n\n"
     _count(guard, found)
-
-
-def _call(loop: asyncio.AbstractEventLoop, pieces: asyncio.Queue[str | None], piece: str | None) -> None:
-    # The loop is closed if the server ended before the answer.
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
 
 def _count(guard: Guard, reply: Reply) -> None:

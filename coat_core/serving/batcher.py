@@ -22,12 +22,16 @@ class Reply:
         finished: whether the model ended its turn; False: the answer was cut off.
         prompt_tokens: tokens of the prompt, audio and block included.
         decoded_tokens: generated tokens, end of turn included.
+        first_token_s: time to the first token of the batch, encoding and prefill included.
+        seconds: time to the last token of the batch.
     """
 
     text: str
     finished: bool
     prompt_tokens: int
     decoded_tokens: int
+    first_token_s: float | None = field(default=None, compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

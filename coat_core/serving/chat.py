@@ -84,12 +84,20 @@ def _max_tokens(body: Mapping[str, Any], limits: Limits) -> int:
     default = min(64, limits.tokens)
     for name in ("max_completion_tokens", "max_tokens"):
         value = body.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limits.tokens:
-            raise EvaluationError("the length is not allowed", field=name, value=shown(repr(value)), allowed=f"1 to {limits.tokens}")
-        return value
+        if value is not None:
+            return checked_tokens(value, name, limits)
     return default
+
+
+def checked_tokens(value: Any, field: str, limits: Limits) -> int:
+    """Return the wanted length of an answer.
+
+    Raises:
+        EvaluationError: it is no integer, or beyond the limit.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limits.tokens:
+        raise EvaluationError("the length is not allowed", field=field, value=shown(repr(value)), allowed=f"1 to {limits.tokens}")
+    return value
 
 
 def _parts(messages: Any) -> tuple[str, str]:

@@ -23,7 +23,8 @@ def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A release on a pretrained tiny base, whose answers are words."""
     workspace = tmp_path_factory.mktemp("release")
     release = write_loadable_release(workspace, {request.param: BASES / request.param}, request.param, scale=0.02)
-    return ReleaseAnswers(load_release(release, merge=True, base=str(BASES / request.param)), threading.Lock())
+    loaded = load_release(release, merge=True, base=str(BASES / request.param))
+    return ReleaseAnswers(loaded.backbone, loaded.info.arm, threading.Lock())
 
 
 def jobs(*limits: int, pieces: dict[int, list[str]] | None = None) -> list[Job]:
@@ -41,6 +42,7 @@ def test_a_batch_gives_the_answers_of_its_questions_alone(answers: ReleaseAnswer
     alone = [answers([job])[0] for job in jobs(24, 24, 24)]
     assert together == alone
     assert all(reply.text and reply.prompt_tokens > 8 and reply.decoded_tokens > 0 for reply in alone)
+    assert all(reply.first_token_s is not None and 0.0 < reply.first_token_s <= reply.seconds for reply in together)
 
 
 def test_the_pieces_of_a_stream_join_to_the_answer(answers: ReleaseAnswers) -> None:
