@@ -187,7 +187,9 @@ def ask_resident(
     check_question(question)
     listed = check_choices(choices) if choices is not None else None
     _check_audio(audio)
-    answer, finished = ask_server(server, model, audio, example_of(audio.name, sha256_file(audio), 0, question, listed).prompt, max_tokens=max_new_tokens)
+    answer, finished = ask_server(
+        server, model, audio, example_of(audio.name, sha256_file(audio), 0, question, listed).prompt, max_tokens=max_new_tokens
+    )
     choice, note = find_choice(listed, answer)
     return answer, _notes(answer, listed, choice, note, finished=finished)
 

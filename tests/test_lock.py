@@ -18,7 +18,7 @@ from coat_core import packages
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ["3.11.0", "3.11.2", "3.11.3", "3.11.7", "3.12.0", "3.12.1", "3.13.0", "3.13.5"]
-NOT_LOCKED = ("server",)
+NOT_LOCKED = ("browser", "server")
 """Extras that `make setup` does not install."""
 LIBRARIES_OF_CUDA = ("nvidia-", "cuda-", "triton")
 
@@ -66,9 +66,9 @@ def test_every_requirement_is_locked_on_every_python(python: str) -> None:
     assert wrong == []
 
 
-def test_the_packages_of_a_server_are_not_in_the_default_installation() -> None:
+def test_the_packages_of_a_server_and_of_browser_tests_are_not_in_the_default_installation() -> None:
     named = {canonicalize_name(Requirement(line).name) for name in NOT_LOCKED for line in PROJECT["optional-dependencies"][name]}
-    assert named == {"flask-wtf", "psycopg2-binary"}
+    assert named == {"flask-wtf", "playwright", "psycopg2-binary"}
     assert not any(named & _locked(python).keys() for python in PYTHONS)
     extras = re.search(r"uv pip compile .*", (ROOT / "Makefile").read_text())
     assert extras is not None

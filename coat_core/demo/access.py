@@ -66,7 +66,7 @@ def read_credentials(host: str, file: Path | None, environment: Mapping[str, str
 
 
 class Access:
-    """An ASGI application around another one: it checks the host name and the credentials, and adds headers that bind the page to this server.
+    """An ASGI application around another one: checks host name and credentials, and adds headers that bind the page to this server.
 
     A page of another site that a browser on this machine shows can reach a loopback port, under a host name of its own (DNS rebinding)
     or with a form. So a server on a loopback address answers to loopback names only, and `coat_core.demo.app` takes JSON only.
@@ -92,7 +92,9 @@ class Access:
             await _refuse(send, 421, b"this server answers to loopback names only", ())
             return
         if self._expected is not None and not self._known(headers.get(b"authorization", b"")):
-            await _refuse(send, 401, b"a user name and a password are needed", ((b"www-authenticate", b'Basic realm="coat", charset="UTF-8"'),))
+            await _refuse(
+                send, 401, b"a user name and a password are needed", ((b"www-authenticate", b'Basic realm="coat", charset="UTF-8"'),)
+            )
             return
 
         async def with_headers(message: Message) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from coat_core.demo.asking import question_events
 from coat_core.demo.items import ItemFilter, SavedItems
 from coat_core.demo.models import DemoModels
 from coat_core.demo.request import read_question
+from coat_core.demo.sound import sound_response
 from coat_core.demo.turns import Turns
 from coat_core.errors import CoatError, EvaluationError
 from coat_core.serving.chat import error_body
@@ -75,14 +76,14 @@ def make_app(
         return Response(path.read_text(), media_type=_TYPES[path.suffix])
 
     @app.get("/api/clip")
-    async def clip(id: str) -> Response:
+    async def clip(id: str, request: Request) -> Response:
         if id not in saved.examples:
             return JSONResponse(error_body("no example has this id", "invalid_request_error", field="id"), 404)
         try:
             waveform = await asyncio.to_thread(decode, saved.corpus / saved.examples[id].audio)
         except CoatError as error:
             return _error(error)
-        return _sound(flac_bytes(waveform, SAMPLE_RATE_HZ))
+        return sound_response(flac_bytes(waveform, SAMPLE_RATE_HZ), request.headers.get("range"))
 
     @app.get("/api/items")
     async def items(request: Request) -> Response:
@@ -90,7 +91,9 @@ def make_app(
         number = fields.pop("page", "1")
         try:
             if not number.isdecimal() or set(fields) - set(ItemFilter.__dataclass_fields__):
-                raise EvaluationError("no such filter", field="filter", value=sorted(fields), allowed=[*ItemFilter.__dataclass_fields__, "page"])
+                raise EvaluationError(
+                    "no such filter", field="filter", value=sorted(fields), allowed=[*ItemFilter.__dataclass_fields__, "page"]
+                )
             return JSONResponse(await asyncio.to_thread(saved.find, ItemFilter(**fields), int(number)))
         except CoatError as error:
             return _error(error)
@@ -108,19 +111,17 @@ def make_app(
             asked = await asyncio.to_thread(read_question, body, saved.examples, saved.corpus, limits)
         except CoatError as error:
             return _error(error)
-        return StreamingResponse(_lines(question_events(asked, models, turns, limits.timeout_s, tolerance)), media_type="application/x-ndjson")
+        return StreamingResponse(
+            _lines(question_events(asked, models, turns, limits.timeout_s, tolerance)), media_type="application/x-ndjson"
+        )
 
     return Access(Guard(app, limits, frozenset({ASK})), host, credentials)
 
 
-async def _lines(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    async with aclosing(events) as found:  # type: ignore[type-var]
+async def _lines(events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[str]:
+    async with aclosing(events) as found:
         async for event in found:
             yield json.dumps(event, ensure_ascii=False) + "\n"
-
-
-def _sound(data: bytes) -> Response:
-    return Response(data, media_type="audio/flac")
 
 
 def _error(error: CoatError) -> JSONResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -20,8 +20,8 @@ from coat_core.serving.stream import answer_in_pieces
 Event = dict[str, Any]
 
 
-async def question_events(asked: Asked, models: DemoModels, turns: Turns, timeout_s: float, tolerance: float) -> AsyncIterator[Event]:
-    """Yield the events of a question: `queued`, for each model `start`, `text` and `answer`, then `read_out` of those with heads, and `end`.
+async def question_events(asked: Asked, models: DemoModels, turns: Turns, timeout_s: float, tolerance: float) -> AsyncGenerator[Event]:
+    """Yield the events of a question: `queued`; for each model `start`, `text`, `answer`; `reading`, `read_out` of those with heads; `end`.
 
     An `error` of one model does not keep the others from answering. If the iterator is closed, what has not begun is not computed.
 
@@ -40,13 +40,17 @@ async def question_events(asked: Asked, models: DemoModels, turns: Turns, timeou
             async for event in events:
                 yield event
     except TimeoutError:
-        yield {"event": "error", "model": None, "message": f"the models took more than {timeout_s:g} s; ask about a shorter clip, or fewer tokens"}
+        yield {
+            "event": "error",
+            "model": None,
+            "message": f"the models took more than {timeout_s:g} s; ask about a shorter clip, or fewer tokens",
+        }
     finally:
         turns.leave(ticket)
     yield {"event": "end"}
 
 
-async def _events(asked: Asked, models: DemoModels, tolerance: float) -> AsyncIterator[Event]:
+async def _events(asked: Asked, models: DemoModels, tolerance: float) -> AsyncGenerator[Event]:
     for number, model in enumerate(models.models):
         yield {"event": "start", "model": number}
         try:

@@ -73,12 +73,12 @@ class SavedItems:
 
     def choices(self) -> dict[str, Any]:
         """Return the values that the filters can have."""
-        return {
-            "backbones": [{"key": key, "name": name_of(key), "arms": _arms(trials), "seeds": _seeds(trials), "differences": _differences(trials)}
-                          for key, trials in self._answers.items()],
-            "families": [family for family in FAMILIES if any(e.family == family for e in self.examples.values())],
-            "verdicts": list(VERDICTS),
-        }  # fmt: skip
+        backbones = [
+            {"key": key, "name": name_of(key), "arms": _arms(trials), "seeds": _seeds(trials), "differences": _differences(trials)}
+            for key, trials in self._answers.items()
+        ]
+        present = {example.family for example in self.examples.values()}
+        return {"backbones": backbones, "families": [name for name in FAMILIES if name in present], "verdicts": list(VERDICTS)}
 
     def find(self, wanted: ItemFilter, page: int = 1) -> dict[str, Any]:
         """Return one page of the items that pass the filter, in the order of the manifest, with the answers of each arm.
@@ -100,7 +100,10 @@ class SavedItems:
         pages = max(1, -(-len(kept) // PAGE))
         page = min(max(page, 1), pages)
         part = kept[(page - 1) * PAGE : page * PAGE]
-        items = [{**_row(e), "answers": [{"arm": arm, **asdict(a)} for arm, a in answers.items() if wanted.arm in ("", arm)]} for e, answers in part]
+        items = [
+            {**_row(e), "answers": [{"arm": arm, **asdict(a)} for arm, a in answers.items() if wanted.arm in ("", arm)]}
+            for e, answers in part
+        ]
         return {"total": len(kept), "page": page, "pages": pages, "items": items}
 
 

@@ -47,8 +47,8 @@ class DemoModel:
 
     def to_json(self) -> dict[str, Any]:
         """Return what the page shows of the model."""
-        backbone = name_of(self.loaded.backbone.key)
-        return {"label": self.label, "name": self.loaded.name, "backbone": backbone, "heads": self.heads, "tiny": self.tiny}
+        key = self.loaded.backbone.key
+        return {"label": self.label, "name": self.loaded.name, "key": key, "backbone": name_of(key)}
 
 
 class DemoModels:

@@ -88,10 +88,16 @@ def _rounded(values: Sequence[float] | Frames) -> list[float | None]:
 def _image(frames: Frames, low: float, high: float) -> dict[str, Any]:
     """Return frames `[T, d]` as rows of bytes, the highest dim first: 1 to 255 from `low` to `high`, 0 where there is no value."""
     parts = np.array_split(frames, min(MAX_COLUMNS, len(frames)))
-    columns = np.stack([part[np.isfinite(part).all(axis=1)].mean(axis=0) if _any_valid(part) else np.full(part.shape[1], np.nan) for part in parts])
+    columns = np.stack(
+        [part[np.isfinite(part).all(axis=1)].mean(axis=0) if _any_valid(part) else np.full(part.shape[1], np.nan) for part in parts]
+    )
     level = np.clip((columns - low) / max(high - low, 1e-9), 0.0, 1.0)
     pixels = np.where(np.isfinite(level), 1 + np.rint(254 * np.nan_to_num(level)), 0).astype(np.uint8).T[::-1]
-    return {"rows": pixels.shape[0], "columns": pixels.shape[1], "pixels": base64.b64encode(np.ascontiguousarray(pixels).tobytes()).decode()}
+    return {
+        "rows": pixels.shape[0],
+        "columns": pixels.shape[1],
+        "pixels": base64.b64encode(np.ascontiguousarray(pixels).tobytes()).decode(),
+    }
 
 
 def _any_valid(part: Frames) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 
 class Turns:
@@ -13,7 +13,7 @@ class Turns:
         self._line: list[object] = []
         self._moved = asyncio.Event()
 
-    async def places(self, ticket: object) -> AsyncIterator[int]:
+    async def places(self, ticket: object) -> AsyncGenerator[int]:
         """Append a ticket; yield how many are before it, again after each change, until it is first. `leave` must follow."""
         self._line.append(ticket)
         while before := self._line.index(ticket):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from coat_core.backbones.base import Query
 from coat_core.serving.batcher import Batcher, Job, Reply
 
 
-async def answer_in_pieces(batcher: Batcher, query: Query, max_tokens: int) -> AsyncIterator[str | Reply]:
-    """Yield each new piece of an answer while it is generated, then its reply. If the iterator is closed, a question that waits is not computed.
+async def answer_in_pieces(batcher: Batcher, query: Query, max_tokens: int) -> AsyncGenerator[str | Reply]:
+    """Yield each new piece of an answer while it is generated, then its reply. If it is closed, a question that waits is not computed.
 
     Args:
         batcher: answers the question.

@@ -56,7 +56,7 @@ async function toggleRecording() {
   const button = byId("record");
   if (recording) return recording.stop();
   try {
-    recording = await record(longest);
+    recording = await record(longest, (time) => (button.textContent = `Stop · ${time.toFixed(0)} s`));
     button.textContent = "Stop";
     button.classList.add("recording");
     const blob = await recording.finished;

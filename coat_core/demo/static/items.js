@@ -86,7 +86,7 @@ export function startItems() {
     byId("items-status").textContent = "This workspace has no scored responses; coat run writes them.";
     return;
   }
-  setOptions(form.elements.backbone, backbones.map(({ key, name }) => [key, name]));
+  setOptions(form.elements.backbone, backbones.map(({ key, name }) => [key, name]), config.models[0]?.key);
   setOptions(form.elements.family, [any("all"), ...listed(families)]);
   setOptions(form.elements.verdict, [any("any"), ...listed(verdicts)]);
   setModelOptions();

@@ -4,6 +4,7 @@ import { byId, element } from "./dom.js";
 
 const player = byId("player");
 const SIZES = { waveform: 56, spectrogram: 130, pitch: 120, curve: 44 };
+const MIDDLE = 0.7; // share of the range at which a picture has the colour of its kind
 let shown = null;
 let head = null;
 
@@ -16,16 +17,18 @@ function channels(text) {
   return context.getImageData(0, 0, 1, 1).data;
 }
 
-// A picture whose bytes go from the colour of the card to the colour of its kind; byte 0 is transparent.
+// A picture whose bytes go from the colour of the card over the colour of its kind to one near the ink; byte 0 is transparent.
 function picture({ rows, columns, pixels }, name) {
   const bytes = Uint8Array.from(atob(pixels), (letter) => letter.charCodeAt(0));
   const canvas = element("canvas", { width: columns, height: rows });
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, rows);
-  const [from, to] = [channels(colour("--card")), channels(colour(name))];
+  const [low, middle, ink] = ["--card", name, "--ink"].map((variable) => channels(colour(variable)));
+  const high = middle.map((value, c) => (value + ink[c]) / 2);
   bytes.forEach((byte, i) => {
     const share = Math.max(0, byte - 1) / 254;
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = from[c] + share * (to[c] - from[c]);
+    const [from, to, part] = share < MIDDLE ? [low, middle, share / MIDDLE] : [middle, high, (share - MIDDLE) / (1 - MIDDLE)];
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = from[c] + part * (to[c] - from[c]);
     image.data[4 * i + 3] = byte ? 255 : 0;
   });
   context.putImageData(image, 0, 0);
@@ -84,12 +87,12 @@ function drawWaveform(context, width, height, x, plot) {
 
 const imageDrawer = (image, name, ticks) => (context, width, height) => {
   context.drawImage(picture(image, name), 0, 0, width, height);
-  drawTicks(context, width, ticks, (place) => height * (1 - place / image.rows));
+  drawTicks(context, width, height, ticks, (place) => height * (1 - place / image.rows));
 };
 
 const pitchDrawer = (pitch) => (context, width, height, x) => {
   const y = (value) => height * (1 - (value - pitch.low) / (pitch.high - pitch.low));
-  drawTicks(context, width, pitch.ticks, y, colour("--line"));
+  drawTicks(context, width, height, pitch.ticks, y, colour("--line"));
   drawLine(context, pitch.measured, x, y, { stroke: colour("--measured"), width: 4 });
   drawLine(context, pitch.predicted, x, y, { stroke: colour("--predicted"), width: 2 });
 };
@@ -100,21 +103,25 @@ const curveDrawer = (curve) => (context, width, height, x) => {
   drawLine(context, curve.predicted, x, y, { stroke: colour("--predicted"), width: 2 });
 };
 
-function drawTicks(context, width, ticks, y, grid = null) {
+function drawTicks(context, width, height, ticks, y, grid = null) {
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "middle";
+  let free = height; // labels go up from here
   for (const [place, text] of ticks) {
     if (grid) {
       context.fillStyle = grid;
       context.fillRect(0, y(place), width, 1);
     }
+    const middle = Math.min(height - 7, Math.max(7, y(place)));
+    if (middle + 7 > free) continue;
+    free = middle - 7;
     const room = context.measureText(text).width + 6;
     context.globalAlpha = 0.8;
     context.fillStyle = colour("--card");
-    context.fillRect(2, y(place) - 7, room, 14);
+    context.fillRect(2, middle - 7, room, 14);
     context.globalAlpha = 1;
     context.fillStyle = colour("--ink");
-    context.fillText(text, 5, y(place) + 0.5);
+    context.fillText(text, 5, middle + 0.5);
   }
 }
 

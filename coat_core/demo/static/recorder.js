@@ -1,15 +1,21 @@
 // A recording as a WAV file. Browsers record WebM or MP4, which the server does not decode, so the browser decodes it here.
 
-export async function record(longest) {
+// `onProgress` gets the recorded seconds, about five times a second.
+export async function record(longest, onProgress) {
   if (!navigator.mediaDevices) throw new Error("the browser allows it on this computer (127.0.0.1) or over https only");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   const recorder = new MediaRecorder(stream);
   const parts = [];
-  recorder.ondataavailable = (event) => parts.push(event.data);
+  let begin = 0;
+  recorder.ondataavailable = (event) => {
+    parts.push(event.data);
+    if (event.data.size && recorder.state === "recording") onProgress((performance.now() - begin) / 1000);
+  };
   const stopped = new Promise((resolve) => (recorder.onstop = resolve));
   const stop = () => recorder.state !== "inactive" && recorder.stop();
   const limit = setTimeout(stop, 1000 * longest);
-  recorder.start();
+  begin = performance.now();
+  recorder.start(200);
   const finished = stopped.then(async () => {
     clearTimeout(limit);
     stream.getTracks().forEach((track) => track.stop());
