@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coat_core.errors import CoatError
+from coat_core.serving.chat import error_body
 from coat_core.serving.guard import App, Message, Receive, Send
 
 VARIABLE = "COAT_DEMO_AUTH"
@@ -89,11 +91,11 @@ class Access:
             return
         headers = dict(scope["headers"])
         if self._names_checked and not is_loopback(_name(headers.get(b"host", b"").decode("latin-1"))):
-            await _refuse(send, 421, b"this server answers to loopback names only", ())
+            await _refuse(send, 421, "this server answers to loopback names only", ())
             return
         if self._expected is not None and not self._known(headers.get(b"authorization", b"")):
             await _refuse(
-                send, 401, b"a user name and a password are needed", ((b"www-authenticate", b'Basic realm="coat", charset="UTF-8"'),)
+                send, 401, "a user name and a password are needed", ((b"www-authenticate", b'Basic realm="coat", charset="UTF-8"'),)
             )
             return
 
@@ -115,7 +117,8 @@ def _name(host: str) -> str:
     return host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
 
 
-async def _refuse(send: Send, status: int, message: bytes, headers: tuple[Any, ...]) -> None:
-    start = [(b"content-type", b"text/plain"), (b"content-length", str(len(message)).encode()), *headers, *_HEADERS]
+async def _refuse(send: Send, status: int, message: str, headers: tuple[Any, ...]) -> None:
+    body = json.dumps(error_body(message, "invalid_request_error")).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers, *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": message})
+    await send({"type": "http.response.body", "body": body})

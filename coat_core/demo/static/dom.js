@@ -26,6 +26,6 @@ export async function problemOf(response) {
   try {
     return (await response.json()).error.message;
   } catch {
-    return response.status === 401 ? "a user name and a password are needed" : `the server answered with status ${response.status}`;
+    return `the server answered with status ${response.status}`;
   }
 }
