@@ -87,7 +87,7 @@ def _base_licence(source: ExportSource) -> str:
             "the licence of the base is not known", field=f"backbones.{info.backbone}.licence", value=licence,
             allowed="the name in the base's model card, e.g. apache-2.0", next_step=f"set it in {params}",
         )  # fmt: skip
-    return licence.strip()
+    return str(licence).strip()
 
 
 def _data_licences(model: str, source: ExportSource) -> list[DataLicence]:
