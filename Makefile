@@ -1,6 +1,6 @@
 # One command set for people, hooks and CI. Every target sets up what it needs; a fresh machine needs Python 3.11 to 3.13, git and make.
 .DEFAULT_GOAL := help
-.PHONY: help setup run recordings evidence evidence-quick test lint format graph bench lock sbom licences audit containers services clean
+.PHONY: help setup run recordings evidence evidence-quick test lint format docs graph bench lock sbom licences audit containers services clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
@@ -66,6 +66,16 @@ lint: $(READY)  ## ruff, mypy --strict, the import contracts
 
 format: $(READY)  ## Let ruff fix what it can
 	@$(BIN)/ruff check --fix .
+
+DOCS ?= .scratch/docs
+$(DOCS)/.ready: pyproject.toml
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install -qq "$$($(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')"
+	@touch $@
+
+docs: $(DOCS)/.ready  ## Write the documentation as a site to .scratch/site; fail on a broken link
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict -q
+	@echo .scratch/site/index.html
 
 graph: $(READY)  ## Write the code that each stage imports into dvc.yaml
 	@$(BIN)/python -m tests.testing.import_closure

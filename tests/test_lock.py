@@ -18,7 +18,7 @@ from coat_core import packages
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PYTHONS = ["3.11.0", "3.11.2", "3.11.3", "3.11.7", "3.12.0", "3.12.1", "3.13.0", "3.13.5"]
-NOT_LOCKED = ("browser", "server")
+NOT_LOCKED = ("browser", "docs", "server")
 """Extras that `make setup` does not install."""
 LIBRARIES_OF_CUDA = ("nvidia-", "cuda-", "triton")
 
