@@ -50,12 +50,14 @@ evidence-quick: $(READY)  ## The central comparison with one seed (about an hour
 test: $(READY)  ## Every test, the slow ones too
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-services: $(READY)  ## Install what the tests with PostgreSQL and accounts need (COAT_REQUIRE_SERVICES=1 make test fails without it)
+services: $(READY)  ## Install what the tests with PostgreSQL, accounts and a browser need (COAT_REQUIRE_SERVICES=1 make test fails without it)
 	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || \
 	  { echo "installing Debian's postgresql; its own server is not used: the tests start theirs on a free port"; \
 	    $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends postgresql; }
-	@echo "installing the extra server into .venv: PostgreSQL's driver (psycopg2-binary), accounts of MLflow (Flask-WTF)"
-	@$(BIN)/python -m pip install -qq -c requirements.lock --no-build-isolation -e '.[server]'
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+	  { echo "installing Debian's chromium"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; }
+	@echo "installing the extras server and browser into .venv: psycopg2-binary, Flask-WTF (accounts of MLflow), Playwright"
+	@$(BIN)/python -m pip install -qq -c requirements.lock --no-build-isolation -e '.[server,browser]'
 	@$(BIN)/python -m tests.testing.services
 
 lint: $(READY)  ## ruff, mypy --strict, the import contracts

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.testing import services
-from tests.testing.services import MISSING, REQUIRED, check_services, needs_accounts, needs_postgres
+from tests.testing.services import MISSING, REQUIRED, check_services, needs_accounts, needs_browser, needs_postgres
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,14 +39,19 @@ def test_a_service_that_is_there_changes_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(REQUIRED, required)
     for name in MISSING:
         monkeypatch.setitem(services.MISSING, name, lambda: "")
-    check_services(item(needs_postgres, needs_accounts))
+    check_services(item(needs_postgres, needs_accounts, needs_browser))
     check_services(item(pytest.mark.slow))
 
 
 def test_the_marks_name_known_services_and_the_makefile_installs_them() -> None:
-    assert {name for mark in (needs_postgres, needs_accounts) for name in mark.mark.args} == MISSING.keys()
-    used = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"\bneeds_(postgres|accounts)\b", path.read_text())}
+    assert {name for mark in (needs_postgres, needs_accounts, needs_browser) for name in mark.mark.args} == MISSING.keys()
+    used = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"\bneeds_(postgres|accounts|browser)\b", path.read_text())
+    }
     assert used == MISSING.keys()
     recipe = (ROOT / "Makefile").read_text().partition("\nservices:")[2].partition("\n\n")[0]
     assert "postgresql" in recipe
-    assert ".[server]" in recipe
+    assert "chromium" in recipe
+    assert ".[server,browser]" in recipe

@@ -18,8 +18,9 @@ from tests.demo.conftest import LIMITS
 from tests.testing.app_server import app_server
 from tests.testing.browser import chromium
 from tests.testing.chain_runs import HANG_S
+from tests.testing.services import needs_browser
 
-pytestmark = pytest.mark.service("browser")
+pytestmark = needs_browser
 EXAMPLE = "test-music-2"
 
 

@@ -1,4 +1,4 @@
-"""Services that tests need and that not every machine has: PostgreSQL, and MLflow with accounts.
+"""Services that tests need and that not every machine has: PostgreSQL, MLflow with accounts, and a browser.
 
 Where one is missing, its tests are skipped with the reason; with `COAT_REQUIRE_SERVICES=1`, for a CI that has them, they fail instead.
 `make services` installs what is missing.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.testing import postgres
+from tests.testing import browser, postgres
 
 REQUIRED = "COAT_REQUIRE_SERVICES"
 
@@ -22,11 +22,12 @@ def _accounts() -> str:
     return "" if importlib.util.find_spec("flask_wtf") else "the extra `server` is not installed (Flask-WTF)"
 
 
-MISSING: dict[str, Callable[[], str]] = {"postgres": postgres.reason_to_skip, "accounts": _accounts}
+MISSING: dict[str, Callable[[], str]] = {"postgres": postgres.reason_to_skip, "accounts": _accounts, "browser": browser.reason_to_skip}
 """Service → function that returns why it is missing here; empty if it is not."""
 
 needs_postgres = pytest.mark.service("postgres")
 needs_accounts = pytest.mark.service("accounts")
+needs_browser = pytest.mark.service("browser")
 
 
 def check_services(item: pytest.Item) -> None:
