@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coat_core.settings import find_arm
+
 RECORD, CARD = "export.json", "README.md"
 _KNOWN_LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "bsd-3-clause")
 """Licences that have an identifier in model cards; any other is written as `other` with its name."""
@@ -87,7 +89,7 @@ def _metadata(record: Mapping[str, Any], licence: str, link: str | None) -> str:
         fields |= {"license_link": link} if link else {}
     if base["revision"]:
         relation = "adapter" if not merged else "finetune"
-        fields |= {"base_model": base["id"], **({"base_model_relation": relation} if record["arm"] != "base" else {})}
+        fields |= {"base_model": base["id"], **({"base_model_relation": relation} if find_arm(record["arm"]).lora else {})}
     fields |= {"library_name": "transformers" if merged else "peft", "pipeline_tag": "audio-text-to-text"}
     return str(safe_dump(fields, sort_keys=False, allow_unicode=True))
 
