@@ -32,7 +32,7 @@ def check_device(device: str, field: str) -> None:
         raise DeviceError(
             f"no such device here: {str(error).splitlines()[0]}", field=field, value=device,
             allowed="cpu, or cuda on a host with a GPU and a CUDA build of torch",
-            next_step="use cpu, or install the CUDA build (README, With published checkpoints); coat doctor lists the devices",
+            next_step="use cpu, or install the CUDA build (docs/published.md); coat doctor lists the devices",
         ) from error  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def _params(workspace: Path) -> Iterator[Finding]:
         "device",
         available or not named,
         f"{', '.join(named)}: cuda" if named else f"cpu; torch {torch.__version__} sees {'a' if available else 'no'} GPU",
-        "torch sees no GPU: set these to cpu, or install a CUDA build of torch (README, With published checkpoints)",
+        "torch sees no GPU: set these to cpu, or install a CUDA build of torch (docs/published.md)",
     )
 
 

@@ -68,7 +68,7 @@ def load_cold(
     *,
     audio: Path | None = None,
     question: str = QUESTION,
-    timeout_s: float = 600.0,
+    timeout_s: float = 3600.0,
     device: str | None = None,
 ) -> ColdLoad:
     """Load a version in a new process and answer one question.
@@ -82,7 +82,7 @@ def load_cold(
         workspace: folder of MLflow's records.
         audio: the clip; None: a sine tone.
         question: the question about the clip.
-        timeout_s: limit in seconds; a load that takes longer fails.
+        timeout_s: limit in seconds, which ends a load that hangs; a load that takes longer fails.
         device: `cpu` or `cuda`; None: the default of the served model.
 
     Raises:
