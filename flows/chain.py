@@ -36,7 +36,7 @@ from flows.lock import hold_workspace, prune_scratch
 from flows.processes import StageProcesses
 from flows.progress import ProgressDisplay
 from flows.promotion import decisions_text, promote_backbones
-from flows.records import close_dead_flow_runs, publish_contract, publish_results
+from flows.records import close_dead_flow_runs, publish_contract, publish_results, run_name
 from flows.sharing import find_remote, pull, push
 from flows.stage_logs import StageLogs, structure_logs
 
@@ -130,7 +130,7 @@ def run_stage(name: str, runs: StageRuns) -> float | State[Any]:
 
 @flow(
     name="coat",
-    flow_run_name="chain in {workspace}",
+    flow_run_name=run_name,
     validate_parameters=False,
     persist_result=False,
     # One thread for each stage: most of them wait. `StageLimits` decides which run.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coat_core import storage
+from coat_core.registry.commit import commit_of
 from coat_core.registry.database import tracking_uri
 from coat_core.registry.uris import page_of, portable
 from coat_core.watchdog import host_name, is_alive, owner_mark
@@ -56,6 +57,17 @@ def close_dead_flow_runs() -> int:
     return closed
 
 
+def run_name() -> str:
+    """Return the name of the active flow run: its workspace, the digest of its params, and the commit of its code."""
+    from prefect.runtime import flow_run
+
+    workspace = Path(flow_run.parameters.get("workspace", ".")).resolve()
+    params = workspace / "params.yaml"
+    digest = storage.sha256_file(params)[:8] if params.is_file() else "missing"
+    commit, changed = commit_of(workspace)
+    return f"{workspace.name}, params {digest}, commit {commit[:8]}{' with changes' if changed == 'true' else ''}"
+
+
 def owner_tag() -> str:
     """Return the tag of the runs of this process: its id and start time, and the host in which they mean something."""
     return f"{_OWNER_TAG}{owner_mark()}@{host_name()}"
@@ -89,12 +101,14 @@ def publish_contract(workspace: Path) -> None:
 
 
 def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
-    """Add the metrics table, the decisions with their reasons and the link to MLflow to the run page."""
+    """Add the metrics table, the decisions with their reasons, and where report and registry are, to the run page."""
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     create_markdown_artifact((workspace / "report/tables.md").read_text(), key="metrics", description="Accuracy by arm and family")
     rows = [{**decision, "reasons": "; ".join(decision["reasons"])} for decision in decisions]
     create_table_artifact(rows, key="decisions", description="Decisions of the promotion gate, with reasons")
+    report = f"`{(workspace / 'report/report.html').resolve()}` on {host_name().partition(' ')[0]}; it opens in a browser without a server"
+    create_markdown_artifact(report, key="report", description="Where the report is")
     tracking = tracking_uri(workspace)
     for decision in decisions if tracking.startswith("http") else ():
         link = f"{portable(tracking)}/#/models/{decision['model']}/versions/{decision['version']}"

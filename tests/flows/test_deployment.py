@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from coat_core.storage import sha256_file
 from tests.testing import chain_runs
 from tests.testing.chain_runs import Finished
 from tests.testing.prefect_site import Site, prefect_site
@@ -34,7 +35,12 @@ def test_a_worker_runs_the_manual_deployment(site: Site, finished: Finished) -> 
     assert site.wait_for_end(run) == "COMPLETED", site.worker_log.read_text()[-5000:]
     artifacts = site.request("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
     shown = {artifact["key"]: artifact["data"] for artifact in artifacts}
-    assert shown.keys() >= {"contract", "metrics", "decisions"}
+    assert shown.keys() >= {"contract", "metrics", "decisions", "report"}
+    assert f"`{finished.workspace}/report/report.html`" in shown["report"]
+    digest = sha256_file(finished.workspace / "params.yaml")[:8]
+    assert re.fullmatch(
+        rf"tiny, params {digest}, commit (unknown|[0-9a-f]{{8}}( with changes)?)", site.request(f"/flow_runs/{run}")["name"]
+    )
     assert shown["contract"].startswith("# Data contract: is met\n\n0 rows quarantined.")
 
     def decisions() -> list[str]:
