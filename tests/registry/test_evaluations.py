@@ -34,13 +34,14 @@ def test_a_version_has_its_evaluation_and_its_controls_without_the_workspace(
 ) -> None:
     uri, release = registered(workspace, add_trial)
     here = find_evaluations(uri, release, workspace)
+    expected = (here.tables, here.difference, here.metrics)
     for folder in ("evaluation", "data"):
         shutil.rmtree(workspace / folder)
     stored = find_evaluations(uri, release, workspace)
     assert stored.control == "sft"
     assert stored.bootstrap.confidence == 0.9
     assert [*stored.tables] == ["coat", "sft", "base"]
-    assert (stored.tables, stored.difference, stored.metrics) == (here.tables, here.difference, here.metrics)
+    assert (stored.tables, stored.difference, stored.metrics) == expected
     assert stored.difference is not None
     assert stored.difference["mean"]["difference"] == pytest.approx(0.15)
     (entry,) = find_licences(uri, release, workspace)
