@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ def make_app(
     host: str,
     credentials: str | None = None,
     tolerance: float = 0.0,
-    started: Callable[[], None] = lambda: None,
 ) -> Access:
     """Return the application of the page.
 
@@ -51,12 +50,10 @@ def make_app(
         host: address of the interface.
         credentials: `user:password`, or None.
         tolerance: largest absolute error of a correct numeric answer.
-        started: called when the server is ready.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        started()
         yield
         logs.event("server_stopped", "the page is closed")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import uvicorn
 
 from coat_core.demo.access import read_credentials
 from coat_core.servers import LOOPBACK, check_port, sigterm_as_interrupt
@@ -40,8 +43,6 @@ def show_demo(
     Raises:
         CoatError: a model, the credentials or the address cannot be used; nothing is shown.
     """
-    import uvicorn
-
     from coat_core.demo.app import make_app
     from coat_core.demo.items import SavedItems
     from coat_core.demo.models import default_models, load_models
@@ -58,11 +59,27 @@ def show_demo(
     with load_models(chosen, device=device, dtype=dtype, base=base) as models:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         access = "with the user name and the password" if credentials else "without a password, from this machine only"
-        app = make_app(
-            models, saved, limits, host=host, credentials=credentials, tolerance=tolerance,
-            started=lambda: echo(f"the page is at {url}/ ({access}); Ctrl-C stops it"),
-        )  # fmt: skip
+        app = make_app(models, saved, limits, host=host, credentials=credentials, tolerance=tolerance)
         config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
         # `uvicorn.run` would swallow the interrupt, and with it the exit status.
         with sigterm_as_interrupt():
-            uvicorn.Server(config).run()
+            _Server(config, lambda: echo(f"the page is at {url}/ ({access}); Ctrl-C stops it")).run()
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it can be reached; the start-up of the application itself ends before the socket is open.
+
+    Args:
+        config: its configuration.
+        started: called once it accepts connections.
+    """
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the socket, then call `started`."""
+        await super().startup(sockets)
+        if self.started:
+            self._announce()

@@ -58,11 +58,14 @@ def test_the_command_shows_the_page_until_it_is_ended(workspace: Path) -> None:
     command = [sys.executable, "-m", "coat_core.cli", "demo", "--port", str(port), "--audio-s", "7"]
     with subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert "base-0" in process.stdout.readline()
-        assert f"http://127.0.0.1:{port}/" in process.stdout.readline()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as reply:
-            page = reply.read().decode()
-        assert '"audio_s": 7.0' in page
-        assert "coat-0" in page
-        process.send_signal(signal.SIGTERM)
+        try:
+            assert "base-0" in process.stdout.readline()
+            # The address is printed once it can be reached.
+            assert f"http://127.0.0.1:{port}/" in process.stdout.readline()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as reply:
+                page = reply.read().decode()
+            assert '"audio_s": 7.0' in page
+            assert "coat-0" in page
+        finally:
+            process.send_signal(signal.SIGTERM)
         assert process.wait() == 143
