@@ -12,14 +12,13 @@ from coat_core.settings.sections import (
     HeadSettings,
     LatencySettings,
     LoraSettings,
-    LossSettings,
     ProbeSettings,
     RegistrySettings,
     RuntimeSettings,
     ThinkingSettings,
-    TrainingSettings,
 )
 from coat_core.settings.suites import SuiteKey, SuiteSettings
+from coat_core.settings.training import LossSettings, TrainingSettings
 
 __all__ = [
     "ARMS",

@@ -19,13 +19,12 @@ from coat_core.settings.sections import (
     HeadSettings,
     LatencySettings,
     LoraSettings,
-    LossSettings,
     ProbeSettings,
     RegistrySettings,
     RuntimeSettings,
     ThinkingSettings,
-    TrainingSettings,
 )
+from coat_core.settings.training import LossSettings, TrainingSettings
 
 
 class Settings(Section):
