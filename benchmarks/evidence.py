@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.curves import against_long, curve_markdown, label_curve
+from benchmarks.saved_scores import SavedScores
 from benchmarks.workspaces import CENTRAL, QUICK
 from coat_core.evaluation.statistics import Bootstrap
 from coat_core.report.tables import DIFFERENCES, accuracy_text, difference_text, markdown, markdown_tables, name_of
@@ -57,20 +58,22 @@ def write_evidence(workspaces: Path) -> None:
 
 
 def across_workspaces(workspaces: Path, backbones: list[str]) -> list[str]:
-    """Write docs/results/evidence-curves.json and return its tables; nothing, if no such workspace is finished."""
-    bootstrap, path = Bootstrap(), RESULTS / "evidence-curves.json"
-    curves = {key: points for key in backbones if (points := label_curve(workspaces, key, bootstrap))}
-    long: dict[str, Any] = {key: found for key in backbones if (found := against_long(workspaces, key, bootstrap))}
+    """Write docs/results/evidence-curves.json and the scores behind it, and return its tables; nothing, if no such trial is finished."""
+    bootstrap = Bootstrap()
+    curve_scores, long_scores = (SavedScores(RESULTS / f"scores-{name}.jsonl") for name in ("labels", "equal-time"))
+    curves = {key: points for key in backbones if (points := label_curve(workspaces, key, bootstrap, curve_scores))}
+    long: dict[str, Any] = {key: found for key in backbones if (found := against_long(workspaces, key, bootstrap, long_scores))}
+    curve_scores.write()
+    long_scores.write()
     if curves or long:
-        write_json(path, {"label_curves": curves, "sft_at_equal_time": long})
-    elif path.exists():
-        saved = read_json(path)
-        curves, long = saved["label_curves"], saved["sft_at_equal_time"]
+        write_json(RESULTS / "evidence-curves.json", {"label_curves": curves, "sft_at_equal_time": long})
     lines = []
     if long:
-        lines += ["## sft for the time that coat takes", "", "| model | sft, longer | coat − sft, longer |", "|:--|--:|--:|"]
-        cells = {key: (accuracy_text(found["sft_long"]), difference_text(found["coat-sft_long"])) for key, found in long.items()}
-        lines += [*(f"| {name_of(key)} | {' | '.join(texts)} |" for key, texts in cells.items()), ""]
+        lines += ["## sft for the time that coat takes", "", "| model | seeds | sft, longer | coat − sft, longer |", "|:--|:--|--:|--:|"]
+        for key, found in long.items():
+            cells = [", ".join(map(str, found["seeds"])), accuracy_text(found["sft_long"]), difference_text(found["coat-sft_long"])]
+            lines.append(f"| {name_of(key)} | {' | '.join(cells)} |")
+        lines.append("")
     return [*lines, "## Few labels", "", curve_markdown(curves), ""] if curves else lines
 
 
