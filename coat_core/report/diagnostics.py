@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coat_core.report.style import FAINT, INK, MUTED, PREDICTED, PREDICTED_SOFT, new_figure, save_png, sequential
-from coat_core.report.tables import markdown, name_of
+from coat_core.report.tables import markdown, name_of, signed
 
 CONDITIONS = {"none": "nothing", "block": "the block", "audio": "the audio", "both": "both"}
 """Labels of what question and answer cannot attend to, by key."""
@@ -33,7 +33,7 @@ def knock_out_rows(probe: Mapping[str, Any]) -> list[list[str]]:
     for name, label in CONDITIONS.items():
         entry = probe["knock_out"][name]
         cost = entry.get("cost")
-        rows.append([label, f"{entry['loss']['value']:.3f}", f"{_signed(cost['value'])} ± {2 * cost['error']:.3f}" if cost else ""])
+        rows.append([label, f"{entry['loss']['value']:.3f}", f"{signed(cost['value'])} ± {2 * cost['error']:.3f}" if cost else ""])
     return rows
 
 
@@ -42,7 +42,7 @@ def skill_rows(probe: Mapping[str, Any]) -> list[list[str]]:
     rows = [["expert", "head", "clip mean (oracle)", "fresh head on audio positions", "clips"]]
     for key, entry in probe["skill"].items():
         skills = [entry["skills"][name] for name in ("head", "clip_mean", "fresh_on_audio")]
-        rows.append([key, *("n/a" if value is None else _signed(value) for value in skills), str(entry["clips"])])
+        rows.append([key, *("n/a" if value is None else signed(value) for value in skills), str(entry["clips"])])
     return rows
 
 
@@ -141,7 +141,3 @@ def _mark(axes: Any, positions: list[str], read_layer: int) -> None:
     if "think" in positions:
         corner = (positions.index("think") - 0.5, read_layer - 1.5)
         axes.add_patch(Rectangle(corner, 1.0, 1.0, fill=False, edgecolor=MUTED, linewidth=1.6))
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")

@@ -24,6 +24,7 @@ from coat_core.report.tables import (
     markdown_tables,
     name_of,
     ratio_text,
+    signed,
     training_csv,
     training_rows,
 )
@@ -231,8 +232,8 @@ def _accuracy(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _difference(entry: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if entry is None:
         return None
-    interval = f"{_signed(entry['low'])} to {_signed(entry['high'])}"
-    return {"value": _signed(entry["difference"]), "interval": interval, "shown": not entry["includes_zero"] and not entry.get("too_few")}
+    interval = f"{signed(entry['low'])} to {signed(entry['high'])}"
+    return {"value": signed(entry["difference"]), "interval": interval, "shown": not entry["includes_zero"] and not entry.get("too_few")}
 
 
 def _diagnostics(results: Mapping[str, Any], figures: Path) -> list[dict[str, Any]]:
@@ -277,7 +278,3 @@ def _facts(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "\u2212")
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "\u2212")

@@ -212,6 +212,10 @@ def _short(value: float) -> str:
     return f"{value:.3f}".removeprefix("0") if 0 <= value < 0.9995 else f"{value:.3f}"
 
 
+def signed(value: float) -> str:
+    """Return a number with its sign and three digits. The sign is that of the number before rounding: −.0001 is below zero, "−0.000"."""
+    return f"{round(value, 9) + 0.0:+.3f}".replace("-", "−")
+
+
 def _signed(value: float) -> str:
-    text = f"{round(value, 3) + 0.0:+.3f}".replace("0.", ".", 1)
-    return text.replace("-", "−")
+    return signed(value).replace("0.", ".", 1)

@@ -8,7 +8,7 @@ import pytest
 from coat_core.errors import EvaluationError
 from coat_core.report.report import render_page
 from coat_core.report.results import collect, describe_corpus, headline, metrics_for_dvc
-from coat_core.report.tables import accuracy_csv, markdown_tables, summary_table, training_csv
+from coat_core.report.tables import accuracy_csv, difference_text, markdown_tables, signed, summary_table, training_csv
 from coat_core.settings import EvaluationSettings
 from coat_core.storage import write_jsonl
 from tests.testing.evaluations import BACKBONES, make_example, make_examples
@@ -73,6 +73,11 @@ def test_the_headline_states_the_interval(difference: float, low: float, high: f
     results = {"measured": {"confidence": 0.95}, "backbones": backbones}
     assert sentence in headline(results, "a")
     assert "nothing to compare" in headline(results, "b")
+
+
+def test_the_end_of_an_interval_below_zero_is_shown_below_zero() -> None:
+    assert difference_text({"difference": 0.0118, "low": -0.0001, "high": 0.0254}) == "+.012 [−.000, +.025]"
+    assert [signed(value) for value in (-0.0004, 0.0, -1e-12, 0.0004, -1.5)] == ["−0.000", "+0.000", "+0.000", "+0.000", "−1.500"]
 
 
 def test_tables_contain_every_arm_and_family(make_workspace: Make) -> None:
