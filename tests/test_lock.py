@@ -68,7 +68,7 @@ def test_every_requirement_is_locked_on_every_python(python: str) -> None:
 
 def test_the_packages_of_servers_browsers_and_the_site_are_not_in_the_default_installation() -> None:
     named = {canonicalize_name(Requirement(line).name) for name in NOT_LOCKED for line in PROJECT["optional-dependencies"][name]}
-    assert named == {"flask-wtf", "mkdocs-material", "playwright", "psycopg2-binary"}
+    assert named == {"axe-playwright-python", "flask-wtf", "mkdocs-material", "playwright", "psycopg2-binary"}
     assert not any(named & _locked(python).keys() for python in PYTHONS)
     extras = re.search(r"uv pip compile .*", (ROOT / "Makefile").read_text())
     assert extras is not None

@@ -16,7 +16,7 @@ from coat_core.demo.items import SavedItems
 from coat_core.demo.models import DemoModels
 from tests.demo.conftest import LIMITS
 from tests.testing.app_server import app_server
-from tests.testing.browser import chromium
+from tests.testing.browser import chromium, violations
 from tests.testing.chain_runs import HANG_S
 from tests.testing.services import needs_browser
 
@@ -62,7 +62,7 @@ def _ask(page: Any) -> None:
     page.click("#send")
     expect(page.locator("#status")).to_have_text("done")
     expect(page.locator("#problem")).to_have_text("")
-    expect(page.locator(".answer h3")).to_contain_text(["base", "sft", "coat"])
+    expect(page.locator(".answer h2")).to_contain_text(["base", "sft", "coat"])
     for card in page.locator(".answer").all():
         expect(card).to_contain_text(re.compile(r"first token\s*\d.*total\s*\d.*tokens\s*\d", re.DOTALL))
 
@@ -184,3 +184,15 @@ def test_a_narrow_page_does_not_scroll_sideways(page: Any) -> None:
     for view in ("Ask", "Saved responses"):
         page.locator("#views").get_by_text(view, exact=True).click()
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+
+
+def test_both_views_are_accessible(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    page.select_option("#sample", EXAMPLE)
+    _ask(page)
+    expect(page.locator("#plot canvas")).to_have_count(12)
+    assert violations(page) == []
+    page.click("text=Saved responses")
+    expect(page.locator("#items-status")).to_have_text("10 questions")
+    assert violations(page) == []

@@ -18,6 +18,8 @@ def reason_to_skip() -> str:
     """Return why there is no browser here; empty if there is one."""
     if importlib.util.find_spec("playwright") is None:
         return "the extra `browser` is not installed (Playwright)"
+    if importlib.util.find_spec("axe_playwright_python") is None:
+        return "the extra `browser` is not complete (axe-playwright-python)"
     return "" if _path() else "there is no Chromium; COAT_CHROMIUM can name one"
 
 
@@ -33,6 +35,14 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def violations(page: Any) -> list[str]:
+    """Return the violations of the rules of axe-core (WCAG and best practices) on a page: rule, and the elements concerned."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [f"{rule['id']}: {', '.join(str(node['target'][0]) for node in rule['nodes'])}" for rule in found]
 
 
 def _path() -> str | None:

@@ -14,7 +14,7 @@ function newCards() {
     const card = element(
       "div",
       { className: "card answer", "data-model": model.label },
-      element("h3", {}, model.label, element("small", { textContent: `${model.backbone}, ${model.name.replace("models:/", "")}` })),
+      element("h2", {}, model.label, element("small", { textContent: `${model.backbone}, ${model.name.replace("models:/", "")}` })),
       text,
       facts,
     );

@@ -38,7 +38,7 @@ function itemCard(item) {
   return element(
     "section",
     { className: "item", "aria-label": `Item ${item.id}`, "data-id": item.id },
-    element("h4", { textContent: item.question }),
+    element("h2", { textContent: item.question }),
     element("p", { className: "muted" }, facts, "; right answer: ", element("b", { textContent: item.answer ?? "unknown" })),
     element("audio", { controls: true, preload: "none", src: `/api/clip?id=${encodeURIComponent(item.id)}`, "aria-label": `Clip of ${item.id}` }),
     element(
