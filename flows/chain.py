@@ -22,8 +22,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from coat_core import logs, storage
 from coat_core.errors import Interrupted, StageError
+from coat_core.full_disk import full_disk_in
 from coat_core.pipeline.cache_users import cache_folder, record_user
-from coat_core.pipeline.runner import OUTCOMES
+from coat_core.pipeline.runner import OUTCOMES, outcome_of
 from coat_core.pipeline.source import list_source, summary_text
 from coat_core.pipeline.suites import list_suites
 from coat_core.pipeline.workspace import match_graph
@@ -33,7 +34,7 @@ from coat_core.settings import Settings, load_settings
 from flows import dvc
 from flows.limits import StageLimits, accelerated_stages
 from flows.lock import hold_workspace, prune_scratch
-from flows.processes import StageProcesses
+from flows.processes import Ended, StageProcesses
 from flows.progress import ProgressDisplay
 from flows.promotion import decisions_text, promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results, run_name
@@ -94,9 +95,7 @@ class StageRuns:
             with self.display.stage(name) as progress, self.logs.follow(name, log):
                 ended = _processes.run(dvc.reproduce_command(name), self.workspace, log, **{PROGRESS: str(progress), **variables})
             if ended.returncode:
-                # Without an outcome file the stage was killed, or DVC did not start it.
-                unknown = {"class": f"exit status {ended.returncode}", "message": ended.output[-1500:].strip(), "retryable": False}
-                record = storage.read_json(outcome) if outcome.exists() else unknown
+                record = _failure(outcome, ended, self.workspace)
                 raise StageFailedError(f"{name}: {record['class']}: {record['message']}", retryable=bool(record["retryable"]), log=log)
             seconds = time.monotonic() - started
             with self._lock:
@@ -108,6 +107,17 @@ class StageRuns:
                 )  # fmt: skip
                 self.logger.info("[%d/%d] %s  %.0f s", done, len(self.upstream), name, seconds, extra=event)
         return seconds
+
+
+def _failure(outcome: Path, ended: Ended, workspace: Path) -> dict[str, Any]:
+    """Return the record of a stage whose command failed."""
+    record = storage.read_json(outcome) if outcome.exists() else {"class": "ok"}
+    if record["class"] != "ok":
+        return dict(record)
+    # The stage was killed, DVC did not start it, or DVC failed after it: its cache was on a full disk.
+    if full := full_disk_in(ended.output, workspace):
+        return outcome_of(full)
+    return {"class": f"exit status {ended.returncode}", "message": ended.output[-1500:].strip(), "retryable": False}
 
 
 def _may_retry(task_: Any, run: TaskRun, state: State[Any]) -> bool:

@@ -360,11 +360,13 @@ def main() -> None:
         os.environ.setdefault(switch, "true")
     from coat_core import logs
     from coat_core.errors import CoatError, file_problem
+    from coat_core.full_disk import full_disk
 
     try:
         app()
-    except (CoatError, OSError) as error:
-        message = str(error) if isinstance(error, CoatError) else file_problem(error)
+    except Exception as raised:
+        error = full_disk(raised) or raised
+        message = str(error) if isinstance(error, CoatError) else file_problem(error) if isinstance(error, OSError) else ""
         if not message:
             raise
         if logs.active():

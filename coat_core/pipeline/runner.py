@@ -10,7 +10,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from coat_core import storage, watchdog
 from coat_core.errors import CoatError, OutOfMemoryError
+from coat_core.full_disk import full_disk
 from coat_core.pipeline.graph import Stage, find_stage, stage_key
 from coat_core.settings import Settings, load_settings, read_values
 
@@ -29,7 +30,7 @@ OUTCOMES = SCRATCH / "outcomes"
 _DONE = "stage.done.json"
 
 _RETRYABLE = (OSError, MemoryError)
-"""A full disk, a lost mount, no memory: the same call may succeed later. Invalid data or params never do."""
+"""A lost mount, no memory: the same call may succeed later. Invalid data or params never do."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,12 @@ def run_stage(name: str, workspace: Path = Path()) -> None:
     try:
         _run(name, workspace)
     except BaseException as error:
-        storage.write_json(outcome, outcome_of(error))
+        full = full_disk(error, workspace)
+        # A full disk may have no room for the outcome either; the flow then reads the stage's output.
+        with suppress(OSError):
+            storage.write_json(outcome, outcome_of(full or error))
+        if full is not None:
+            raise full from error
         raise
     storage.write_json(outcome, {"class": "ok", "message": "", "retryable": False, "detail": ""})
 

@@ -131,6 +131,35 @@ def test_retries_end(stages: Chain) -> None:
     assert stages.ran()["features@b"] == 3
 
 
+def test_dvc_that_fails_on_a_full_disk_after_a_stage_is_one_message(stages: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage itself has completed; DVC has no room for its outputs in the cache. There is room at the second attempt."""
+    calls = []
+
+    def command(stage: str) -> list[str]:
+        if stage != "features@b":
+            return stages.command(stage)
+        calls.append(stage)
+        script = (
+            "import json, pathlib, sys\n"
+            "path = pathlib.Path(sys.argv[1]); path.parent.mkdir(parents=True, exist_ok=True)\n"
+            "path.write_text(json.dumps({'class': 'ok', 'message': '', 'retryable': False, 'detail': ''}))\n"
+            "sys.exit('ERROR: unexpected error - [Errno 28] No space left on device: cache' if sys.argv[2] == '1' else 0)\n"
+        )
+        return [sys.executable, "-c", script, str(OUTCOMES / f"{stage}.json"), str(len(calls))]
+
+    monkeypatch.setattr(dvc, "reproduce_command", command)
+    assert set(stages.run()) == set(GRAPH)
+    assert len(calls) == 2
+
+    def always(stage: str) -> list[str]:
+        calls.clear()
+        return command(stage)
+
+    monkeypatch.setattr(dvc, "reproduce_command", always)
+    with pytest.raises(StageError, match=r"features@b: DiskFullError: the disk is full: .* free at .*; next step: free space"):
+        stages.run()
+
+
 def test_nothing_starts_once_the_run_is_stopped(stages: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flow's thread gets the interrupt while a stage runs: that stage is ended, and the waiting ones give up."""
     monkeypatch.setattr(dvc, "reproduce_command", lambda name: ["sh", "-c", f"echo {name} >> ran; sleep 3600"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 from coat_core.errors import ContractError, StageError
+from coat_core.full_disk import DiskFullError
 from coat_core.pipeline.runner import StageRun, run_stage
 from coat_core.pipeline.stages import corpus
 from coat_core.storage import read_json, write_text
@@ -91,6 +95,31 @@ def test_a_failure_publishes_nothing_and_says_whether_to_retry(
     assert outcome["class"] == type(error).__name__
     assert outcome["retryable"] is retryable
     assert not (workspace / "data").exists()
+
+
+def test_a_full_disk_may_be_retried_and_publishes_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(run: StageRun) -> None:
+        write_text(run.out("data/corpus") / "a", "half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    _stage(monkeypatch, work)
+    with pytest.raises(DiskFullError, match=f"free at {workspace}"):
+        run_stage("corpus", workspace)
+    outcome = read_json(workspace / ".scratch/outcomes/corpus.json")
+    assert (outcome["class"], outcome["retryable"], outcome["detail"]) == ("DiskFullError", True, "")
+    assert outcome["message"].startswith("the disk is full: ")
+    assert not (workspace / "data").exists()
+
+
+def test_an_outcome_that_cannot_be_written_hides_no_error(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(run: StageRun) -> None:
+        shutil.rmtree(workspace / ".scratch/outcomes", ignore_errors=True)
+        (workspace / ".scratch/outcomes").write_text("no folder")
+        raise ContractError("bad rows")
+
+    _stage(monkeypatch, work)
+    with pytest.raises(ContractError, match="bad rows"):
+        run_stage("corpus", workspace)
 
 
 def test_an_undeclared_out_is_our_bug(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
