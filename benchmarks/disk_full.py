@@ -167,7 +167,7 @@ def try_place(place: Place, disk: SmallDisk, reference: Path) -> Result:
     if not (_LIBRARY if place.foreign else _SAID).search(result.said):
         result.problems.append(f"the last line does not say that the disk is full: {result.said[-300:]}")
     if "Traceback (most recent call last)" in printed:
-        result.problems.append("a traceback was printed")
+        result.problems.append(f"a traceback was printed: {printed[:1500]}")
     result.problems += [f"after the failure: {problem}" for problem in half_written(place, disk.workspace, reference, expected)]
     if chain_runs.versions(disk.workspace) != versions:
         result.problems.append("after the failure: a version was registered")

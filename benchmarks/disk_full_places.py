@@ -23,7 +23,8 @@ class Place:
     """Free bytes."""
     when: str | None = None
     """Glob pattern in the workspace: the disk is filled when such a file appears, and kept full; None: before the command starts."""
-    keeps_scratch: bool = False
+    into_cache: bool = False
+    """Whether the stage has finished and DVC has its outputs to store: the scratch folder is kept, the cache is emptied."""
     foreign: bool = False
     """Whether another program than ours prints the error."""
 
@@ -33,7 +34,9 @@ class Place:
             path = workspace / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         (workspace / ".scratch/outcomes" / f"{self.stage}.json").unlink(missing_ok=True)
-        if not self.keeps_scratch:
+        if self.into_cache:
+            shutil.rmtree(workspace.parent / f"{workspace.name}-cache", ignore_errors=True)
+        else:
             for mark in (workspace / ".scratch").glob("*/stage.txt"):
                 if mark.read_text() == self.stage:
                     shutil.rmtree(mark.parent)
@@ -63,7 +66,7 @@ PLACES = {
         Place("registry", ("coat", "register", "qwen2_audio", "sft-0"), "", (), 32 * _KB),
         Place(
             "cache", ("dvc", "repro", "--single-item", "corpus"), "corpus", ("data/corpus",), 64 * _KB, ".scratch/outcomes/corpus.json",
-            keeps_scratch=True, foreign=True,
+            into_cache=True, foreign=True,
         ),
         Place("export", ("coat", "export", f"models/{_TRIAL}", "--to", "exported"), "", ("exported",), 64 * _KB),
         Place("flow", ("coat", "run"), f"score@{_TRIAL}", (f"evaluation/{_TRIAL}",), 64 * _KB, f".scratch/logs/score@{_TRIAL}.log"),
