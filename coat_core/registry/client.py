@@ -38,9 +38,8 @@ class Client:
 
         if uri.startswith("http"):
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", REQUEST_RETRIES)
-        if is_postgresql(uri):
-            # It prints the traceback of every error that is raised as well.
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        # It prints the traceback of every error of a database that is raised as well.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self._uri, self._workspace = uri, workspace
         with_errors = self._explained(MlflowClient)
         self._client: Any = with_errors(tracking_uri=uri, registry_uri=uri)
