@@ -172,6 +172,8 @@ def try_place(place: Place, disk: SmallDisk, reference: Path) -> Result:
     if chain_runs.versions(disk.workspace) != versions:
         result.problems.append("after the failure: a version was registered")
     disk.empty()
+    for name in place.removed:
+        (disk.workspace / name).unlink(missing_ok=True)
     status, printed = call(place, disk)
     if status:
         result.problems.append(f"with room, the command failed: {printed[-1500:]}")

@@ -27,6 +27,8 @@ class Place:
     """Whether the stage has finished and DVC has its outputs to store: the scratch folder is kept, the cache is emptied."""
     foreign: bool = False
     """Whether another program than ours prints the error."""
+    removed: tuple[str, ...] = ()
+    """Files that docs/troubleshooting.md says to remove before the command is repeated."""
 
     def forget(self, workspace: Path) -> None:
         """Remove what the command makes from a finished workspace."""
@@ -66,7 +68,7 @@ PLACES = {
         Place("registry", ("coat", "register", "qwen2_audio", "sft-0"), "", (), 32 * _KB),
         Place(
             "cache", ("dvc", "repro", "--single-item", "corpus"), "corpus", ("data/corpus",), 64 * _KB, ".scratch/outcomes/corpus.json",
-            into_cache=True, foreign=True,
+            into_cache=True, foreign=True, removed=("dvc.lock",),
         ),
         Place("export", ("coat", "export", f"models/{_TRIAL}", "--to", "exported"), "", ("exported",), 64 * _KB),
         Place("flow", ("coat", "run"), f"score@{_TRIAL}", (f"evaluation/{_TRIAL}",), 64 * _KB, f".scratch/logs/score@{_TRIAL}.log"),
