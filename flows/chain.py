@@ -36,6 +36,7 @@ from flows.limits import StageLimits, accelerated_stages
 from flows.lock import hold_workspace, prune_scratch
 from flows.processes import Ended, StageProcesses
 from flows.progress import ProgressDisplay
+from flows.progress_artifacts import ProgressArtifacts
 from flows.promotion import decisions_text, promote_backbones
 from flows.records import close_dead_flow_runs, publish_contract, publish_results, run_name
 from flows.sharing import find_remote, pull, push
@@ -62,6 +63,7 @@ class StageRuns:
         limits: which of them may run side by side.
         logger: the flow run's logger. A task's own logger is silent, since Prefect writes a traceback to it.
         display: shows the progress of the running stages; default: one that is not open.
+        artifacts: shows it on the run page; default: one that is not open.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class StageRuns:
         limits: StageLimits,
         logger: logging.Logger | logging.LoggerAdapter[Any],
         display: ProgressDisplay | None = None,
+        artifacts: ProgressArtifacts | None = None,
     ) -> None:
         self.workspace, self.upstream, self.limits, self.logger = workspace, upstream, limits, logger
         self.display = display or ProgressDisplay(workspace / PROGRESS_FILES, logger)
+        self.artifacts = artifacts or ProgressArtifacts(logger)
         self.logs = StageLogs()
         self.seconds: dict[str, float] = {}
         """Of each stage that has completed."""
@@ -93,11 +97,15 @@ class StageRuns:
             started = time.monotonic()
             variables = {logs.RUN: str(run)} if (run := logs.bound("run")) else {}
             with self.display.stage(name) as progress, self.logs.follow(name, log):
+                self.artifacts.follow(name, progress)
                 ended = _processes.run(dvc.reproduce_command(name), self.workspace, log, **{PROGRESS: str(progress), **variables})
             if ended.returncode:
                 record = _failure(outcome, ended, self.workspace)
                 raise StageFailedError(f"{name}: {record['class']}: {record['message']}", retryable=bool(record["retryable"]), log=log)
             seconds = time.monotonic() - started
+            if outcome.exists():
+                # DVC ran the stage; it did not skip it.
+                self.artifacts.complete(name, seconds)
             with self._lock:
                 self.seconds[name] = seconds
                 done = len(self.seconds)
@@ -228,9 +236,10 @@ def _run_stale(workspace: Path, jobs: int, settings: Settings) -> tuple[dict[str
     )
     limits = StageLimits(list(upstream), jobs=jobs, accelerated=accelerated_stages(graph, settings))
     display = ProgressDisplay(workspace / PROGRESS_FILES, logger)
-    runs, futures = StageRuns(workspace, upstream, limits, logger, display), dict[str, PrefectFuture[Any]]()
+    artifacts = ProgressArtifacts(logger)
+    runs, futures = StageRuns(workspace, upstream, limits, logger, display, artifacts), dict[str, PrefectFuture[Any]]()
     try:
-        with display.open():
+        with display.open(), artifacts.open():
             for name in upstream:
                 before = [futures[other] for other in sorted(upstream[name])]
                 task_ = run_stage.with_options(name=name, task_run_name=name)

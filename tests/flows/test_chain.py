@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from flows import dvc
+from flows.progress_artifacts import artifact_key
 from tests.testing import chain_runs
 from tests.testing.chain_runs import Finished
 
@@ -36,12 +37,19 @@ def test_the_run_page_joins_the_stages_by_arrows(finished: Finished) -> None:
     assert edges["train@qwen2_audio-coat-0"] == {name for name in graph if name.startswith("features@")} | {"audio@qwen2_audio"}
 
 
+def test_the_run_page_has_the_progress_of_every_stage(finished: Finished) -> None:
+    graph = dvc.read_graph(finished.workspace)
+    assert chain_runs.progress_artifacts(finished.workspace) == sorted((artifact_key(stage), 100.0) for stage in graph)
+
+
 def test_a_second_run_runs_no_stage_and_registers_nothing(finished: Finished) -> None:
     runs_before = chain_runs.mlflow_statuses(finished.workspace)
+    artifacts_before = chain_runs.progress_artifacts(finished.workspace)
     printed = chain_runs.run_chain(finished.workspace)
     assert f"0 of {len(dvc.read_graph(finished.workspace))} stages to run" in printed
     assert chain_runs.ran_stages(printed) == []
     assert chain_runs.mlflow_statuses(finished.workspace) == runs_before
+    assert chain_runs.progress_artifacts(finished.workspace) == artifacts_before
     assert chain_runs.versions(finished.workspace) == {MODEL: [1]}
     assert json.loads(chain_runs.command("dvc", "status", "--json", workspace=finished.workspace).stdout) == {}
 

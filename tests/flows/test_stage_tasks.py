@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ import pytest
 import yaml
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import Artifact
 from prefect.testing.utilities import prefect_test_harness
 
 from coat_core.errors import StageError
@@ -92,6 +95,14 @@ class Chain:
             assert wait_for(lambda: set(read()) == set(GRAPH) and not {"Running", "Pending", "AwaitingRetry"} & set(read().values()))
             return read()
 
+    def artifacts(self) -> dict[str, Artifact]:
+        """Return the artifacts of the flow run by the name of their task run."""
+        with get_client(sync_client=True) as client:
+            runs = FlowRunFilter(id=FlowRunFilterId(any_=[self.flow_run]))
+            names = {run.id: run.name for run in client.read_task_runs(flow_run_filter=runs)}
+            found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[self.flow_run])))
+            return {names[artifact.task_run_id]: artifact for artifact in found if artifact.task_run_id in names}
+
 
 @pytest.fixture
 def stages(server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chain:
@@ -122,6 +133,47 @@ def test_a_retryable_failure_is_repeated(stages: Chain) -> None:
     stages.failures["features@b"] = (1, True)
     assert set(stages.run()) == set(GRAPH)
     assert stages.ran()["features@b"] == 2
+
+
+def test_the_run_page_shows_the_progress_of_each_stage_that_runs(stages: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train@x` reports 3 of 10 steps and waits until the page shows them; `report` is skipped as DVC does it: it writes no outcome."""
+    script = (
+        "import json, os, pathlib, sys, time\n"
+        "name, outcome = sys.argv[1], pathlib.Path(sys.argv[2])\n"
+        "if name == 'report': sys.exit()\n"
+        "if name == 'train@x':\n"
+        "    from coat_core.progress import ProgressBar\n"
+        "    bar = ProgressBar(total=10, desc='training', unit='step', disable=True)\n"
+        "    bar.note(loss=0.5); bar.update(3); bar._record(last=True)\n"
+        "    while not pathlib.Path('shown').exists(): time.sleep(0.1)\n"
+        "outcome.parent.mkdir(parents=True, exist_ok=True); outcome.write_text('{}')\n"
+    )
+    monkeypatch.setattr(dvc, "reproduce_command", lambda name: [sys.executable, "-c", script, name, str(OUTCOMES / f"{name}.json")])
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    seen = list[Artifact]()
+
+    def shown() -> bool:
+        artifact = stages.artifacts().get("train@x") if stages.flow_run else None
+        seen.extend([artifact] if artifact else [])
+        return bool(seen)
+
+    def watch() -> None:
+        wait_for(shown, interval_s=0.5)
+        (stages.workspace / "shown").touch()
+
+    watcher = threading.Thread(target=contextvars.copy_context().run, args=(watch,))
+    watcher.start()
+    try:
+        stages.run()
+    finally:
+        watcher.join()
+    assert (seen[0].type, seen[0].key, seen[0].data) == ("progress", "progress-train-x", 30.0)
+    assert (seen[0].description or "").startswith("training  step 3/10  30%  loss 0.500")
+    assert set(stages.states().values()) == {"Completed"}
+    artifacts = stages.artifacts()
+    assert {name: artifact.data for name, artifact in artifacts.items()} == dict.fromkeys(set(GRAPH) - {"report"}, 100.0)
+    assert artifacts["train@x"].id == seen[0].id
+    assert (artifacts["corpus"].description or "").startswith("corpus  completed in ")
 
 
 def test_retries_end(stages: Chain) -> None:

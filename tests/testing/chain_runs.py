@@ -211,6 +211,12 @@ def prefect_edges(workspace: Path) -> dict[str, set[str]]:
     return {name: {names[_hex_id(entry["id"])] for entries in json.loads(inputs).values() for entry in entries} for _, name, inputs in rows}
 
 
+def progress_artifacts(workspace: Path) -> list[tuple[str, float]]:
+    """Return key and value of every progress artifact in the workspace's own Prefect records."""
+    query = "SELECT key, data FROM artifact WHERE type = 'progress' ORDER BY key"
+    return [(key, float(json.loads(data))) for key, data in _rows(workspace / ".scratch/prefect/prefect.db", query)]
+
+
 def ran_stages(printed: str) -> list[str]:
     """Return the stages that a `coat run` started, from its output."""
     return [line.split("  start ")[1].strip() for line in printed.splitlines() if "  start " in line]
