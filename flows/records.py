@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coat_core import storage
-from coat_core.registry.commit import commit_of
 from coat_core.registry.database import tracking_uri
+from coat_core.registry.parents import ChainRun
 from coat_core.registry.uris import page_of, portable
 from coat_core.watchdog import host_name, is_alive, owner_mark
 
@@ -61,11 +61,7 @@ def run_name() -> str:
     """Return the name of the active flow run: its workspace, the digest of its params, and the commit of its code."""
     from prefect.runtime import flow_run
 
-    workspace = Path(flow_run.parameters.get("workspace", ".")).resolve()
-    params = workspace / "params.yaml"
-    digest = storage.sha256_file(params)[:8] if params.is_file() else "missing"
-    commit, changed = commit_of(workspace)
-    return f"{workspace.name}, params {digest}, commit {commit[:8]}{' with changes' if changed == 'true' else ''}"
+    return ChainRun.of(Path(flow_run.parameters.get("workspace", "."))).name
 
 
 def owner_tag() -> str:

@@ -13,6 +13,7 @@ from coat_core import logs
 from coat_core.errors import RegistryError, RegistryRefusedError
 from coat_core.registry.commit import commit_of
 from coat_core.registry.database import connect, experiment_id
+from coat_core.registry.parents import PARENT, find_parent
 from coat_core.registry.uris import portable
 from coat_core.storage import read_json
 from coat_core.watchdog import host_name, is_alive, owner_mark
@@ -60,12 +61,14 @@ class MlflowTracker:
         run_name: default name of the run.
         stage_key: recorded as a tag, which matches a release with its run.
         sampling_s: seconds between samples of CPU, memory, disk and network; None: no samples.
+        grouped: whether a new run is a child of the parent run of its chain (see `coat_core.registry.parents`).
     """
 
     def __init__(
-        self, workspace: Path = Path(), *, experiment: str, run_name: str = "", stage_key: str = "", sampling_s: float | None = 5.0
-    ) -> None:
-        self._workspace, self._experiment = workspace, experiment
+        self, workspace: Path = Path(), *, experiment: str, run_name: str = "", stage_key: str = "", sampling_s: float | None = 5.0,
+        grouped: bool = False,
+    ) -> None:  # fmt: skip
+        self._workspace, self._experiment, self._grouped = workspace, experiment, grouped
         self._run_name, self._stage_key, self._sampling_s = run_name, stage_key, sampling_s
         self._client: Any = None
         self._run_id: str | None = None
@@ -94,14 +97,17 @@ class MlflowTracker:
         return self._run_id is not None
 
     def start(self, name: str = "", *, tags: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
-        """Create a run, or reopen `run_id` if it exists in MLflow."""
+        """Create a run, or reopen `run_id` if it exists in MLflow; a reopened run keeps its parent."""
         self._client = connect(self._workspace)
-        all_tags = {**(tags or {}), **owner_tags(), "mlflow.source.name": "coat", "mlflow.source.git.commit": commit_of(self._workspace)[0]}
+        common = {**owner_tags(), "mlflow.source.name": "coat"}
+        all_tags = {**(tags or {}), **common, "mlflow.source.git.commit": commit_of(self._workspace)[0]}
         if self._stage_key:
             all_tags["stage_key"] = self._stage_key
         run = find_run(self._client, run_id) if run_id else None
         if run is None:
             experiment = experiment_id(self._client, self._experiment, self._workspace)
+            if self._grouped:
+                all_tags[PARENT] = find_parent(self._client, experiment, self._workspace, common)
             run = self._client.create_run(experiment, tags=all_tags, run_name=name or self._run_name or None)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
@@ -183,8 +189,8 @@ class MlflowTracker:
 
 @contextmanager
 def open_tracker(workspace: Path = Path(), *, experiment: str, run_name: str = "", stage_key: str = "") -> Iterator[MlflowTracker]:
-    """Yield a tracker for one training; a run that the block leaves open is closed as failed, killed or finished."""
-    tracker = MlflowTracker(workspace, experiment=experiment, run_name=run_name, stage_key=stage_key)
+    """Yield a tracker for a training, whose run has a parent; a run that the block leaves open is closed as failed, killed or finished."""
+    tracker = MlflowTracker(workspace, experiment=experiment, run_name=run_name, stage_key=stage_key, grouped=True)
     try:
         yield tracker
     except BaseException as error:

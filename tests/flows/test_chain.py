@@ -42,6 +42,13 @@ def test_the_run_page_has_the_progress_of_every_stage(finished: Finished) -> Non
     assert chain_runs.progress_artifacts(finished.workspace) == sorted((artifact_key(stage), 100.0) for stage in graph)
 
 
+def test_mlflow_nests_the_trials_below_a_run_with_the_name_of_the_flow_run(finished: Finished) -> None:
+    trials = {stage.partition("@")[2] for stage in dvc.read_graph(finished.workspace) if stage.startswith("train@")}
+    (name,) = chain_runs.flow_run_names(finished.workspace)
+    assert chain_runs.mlflow_parents(finished.workspace) == dict.fromkeys(trials, name)
+    assert chain_runs.mlflow_statuses(finished.workspace) == {"FINISHED": len(trials) + 1}
+
+
 def test_a_second_run_runs_no_stage_and_registers_nothing(finished: Finished) -> None:
     runs_before = chain_runs.mlflow_statuses(finished.workspace)
     artifacts_before = chain_runs.progress_artifacts(finished.workspace)

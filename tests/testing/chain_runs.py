@@ -211,6 +211,20 @@ def prefect_edges(workspace: Path) -> dict[str, set[str]]:
     return {name: {names[_hex_id(entry["id"])] for entries in json.loads(inputs).values() for entry in entries} for _, name, inputs in rows}
 
 
+def mlflow_parents(workspace: Path) -> dict[str, str]:
+    """Return the name of every MLflow run that has a parent, with the name of that parent."""
+    query = (
+        "SELECT child.name, parent.name FROM tags JOIN runs AS child USING (run_uuid) JOIN runs AS parent ON parent.run_uuid = tags.value "
+        "WHERE tags.key = 'mlflow.parentRunId'"
+    )
+    return dict(_rows(workspace / "mlflow.db", query))
+
+
+def flow_run_names(workspace: Path) -> list[str]:
+    """Return the names of the flow runs in the workspace's own Prefect records."""
+    return [row[0] for row in _rows(workspace / ".scratch/prefect/prefect.db", "SELECT name FROM flow_run ORDER BY start_time")]
+
+
 def progress_artifacts(workspace: Path) -> list[tuple[str, float]]:
     """Return key and value of every progress artifact in the workspace's own Prefect records."""
     query = "SELECT key, data FROM artifact WHERE type = 'progress' ORDER BY key"
