@@ -228,7 +228,7 @@ def flow_run_names(workspace: Path) -> list[str]:
 def progress_artifacts(workspace: Path) -> list[tuple[str, float]]:
     """Return key and value of every progress artifact in the workspace's own Prefect records."""
     query = "SELECT key, data FROM artifact WHERE type = 'progress' ORDER BY key"
-    return [(key, float(json.loads(data))) for key, data in _rows(workspace / ".scratch/prefect/prefect.db", query)]
+    return [(key, float(data)) for key, data in _rows(workspace / ".scratch/prefect/prefect.db", query)]
 
 
 def ran_stages(printed: str) -> list[str]:
