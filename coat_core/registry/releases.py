@@ -23,6 +23,7 @@ from coat_core.registry.packaging import log_release, read_info, unsafe_files
 from coat_core.registry.records import is_finite
 from coat_core.registry.replay import find_or_replay_run
 from coat_core.registry.suites import DIGEST, digest_of, record_suites, results_of
+from coat_core.registry.tables import log_tables
 from coat_core.registry.tracking import EVALUATION, log_metrics, log_new_metrics
 from coat_core.settings import ARMS, CLAIM, COMPARISONS
 from coat_core.storage import read_json, sha256_file
@@ -175,7 +176,9 @@ def register(
         known = find_version(client, name, lineage.stage_key)
         run_id = known.run_id if known is not None else find_or_replay_run(client, workspace, release, name, records)
         model_id = log_release(client, workspace, release, run_id=run_id)
-        _record_probe(client, run_id, workspace / PROBES / f"{release.name}.json")
+        probe = workspace / PROBES / f"{release.name}.json"
+        _record_probe(client, run_id, probe)
+        log_tables(client, run_id, evaluation, probe)
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
         _log_scores(client, run_id, control, CONTROL)
         tags |= record_suites(client, run_id, suites or {})
@@ -237,11 +240,14 @@ def log_evaluation(client: Any, run_id: str, evaluation: Path) -> dict[str, Any]
 
 
 def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a `metrics.json` under flat names: `evaluation/mean_accuracy`, `evaluation/music/low`."""
+    """Return the main numbers of a `metrics.json` under flat names: `evaluation/mean_accuracy`, `evaluation/music/low`.
+
+    All others are in the run's table of accuracy (see `coat_core.registry.tables`).
+    """
     flat = {f"{EVALUATION}{key}": float(metrics[key]) for key in ("mean_accuracy", "unscored_share", "n") if metrics.get(key) is not None}
     slices = {**metrics.get("families", {}), **({"mean": metrics["mean"]} if isinstance(metrics.get("mean"), Mapping) else {})}
     for family, entry in slices.items():
-        for key in ("accuracy", "low", "high", "chance", "unscored_share", "n"):
+        for key in ("accuracy", "low", "high"):
             if entry.get(key) is not None:
                 flat[f"{EVALUATION}{family}/{key}"] = float(entry[key])
     return flat

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coat_core.probing.verdict import FOLDER as PROBES
+from coat_core.registry.database import connect
+from coat_core.registry.tables import log_tables
 from coat_core.registry.tracking import EVALUATION, log_to_recorded_run
 from coat_core.settings import CLAIM
 
@@ -13,10 +16,10 @@ BASELINE = CLAIM[1]
 
 
 def log_results(workspace: Path, results: Mapping[str, Any]) -> list[str]:
-    """Log the accuracy of each trial with its run; equal values are logged once. Return the ids of the runs.
+    """Log the accuracy of each trial, and its tables, with its run; equal values are logged once. Return the ids of the runs.
 
     Args:
-        workspace: folder of MLflow's records and of `runs/`; a trial whose run MLflow does not have is left out.
+        workspace: folder of MLflow's records, `runs/` and `evaluation/`; a trial whose run MLflow does not have is left out.
         results: content of `results.json`.
     """
     found = []
@@ -25,7 +28,10 @@ def log_results(workspace: Path, results: Mapping[str, Any]) -> list[str]:
             for seed in values["seeds"]:
                 name = f"{key}-{arm}-{seed}"
                 run_id = log_to_recorded_run(workspace, workspace / "runs" / name, trial_metrics(backbone, arm, seed))
-                found += [run_id] if run_id else []
+                if run_id:
+                    probe = workspace / PROBES / f"{name}.json"
+                    log_tables(connect(workspace), run_id, workspace / "evaluation" / name, probe)
+                    found.append(run_id)
     return found
 
 
