@@ -30,6 +30,11 @@ class Place:
     removed: tuple[str, ...] = ()
     """Files that docs/troubleshooting.md says to remove before the command is repeated."""
 
+    @property
+    def by_dvc(self) -> bool:
+        """Whether DVC runs the stage: an output is finished if `dvc.lock` names its stage."""
+        return self.command[0] == "dvc" or self.command == ("coat", "run")
+
     def forget(self, workspace: Path) -> None:
         """Remove what the command makes from a finished workspace."""
         for name in self.makes:

@@ -15,6 +15,9 @@ from coat_core.errors import CoatError, Interrupted
 _NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 _TEXT = re.compile(r"no space left on device|disk quota exceeded|database or disk is full|\(os error (28|122)\)", re.IGNORECASE)
 """What libraries say that report no number: SQLite and what is above it, Rust's, DVC's output."""
+_NO_LINK = "No possible cache link types"
+"""What DVC says if it cannot copy a file out of its cache, whatever the cause."""
+NEARLY_FULL_BYTES = 1 << 20
 _EXPLAINED = ("the disk is full", "the disk is too small")
 """Errors with this text already say what is full."""
 
@@ -46,7 +49,14 @@ def full_disk(error: BaseException, workspace: Path = Path()) -> DiskFullError |
 
 def full_disk_in(text: str, workspace: Path) -> DiskFullError | None:
     """Return the error for users if the output of another program says that a disk is full; None if it does not."""
-    return _made([workspace, Path(tempfile.gettempdir())]) if _TEXT.search(text) else None
+    if _TEXT.search(text):
+        return _made([workspace, Path(tempfile.gettempdir())])
+    return nearly_full(workspace) if _NO_LINK in text else None
+
+
+def nearly_full(folder: Path) -> DiskFullError | None:
+    """Return the error for users if less than 1 MiB is free on the disk of a folder: for a failure that does not name its cause."""
+    return _made([folder]) if shutil.disk_usage(_existing(folder)).free < NEARLY_FULL_BYTES else None
 
 
 def _made(places: list[Path]) -> DiskFullError:

@@ -11,7 +11,8 @@ from coat_core.errors import CoatError
 from coat_core.registry.database import check_store
 from coat_core.settings import load_settings
 from flows.lock import hold_workspace
-from flows.server import prefect_api
+from flows.prefect_errors import API_URL, explained, is_of_server
+from flows.server import HOME, prefect_api
 
 _PREFECT = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
@@ -37,30 +38,30 @@ def run_chain(workspace: Path, jobs: int | None) -> None:
         RegistryError: the configured store of MLflow cannot be used; nothing was started.
         CoatError: the default graph names other experts than params.
         BusyError: another run holds the workspace.
-        StageError: a stage failed.
+        StageError: a stage failed, or Prefect's server did.
+        DiskFullError: there is no room for a stage, or for the records of the server.
     """
     load_settings(workspace / "params.yaml")
     check_store()
     for name, value in _PREFECT.items():
         os.environ.setdefault(name, value)
     with hold_workspace(workspace):
+        own = workspace / HOME if API_URL not in os.environ else None
         with prefect_api(workspace):
             # Prefect reads its settings from the environment when it is imported: before this line it would start a server of its own.
             from prefect import tags
 
             from flows.chain import chain
-            from flows.prefect_errors import explained
             from flows.promotion import decisions_text
             from flows.records import owner_tag
             from flows.stage_logs import structure_logs
 
             structure_logs()
             _hide_reported_failures()
-            with tags(owner_tag()), explained():
-                state = chain(workspace=str(workspace), jobs=jobs, return_state=True)
-            outcome = state.result(raise_on_failure=False)
-        if isinstance(outcome, BaseException):
-            raise outcome
+            with tags(owner_tag()), explained(own):
+                outcome = chain(workspace=str(workspace), jobs=jobs, return_state=True).result(raise_on_failure=False)
+                if isinstance(outcome, BaseException):
+                    raise outcome
         if logs.active():
             logs.event("run_completed", "the run is completed", stages=outcome["stages"], decisions=outcome["decisions"])
             return
@@ -76,7 +77,8 @@ class _ReportedFailures(logging.Filter):
         if record.name != "prefect.flow_runs":
             return True
         error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, CoatError) and not record.getMessage().startswith("Finished in state Failed")
+        known = isinstance(error, CoatError) or is_of_server(error)
+        return not known and not record.getMessage().startswith("Finished in state Failed")
 
 
 def _hide_reported_failures() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from coat_core.cli import main
 from coat_core.errors import CheckpointError, Interrupted, RegistryError, StageError
-from coat_core.full_disk import DiskFullError, full_disk, full_disk_in
+from coat_core.full_disk import DiskFullError, full_disk, full_disk_in, nearly_full
 
 
 def _by_number(number: int, *names: str) -> OSError:
@@ -115,3 +115,13 @@ def test_any_other_error_and_one_that_says_it_are_kept(error: BaseException) -> 
 def test_the_output_of_another_program(tmp_path: Path) -> None:
     assert isinstance(full_disk_in("ERROR: failed: [Errno 28] No space left on device", tmp_path), DiskFullError)
     assert full_disk_in("ERROR: failed to reproduce 'corpus'", tmp_path) is None
+
+
+def test_a_failure_without_a_cause_is_a_full_disk_only_where_nothing_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "ERROR: failed to reproduce 'score': No possible cache link types for 'metrics.json'."
+    assert full_disk_in(text, tmp_path) is None
+    assert nearly_full(tmp_path) is None
+    monkeypatch.setattr("coat_core.full_disk.NEARLY_FULL_BYTES", 1 << 60)
+    for found in (full_disk_in(text, tmp_path), nearly_full(tmp_path / "missing")):
+        assert isinstance(found, DiskFullError)
+        assert "the disk is full" in str(found)
