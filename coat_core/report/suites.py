@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from coat_core.errors import EvaluationError
-from coat_core.evaluation.benchmarks.recorded import counts_text, read_result
+from coat_core.evaluation.benchmarks.recorded import counts_text, places_text, read_result
 from coat_core.evaluation.statistics import Bootstrap, Item
 from coat_core.report.tables import markdown, name_of
 from coat_core.settings import CLAIM, parse_trial
@@ -115,7 +115,8 @@ def _difference(read: Mapping[str, Mapping[str, Any]], bootstrap: Bootstrap) -> 
 def _cells(entry: Mapping[str, Any]) -> list[str]:
     strict, official = entry["strict"], entry["official"]
     value = "none" if official["value"] is None else f"{official['value']:.3f}"
-    notes = [text for text in (official.get("reason", ""), counts_text(entry["responses"]), _judge(entry)) if text]
+    texts = (official.get("reason", ""), counts_text(entry["responses"]), _judge(entry), places_text(official))
+    notes = [text for text in texts if text]
     return [
         f"{strict['value']:.3f} [{strict['low']:.3f}, {strict['high']:.3f}]", value, str(official["over"]),
         f"{entry['differing']['share']:.1%}", str(strict["unscored"]), str(entry["strict"]["n"]), "; ".join(notes),

@@ -9,7 +9,7 @@ import pytest
 from coat_core.errors import EvaluationError
 from coat_core.evaluation.statistics import Bootstrap
 from coat_core.report.suites import collect_suites, suite_rows, suites_markdown, suites_text
-from tests.testing.suite_results import write_suite_result
+from tests.testing.suite_results import write_judged_result, write_suite_result
 
 BACKBONE = "qwen2_audio"
 TRIALS = ("base-0", "sft-0", "sft-1", "coat-0", "coat-1")
@@ -52,6 +52,17 @@ def test_texts(results: dict) -> None:
     assert "coat-1 0.700" in suites_text(results)
     assert "sft-0 0.400" in suites_text(results)
     assert suites_markdown({"backbones": {BACKBONE: {}}}) == suites_text({"backbones": {BACKBONE: {}}}) == ""
+
+
+def test_the_notes_say_how_far_a_judge_agrees_with_itself(tmp_path: Path) -> None:
+    write_judged_result(tmp_path, BACKBONE, "coat-0", ("9 5", "7 8", "9 6", "6 9", "good"))
+    suites = collect_suites(tmp_path, [BACKBONE], ["coat-0"], ["air_bench_chat"], Bootstrap(200))
+    header, row = suite_rows({"backbones": {BACKBONE: {}}, "suites": suites}, BACKBONE)
+    notes = dict(zip(header, row, strict=True))["notes"]
+    assert "judge: told" in notes
+    assert "1 of 6 judgements unreadable" in notes
+    assert "agreement of the two places: the same score in both for 50.0% of 2 items" in notes
+    assert "preference for the first place: +1.00 of 10 points" in notes
 
 
 def test_a_missing_result_names_its_stage(tmp_path: Path) -> None:

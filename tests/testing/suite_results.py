@@ -13,6 +13,7 @@ from coat_core.evaluation.benchmarks.results import write_result
 from coat_core.evaluation.benchmarks.suite import LoadedSuite
 from coat_core.evaluation.statistics import Bootstrap
 from coat_core.storage import write_json, write_jsonl
+from tests.testing.judges import Told
 
 OPTIONS = ("dog", "rain", "horn", "bell")
 GROUPS = {"task": "sound", "difficulty": "easy", "sub-category": "made", "answer position": "1"}
@@ -30,4 +31,17 @@ def write_suite_result(workspace: Path, backbone: str, trial: str, right: int, o
     write_json(responses / "record.json", {"suite": suite, "decoding": {"method": "greedy", "batch_size": 4}})
     target = result_path(workspace, backbone, trial, suite).parent
     write_result(loaded, responses, target, Bootstrap(200))
+    return target
+
+
+def write_judged_result(workspace: Path, backbone: str, trial: str, texts: tuple[str, ...]) -> Path:
+    """Write the result of AIR-Bench Chat from the texts of a judge: two an item, the response in the second place, then in the first."""
+    suite = find_suite("air_bench_chat")
+    count = (len(texts) + 1) // 2
+    items = tuple(BenchmarkItem(str(n), f"What is {n}?", None, "a car", groups={"task": "sound"}) for n in range(count))
+    loaded = LoadedSuite(suite, "made", items, suite.rule_of(workspace), DataVersion("a", None))
+    responses = workspace / "responses/suites" / f"{backbone}-{trial}-{suite.name}"
+    write_jsonl(responses / "responses.jsonl", [{"id": item.id, "response": f"a bus {item.id}"} for item in items])
+    target = result_path(workspace, backbone, trial, suite.name).parent
+    write_result(loaded, responses, target, Bootstrap(200), Told(*texts))
     return target

@@ -1,5 +1,7 @@
 """Judges of open answers: one interface, a deterministic stand-in, a server with OpenAI's protocol, and a cache by content.
 
+A language model on this machine is in `local_judge`.
+
 The prompts are ours; the published ones are not copied. How a script reads the judge's text is that of `rules.judgements`. A judgement
 that cannot be read is no score; only where the published script counts it as 0, its official value is 0.
 """
@@ -20,6 +22,7 @@ from coat_core.evaluation.benchmarks.items import MISSING, BenchmarkItem, Given
 from coat_core.evaluation.benchmarks.rules.judgements import air_bench_line, audiobench_score
 from coat_core.evaluation.benchmarks.strict import word_overlap
 from coat_core.evaluation.benchmarks.suite import LoadedSuite
+from coat_core.evaluation.benchmarks.totals import FIRST_PLACE, SECOND_PLACE
 from coat_core.evaluation.benchmarks.verdicts import Rule, Verdict, left_out
 from coat_core.storage import read_json, sha256_json, write_json
 
@@ -171,7 +174,7 @@ def rating_case(item: BenchmarkItem, response: str) -> Case:
 def air_bench_chat_rule(judge: Judge) -> Rule:
     """Return the rule of AIR-Bench Chat: the mean of the model's scores in both places; unreadable lines leave the mean.
 
-    `details` has both scores, so that a preference for a place can be seen.
+    `details` has both scores, from which `both_places_total` works out the preference for a place.
     """
 
     def rule(item: BenchmarkItem, given: Given) -> Verdict:
@@ -180,7 +183,7 @@ def air_bench_chat_rule(judge: Judge) -> Rule:
         truth = item.answer or ""
         after = air_bench_line(judge.ask(pair_case(item, truth, given))).scores
         before = air_bench_line(judge.ask(pair_case(item, given, truth))).scores
-        scores = {"second_place": after[1] if after else None, "first_place": before[0] if before else None}
+        scores = {SECOND_PLACE: after[1] if after else None, FIRST_PLACE: before[0] if before else None}
         read = [score for score in scores.values() if score is not None]
         if not read:
             return Verdict(None, "unparsed", "both judgements are unreadable", details=scores)

@@ -55,6 +55,25 @@ def flat_metrics(name: str, result: Mapping[str, Any]) -> dict[str, float]:
     return {f"{METRIC}{name}/{part}": float(value) for part, value in numbers.items() if isinstance(value, int | float)}
 
 
+def places_text(official: Mapping[str, Any]) -> str:
+    """Return how far a judge agrees with itself when the answers change places, as a clause; empty if it was not asked in both places.
+
+    Args:
+        official: entry `official` of a result, or its further numbers.
+    """
+    if "items_read_in_both_places" not in official:
+        return ""
+    unreadable = f"{official['judgements_unreadable']} of {official['judgements']} judgements unreadable"
+    asked = f"the judge saw each response once before and once after the reference answer; {unreadable}"
+    both = official["items_read_in_both_places"]
+    if not both:
+        return asked
+    agreement = f"agreement of the two places: the same score in both for {official['equal_in_both_places']:.1%} of {both} items"
+    difference = f"{official['first_minus_second_place']:+.2f}".replace("-", "−")
+    preference = f"preference for the first place: {difference} of 10 points (mean score there minus mean score in the second)"
+    return f"{asked}; {agreement}; {preference}"
+
+
 def counts_text(counts: Mapping[str, Any]) -> str:
     """Return how many responses are not what was asked for, as a clause; empty if all are."""
     words = {"not_asked": "not asked", "clips_cut": "clips cut", "unfinished": "responses cut off"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coat_core.evaluation.benchmarks.recorded import places_text
 from coat_core.evaluation.benchmarks.scoring import BenchmarkResult
 from coat_core.evaluation.benchmarks.totals import OfficialTotal
 
@@ -34,7 +35,12 @@ def notes(result: BenchmarkResult) -> list[str]:
         lines.append(f"  no number: {official.reason}")
     if official.left_out:
         lines.append("  left out: " + ", ".join(f"{count} {code}" for code, count in official.left_out.items()))
-    lines += [f"  {name}: {_short(value)}" for name, value in official.further.items() if not isinstance(value, dict)]
+    places = places_text(official.further)
+    lines += (
+        [f"  {places}"]
+        if places
+        else [f"  {name}: {_short(value)}" for name, value in official.further.items() if not isinstance(value, dict)]
+    )
     lines.append(
         f"strict: {suite.strict_name}; {strict.unscored} of {len(result.rows)} unscored, {strict.unscorable} could not be answered"
     )

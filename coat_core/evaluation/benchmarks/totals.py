@@ -12,6 +12,8 @@ from coat_core.evaluation.benchmarks.items import BenchmarkItem, Given
 from coat_core.evaluation.benchmarks.verdicts import Verdict
 from coat_core.evaluation.scorers import Score, Unscored
 
+FIRST_PLACE, SECOND_PLACE = "first_place", "second_place"
+"""Details of a verdict: the score of a response that the judge saw before, or after, the reference answer; None if it is unreadable."""
 _TOLERANCE = 1e-9
 
 
@@ -54,7 +56,7 @@ class OfficialTotal:
         n: number of items of the split.
         left_out: items outside the denominator, by reason code.
         reason: why there is no number.
-        further: other numbers that the script prints.
+        further: other numbers: those that the script prints, and how far a judge agrees with itself.
     """
 
     value: float | None
@@ -130,6 +132,27 @@ def random_letter_total(rows: Sequence[ScoredItem]) -> OfficialTotal:
     known = [row.official.value for row in rows if row.official.value is not None]
     further = {"expected_accuracy": math.fsum([*known, *drawn]) / (len(known) + len(drawn))}
     return replace(result, value=None, reason=f"the script draws {len(drawn)} random letters", further=further)
+
+
+def both_places_total(rows: Sequence[ScoredItem]) -> OfficialTotal:
+    """Return the mean of a judge that is asked twice for each item, with the response in the first and in the second place.
+
+    `further` shows whether its scores depend on the place: of the items of which both judgements are readable, their number, the share
+    with equal scores, and the mean of the score in the first place minus that in the second; and how many judgements are unreadable.
+    """
+    result = accuracy_total(rows)
+    asked = [row.official.details for row in rows if FIRST_PLACE in row.official.details]
+    if not asked:
+        return result
+    pairs = [(row[FIRST_PLACE], row[SECOND_PLACE]) for row in asked if None not in (row[FIRST_PLACE], row[SECOND_PLACE])]
+    further = {
+        "judgements": 2 * len(asked),
+        "judgements_unreadable": sum(row[place] is None for row in asked for place in (FIRST_PLACE, SECOND_PLACE)),
+        "items_read_in_both_places": len(pairs),
+        "equal_in_both_places": sum(first == second for first, second in pairs) / len(pairs) if pairs else None,
+        "first_minus_second_place": math.fsum(first - second for first, second in pairs) / len(pairs) if pairs else None,
+    }
+    return replace(result, further=further)
 
 
 def corpus_rate_total(rows: Sequence[ScoredItem]) -> OfficialTotal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from coat_core.evaluation.benchmarks.data import DataVersion
 from coat_core.evaluation.benchmarks.items import MISSING, BenchmarkItem
 from coat_core.evaluation.benchmarks.judges import (
     CachedJudge,
-    Case,
+    Judge,
     ServedJudge,
     StandIn,
     air_bench_chat_rule,
@@ -24,24 +25,14 @@ from coat_core.evaluation.benchmarks.judges import (
     rating_case,
     with_judge,
 )
-from coat_core.evaluation.benchmarks.scoring import score_benchmark
+from coat_core.evaluation.benchmarks.recorded import flat_metrics
+from coat_core.evaluation.benchmarks.scoring import BenchmarkResult, score_benchmark, to_json
 from coat_core.evaluation.benchmarks.suite import LoadedSuite
+from coat_core.evaluation.benchmarks.table import table_text
 from tests.testing.http_server import QuietHandler, serving
+from tests.testing.judges import Told
 
 ITEM = BenchmarkItem("1", "What is it?", None, "a red car", groups={"task": "sound"}, details={"meta_info": "a car passes"})
-
-
-class Told:
-    """A judge that answers what it is told, and keeps the prompts."""
-
-    identity = "told"
-
-    def __init__(self, *texts: str) -> None:
-        self.texts, self.prompts = list(texts), list[str]()
-
-    def ask(self, case: Case) -> str:
-        self.prompts.append(case.prompt)
-        return self.texts[(len(self.prompts) - 1) % len(self.texts)]
 
 
 @contextmanager
@@ -155,6 +146,60 @@ def test_a_suite_is_scored_with_a_judge() -> None:
     result = score_benchmark(with_judge(loaded, StandIn()), {"1": "a red car"})
     assert (result.official.value, result.differing_share) == (100.0, 0.0)
     assert "stand-in" in result.loaded.suite.rule_name
+
+
+def _chat(*texts: str, judge: Judge | None = None, count: int = 4) -> BenchmarkResult:
+    """Return the result of items with a response each, and one without, as a judge scores them with these texts in turn."""
+    suite = find_suite("air_bench_chat")
+    items = tuple(replace(ITEM, id=str(number)) for number in range(count + 1))
+    loaded = LoadedSuite(suite, "chat", items, suite.rule_of(Path()), DataVersion("", None))
+    return score_benchmark(with_judge(loaded, judge or Told(*texts)), {str(number): "a car" for number in range(count)})
+
+
+def test_agreement_of_the_two_places() -> None:
+    # Two texts an item: the response in the second place, then in the first.
+    result = _chat("9 5", "7 8", "9 6", "6 9", "8 7", "9 2", "nine", "4 8")
+    # Item 0: 5 and 7; item 1: 6 and 6; item 2: 7 and 9; item 3: unreadable and 4.
+    assert result.official.value == (6.0 + 6.0 + 8.0 + 4.0) / 4
+    assert result.official.further == {
+        "judgements": 8,
+        "judgements_unreadable": 1,
+        "items_read_in_both_places": 3,
+        "equal_in_both_places": 1 / 3,
+        "first_minus_second_place": 4 / 3,
+    }
+    assert to_json(result)["official"]["first_minus_second_place"] == 4 / 3
+    assert to_json(result)["groups"]["task"]["sound"]["official"]["equal_in_both_places"] == 1 / 3
+    metrics = flat_metrics("air_bench_chat", to_json(result))
+    assert metrics["suites/air_bench_chat/official_equal_in_both_places"] == 1 / 3
+    text = table_text(result)
+    assert "1 of 8 judgements unreadable" in text
+    assert "agreement of the two places: the same score in both for 33.3% of 3 items" in text
+    assert "preference for the first place: +1.33 of 10 points" in text
+
+
+def test_a_judge_that_prefers_the_second_place_has_a_negative_preference() -> None:
+    assert "preference for the first place: −4.00 of 10 points" in table_text(_chat("2 8", "4 6"))
+
+
+def test_a_judge_that_looks_at_words_only_has_no_preference() -> None:
+    further = _chat(judge=StandIn()).official.further
+    assert (further["equal_in_both_places"], further["first_minus_second_place"], further["judgements_unreadable"]) == (1.0, 0.0, 0)
+
+
+def test_unreadable_judgements_have_no_agreement() -> None:
+    result = _chat("good")
+    assert result.official.value is None
+    assert result.official.further["equal_in_both_places"] is None
+    assert "8 of 8 judgements unreadable" in table_text(result)
+    assert "agreement" not in table_text(result)
+    assert not any("both_places" in name for name in flat_metrics("a", to_json(result)) if not name.endswith("items_read_in_both_places"))
+
+
+def test_without_a_judge_there_is_no_agreement() -> None:
+    suite = find_suite("air_bench_chat")
+    loaded = LoadedSuite(suite, "chat", (ITEM,), suite.rule_of(Path()), DataVersion("", None))
+    assert score_benchmark(loaded, {"1": "a car"}).official.further == {}
 
 
 def test_a_suite_without_a_judge_refuses_one() -> None:

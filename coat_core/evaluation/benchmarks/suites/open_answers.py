@@ -12,6 +12,7 @@ from coat_core.evaluation.benchmarks.items import MISSING, BenchmarkItem, Given
 from coat_core.evaluation.benchmarks.rules.instructions import instruction_verdict
 from coat_core.evaluation.benchmarks.strict import strict_choice, token_overlap
 from coat_core.evaluation.benchmarks.suite import Licence, Suite
+from coat_core.evaluation.benchmarks.totals import both_places_total
 from coat_core.evaluation.benchmarks.verdicts import Verdict, left_out
 from coat_core.evaluation.scorers import Score, Unscored
 
@@ -157,7 +158,8 @@ AIR_BENCH_CHAT = Suite(
     rule_of=lambda folder: needs_judge,
     rule_name="OFA-Sys/AIR-Bench score_chat.py b0f2796, cal_score.py 2c35f44, judge GPT-4",
     metric="mean of a judge's score 1 to 10 over both orders",
-    denominator="readable judgements",
+    denominator="items with a readable judgement",
+    total=both_places_total,
     strict=token_overlap,
     strict_name=_OVERLAP,
     groups=("task",),
