@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from coat_core.errors import Interrupted
 from coat_core.settings import Settings
+from coat_core.settings.suites import LOCAL
 
 ALONE = ("latency", "latency_described")
 """Kinds of stage that measure time and therefore need the machine for themselves."""
 ON_DEVICE = ("audio", "train", "answer", "answer_suite", "probe", "latency", "latency_described", "report")
-"""Kinds of stage that compute on `runtime.device`."""
+"""Kinds of stage that compute on `runtime.device`; with a local judge, `score_suite` does so, too."""
 
 
 class StageLimits:
@@ -102,7 +103,12 @@ def accelerated_stages(names: Collection[str], settings: Settings) -> frozenset[
     experts = {f"features@{key}" for key, expert in settings.experts.items() if expert.device != "cpu"}
     if settings.runtime.device == "cpu":
         return frozenset(experts.intersection(names))
-    return frozenset(name for name in names if name in experts or name.split("@")[0] in ON_DEVICE)
+    judged = tuple(f"-{key}" for key, suite in settings.evaluation.suites.items() if suite.judge == LOCAL)
+    return frozenset(
+        name
+        for name in names
+        if name in experts or name.split("@")[0] in ON_DEVICE or (name.startswith("score_suite@") and name.endswith(judged))
+    )
 
 
 def _is_alone(name: str) -> bool:

@@ -61,9 +61,20 @@ def test_every_mistake_is_reported_at_once(values: dict[str, Any]) -> None:
         (("evaluation", "suites"), {"mmlu": {"data": "x"}}, "suites.mmlu is no public benchmark; allowed: mmau, mmar,"),
         (("evaluation", "suites"), {"a": {"data": "x", "suite": "b"}}, "evaluation.suites.a.suite: Input should be 'mmau', 'mmar'"),
         (("evaluation", "suites"), {"a-b": {"data": "x", "suite": "mmau"}}, "evaluation.suites.a-b"),
-        (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "gpt"}}, "allowed: null, stand-in, or an address"),
+        (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "gpt"}}, "allowed: null, stand-in, local, or an address"),
         (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "http://x"}}, "`judge_model` names the model"),
         (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "stand-in", "judge_model": "m"}}, "both, or neither"),
+        (("evaluation", "suites"), {"mmau": {"data": "x", "judge": "local"}}, "`judge_model` names the model of `judge: local`"),
+        (
+            ("evaluation", "suites"),
+            {"mmau": {"data": "x", "judge": "local", "judge_model": "a/b", "judge_revision": "main"}},
+            "`judge_revision` is 'main'; allowed: a commit",
+        ),
+        (
+            ("evaluation", "suites"),
+            {"mmau": {"data": "x", "judge": "http://x", "judge_model": "m", "judge_revision": "0" * 40}},
+            "allowed: a commit .*, with `judge: local`",
+        ),
         (
             ("registry", "min_suites"),
             {"mmau": 0.5},

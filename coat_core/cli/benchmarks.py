@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,11 +36,16 @@ def benchmark(
     json_file: Annotated[Path | None, typer.Option("--json", help="also write totals, groups and every item to this file")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="longest response of a model, in tokens")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="most questions that a model answers together")] = 8,
-    device: Annotated[str, typer.Option(help="device of the model: cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help="device of the model, and of a local judge: cpu or cuda")] = "cpu",
     dtype: Annotated[Dtype | None, typer.Option(help="dtype of the weights; default: as in training, or as exported")] = None,
     base: Annotated[str | None, typer.Option(help="folder of the model's base; default: as stored")] = None,
-    judge: Annotated[str | None, typer.Option(help="open answers: URL of a server with OpenAI's protocol, or 'stand-in'")] = None,
-    judge_model: Annotated[str, typer.Option(help="name of the judge's model at the server; its key is read from OPENAI_API_KEY")] = "",
+    judge: Annotated[
+        str | None, typer.Option(help="open answers: 'stand-in', 'local', or the URL of a server with OpenAI's protocol")
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="of 'local': folder or hub id; of a server: name there, its key is read from OPENAI_API_KEY")
+    ] = None,
+    judge_revision: Annotated[str | None, typer.Option(help="of 'local' with a hub id: its commit")] = None,
     judge_cache: Annotated[Path, typer.Option(help="folder in which judgements are kept")] = Path(".scratch/judgements"),
     accept_licence: Annotated[bool, typer.Option("--accept-licence", help="you accept a licence that forbids commercial use")] = False,
 ) -> None:
@@ -58,7 +62,7 @@ def benchmark(
     if prompts is not None:
         _write_prompts(choose(choice.load(find_suite(suite)), limit), prompts)
         return
-    asked = _judge(judge, judge_model, judge_cache)
+    asked = _judge(judge, judge_model, judge_revision, judge_cache, device)
     groups = find_suite(suite).groups
     fields = tuple(by) if by else groups[:1]
     if unknown := [field for field in fields if field not in groups]:
@@ -94,16 +98,21 @@ def _write_prompts(loaded: LoadedSuite, path: Path) -> None:
     say(f"{len(loaded.items)} prompts in {path} ({loaded.suite.prompt_source})")
 
 
-def _judge(address: str | None, model: str, cache: Path) -> Judge | None:
-    from coat_core.evaluation.benchmarks.judges import CachedJudge, ServedJudge, StandIn
+def _judge(judge: str | None, model: str | None, revision: str | None, cache: Path, device: str) -> Judge | None:
+    from coat_core.evaluation.benchmarks.judge_choice import choose_judge
+    from coat_core.evaluation.benchmarks.judges import CachedJudge
+    from coat_core.settings.suites import LOCAL, STAND_IN
 
-    if address is None:
+    if judge is None:
         return None
-    if address == "stand-in":
-        return CachedJudge(StandIn(), cache)
-    if not model:
-        raise typer.BadParameter("name the model at the server", param_hint="--judge-model")
-    return CachedJudge(ServedJudge(address, model, os.environ.get("OPENAI_API_KEY", "")), cache)
+    if judge not in (STAND_IN, LOCAL) and not judge.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"allowed: {STAND_IN}, {LOCAL}, or a URL", param_hint="--judge")
+    if judge != STAND_IN and not model:
+        raise typer.BadParameter("name the folder or hub id of the judge, or its name at the server", param_hint="--judge-model")
+    if judge != LOCAL and revision is not None:
+        raise typer.BadParameter("only a local judge has a commit", param_hint="--judge-revision")
+    asked = choose_judge(judge, model, revision, device=device)
+    return CachedJudge(asked, cache) if asked is not None else None
 
 
 def _score_file(

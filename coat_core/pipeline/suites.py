@@ -10,10 +10,12 @@ from coat_core.errors import EvaluationError
 from coat_core.evaluation.benchmarks.catalogue import find_suite
 from coat_core.evaluation.benchmarks.clips import find_clips
 from coat_core.evaluation.benchmarks.data import data_folder
+from coat_core.evaluation.benchmarks.local_judge import check_local_model
 from coat_core.evaluation.benchmarks.places import resolve
 from coat_core.evaluation.benchmarks.prepared import choose
 from coat_core.evaluation.benchmarks.suite import load
 from coat_core.settings import SuiteSettings
+from coat_core.settings.suites import LOCAL
 
 FOLDER = Path("suites")
 """Folder of the benchmarks in a workspace: `<suite>/source.json`, `<suite>/questions` and `<suite>/items`."""
@@ -27,11 +29,14 @@ def list_suites(workspace: Path, suites: Mapping[str, SuiteSettings]) -> int:
     time; the stage itself compares their content.
 
     Raises:
-        EvaluationError: files are missing, or a licence is not accepted. The message has a line for each benchmark, with what to fetch.
+        EvaluationError: files or a local judge are missing, or a licence is not accepted. The message has a line for each
+            benchmark, with what to fetch.
     """
     problems, changed = [], 0
     for name, chosen in suites.items():
         try:
+            if chosen.judge == LOCAL and chosen.judge_model is not None:
+                check_local_model(resolve(chosen.judge_model, workspace), chosen.judge_revision)
             found = _describe(chosen.benchmark(name), chosen, resolve(chosen.data, workspace))
         except EvaluationError as error:
             problems.append((name, error))

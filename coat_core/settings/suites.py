@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pydantic import model_validator
 
-from coat_core.settings.base import Count, Section
+from coat_core.settings.base import Count, Section, is_commit
 
 SuiteKey = Literal[
     "mmau",
@@ -27,8 +27,8 @@ SuiteKey = Literal[
     "voicebench_mcq",
 ]
 """Names of the benchmarks in `coat_core.evaluation.benchmarks.catalogue`."""
-STAND_IN = "stand-in"
-"""The judge that computes; any other judge is an address."""
+STAND_IN, LOCAL = "stand-in", "local"
+"""The judge that computes, and a language model on this machine; any other judge is an address."""
 
 
 class SuiteSettings(Section):
@@ -47,9 +47,12 @@ class SuiteSettings(Section):
     accept_licence: bool = False
     """You have read a licence that forbids commercial use, and accept it."""
     judge: str | None = None
-    """Open answers: `stand-in`, or the address of a server with OpenAI's protocol; null: no judge, and no official number."""
+    """Open answers: `stand-in`, `local`, or the address of a server with OpenAI's protocol; null: no judge, and no official number."""
     judge_model: str | None = None
-    """Name of the judge's model at the server. Its key is read from OPENAI_API_KEY."""
+    """Of `local`: folder of a language model, relative to the workspace, or its hub id. Of a server: the model's name there; the server's
+    key is read from OPENAI_API_KEY."""
+    judge_revision: str | None = None
+    """Of `local` with a hub id: its commit."""
 
     def benchmark(self, key: str) -> str:
         """Return the name of the benchmark.
@@ -61,11 +64,14 @@ class SuiteSettings(Section):
 
     @model_validator(mode="after")
     def _named_judge(self) -> SuiteSettings:
-        address = self.judge is not None and self.judge != STAND_IN
-        if address and not str(self.judge).startswith(("http://", "https://")):
-            raise ValueError(f"`judge` is {self.judge!r}; allowed: null, {STAND_IN}, or an address that begins with http:// or https://")
-        if address != (self.judge_model is not None):
-            raise ValueError("`judge_model` names the model at the address in `judge`; allowed: both, or neither")
+        if self.judge not in (None, STAND_IN, LOCAL) and not str(self.judge).startswith(("http://", "https://")):
+            allowed = f"null, {STAND_IN}, {LOCAL}, or an address that begins with http:// or https://"
+            raise ValueError(f"`judge` is {self.judge!r}; allowed: {allowed}")
+        if (self.judge in (None, STAND_IN)) != (self.judge_model is None):
+            raise ValueError(f"`judge_model` names the model of `judge: {LOCAL}` or of an address; allowed: both, or neither")
+        if self.judge_revision is not None and not (self.judge == LOCAL and is_commit(self.judge_revision)):
+            allowed = f"a commit (40 hexadecimal digits), with `judge: {LOCAL}`"
+            raise ValueError(f"`judge_revision` is {self.judge_revision!r}; allowed: {allowed}")
         return self
 
 

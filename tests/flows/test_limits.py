@@ -180,3 +180,13 @@ def test_which_stages_compute_on_the_accelerator() -> None:
     assert accelerated_stages(names, parse_settings(values)) == {"features@speech"}
     values["runtime"]["device"] = "cuda"
     assert accelerated_stages(names, parse_settings(values)) == {"features@speech", "audio@x", "train@x", "answer@x", "latency@x", "report"}
+
+
+def test_scoring_computes_on_the_accelerator_with_a_local_judge_only() -> None:
+    values = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    chat = {"data": "x", "judge": "local", "judge_model": "models/judge"}
+    values["evaluation"]["suites"] = {"air_bench_chat": chat, "alpaca_audio": {"data": "x", "judge": "stand-in"}}
+    names = {f"score_suite@x-coat-0-{suite}" for suite in values["evaluation"]["suites"]}
+    assert accelerated_stages(names, parse_settings(values)) == set()
+    values["runtime"]["device"] = "cuda"
+    assert accelerated_stages(names, parse_settings(values)) == {"score_suite@x-coat-0-air_bench_chat"}

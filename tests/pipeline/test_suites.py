@@ -95,16 +95,18 @@ def test_everything_that_must_be_fetched_is_named_at_once(tmp_path: Path) -> Non
     (tmp_path / "data/mmau/test-mini-audios/m0.wav").unlink()
     suites["gtzan"] = SuiteSettings(data="nowhere")
     suites["mmar"] = suites["mmar"].model_copy(update={"accept_licence": False})
+    suites["alpaca_audio"] = suites["alpaca_audio"].model_copy(update={"judge": "local", "judge_model": "models/judge/7b"})
     with pytest.raises(EvaluationError) as caught:
         list_suites(tmp_path, suites)
     text = str(caught.value)
-    assert f"3 of {len(SUITES)} benchmarks in evaluation.suites cannot be read" in text
+    assert f"4 of {len(SUITES)} benchmarks in evaluation.suites cannot be read" in text
     assert "mmau: 1 of 3 clips are missing" in text
     assert "'./test-mini-audios/m0.wav'" in text
     assert "gtzan: no such folder, and not a data set of the hub; field: data; value: 'nowhere'" in text
     assert find_suite("gtzan").layout.origin in text
     assert "mmar: the licence of MMAR forbids commercial use" in text
     assert "accept_licence: true" in text
+    assert "alpaca_audio: the judge cannot be used: no such folder, and not a valid hub id; field: judge_model" in text
 
 
 def test_a_graph_from_before_there_were_benchmarks_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
