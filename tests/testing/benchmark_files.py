@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,22 @@ def golden(name: str) -> list[dict[str, Any]]:
     """Return the rows of a golden file, each with its place as `line`."""
     lines = (GOLDEN / f"{name}.jsonl").read_text().splitlines()
     return [{"line": number, **json.loads(line)} for number, line in enumerate(lines, 1)]
+
+
+def documented_counts() -> dict[str, tuple[int, int]]:
+    """Return golden file → rows and reproduced rows, from the table in docs/benchmarks.md."""
+    text = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text()
+    found = re.findall(r"^\| `(\w+)\.jsonl` \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    return {name: (int(rows), int(reproduced)) for name, rows, reproduced in found}
+
+
+def passes(check: Callable[..., None], *arguments: Any) -> bool:
+    """Return whether a check raises no `AssertionError`."""
+    try:
+        check(*arguments)
+    except AssertionError:
+        return False
+    return True
 
 
 def golden_item(row: dict[str, Any]) -> BenchmarkItem:

@@ -20,7 +20,7 @@ from coat_core.evaluation.benchmarks.scoring import BenchmarkResult, score_bench
 from coat_core.evaluation.benchmarks.suite import LoadedSuite, load
 from coat_core.evaluation.benchmarks.suites.labels import EMOTIONS
 from coat_core.evaluation.benchmarks.totals import label_measures
-from tests.testing.benchmark_files import BENCHMARKS, GOLDEN, golden, golden_item, needs_benchmarks
+from tests.testing.benchmark_files import BENCHMARKS, GOLDEN, documented_counts, golden, golden_item, needs_benchmarks, passes
 
 pytestmark = needs_benchmarks
 ROWS = golden("aggregate") if (GOLDEN / "aggregate.jsonl").is_file() else []
@@ -138,3 +138,18 @@ def test_the_word_error_rate_of_a_corpus() -> None:
     assert (official.further["edits"], official.over) == (expected["edits"], expected["words"])
     assert official.further["mean_of_items"] == pytest.approx(expected["mean_of_item"])
     assert abs(official.value - official.further["mean_of_items"]) > 0.001
+
+
+def _check(row: dict[str, Any], mmau: LoadedSuite) -> None:
+    benchmark, whole = row["item"]["benchmark"], row["item"]["case"].startswith("whole")
+    if benchmark == "mmau":
+        (test_mmau_of_the_whole_test_mini if whole else test_mmau_of_four_rows)(row, mmau)
+    elif benchmark == "librispeech":
+        test_the_word_error_rate_of_a_corpus()
+    else:
+        tests = {"air_bench_foundation": test_air_bench_foundation, "meld": test_measures_of_meld}
+        tests.get(benchmark, test_pitches_of_nsynth)(row)
+
+
+def test_the_counts_of_the_documentation(mmau: LoadedSuite) -> None:
+    assert documented_counts()["aggregate"] == (len(ROWS), sum(passes(_check, row, mmau) for row in ROWS))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -23,7 +25,16 @@ from coat_core.evaluation.benchmarks.rules.transcripts import (
 )
 from coat_core.evaluation.benchmarks.rules.word_sets import matches, word_set_verdict
 from coat_core.evaluation.benchmarks.verdicts import Rule
-from tests.testing.benchmark_files import BENCHMARKS, golden, golden_given, golden_item, needs_benchmarks
+from tests.testing.benchmark_files import (
+    BENCHMARKS,
+    GOLDEN,
+    documented_counts,
+    golden,
+    golden_given,
+    golden_item,
+    needs_benchmarks,
+    passes,
+)
 
 pytestmark = needs_benchmarks
 EXACT = labels.comparison(labels.exact_after_left_strip)
@@ -106,60 +117,73 @@ def test_notes_in_tags() -> None:
     rows = [row for row in golden("gtzan_nsynth") if "tags" in row["item"]["dataset"]]
     assert len(rows) == 12
     for row in rows:
-        note, parsed = read_note(row["prediction"]), row["scores"]["parsed"]
-        assert {name: getattr(note, name) for name in parsed} == parsed
-        assert {part: note_verdict(part)(golden_item(row), row["prediction"]).value for part in row["official_score"]} == row[
-            "official_score"
-        ]
+        _check_note(row)
 
 
-def test_word_error_rates() -> None:
+def _check_note(row: dict[str, Any]) -> None:
+    note, parsed = read_note(row["prediction"]), row["scores"]["parsed"]
+    assert {name: getattr(note, name) for name in parsed} == parsed
+    assert {part: note_verdict(part)(golden_item(row), row["prediction"]).value for part in row["official_score"]} == row["official_score"]
+
+
+@cache
+def _normalisers() -> dict[str, Callable[[str], str]]:
     spellings = json.loads((BENCHMARKS / "data/whisper_english_spelling_map.json").read_text())
-    normalisers = {
+    return {
         "whisper_english": whisper_english(spellings),
         "qwen2_audio": qwen2_audio_script(spellings),
         "qwen_audio_v1": qwen_audio,
         "no_normaliser": str,
     }
-    rows = golden("librispeech_wer")
-    assert len(rows) == 60
+
+
+def _check_word_errors(row: dict[str, Any]) -> None:
+    for name, normalise in _normalisers().items():
+        expected, where = row["official_score"][name], (row["line"], name)
+        texts = normalise(row["item"]["answer"]), normalise(row["prediction"])
+        if "ref_norm" in expected:
+            assert texts == (expected["ref_norm"], expected["hyp_norm"]), where
+        errors = word_errors(*texts)
+        assert (errors.edits, errors.reference_words) == (expected["edits"], expected["ref_words"]), where
+        assert errors.rate == (None if expected["wer"] is None else pytest.approx(expected["wer"], abs=1e-6)), where
+        verdict = transcript_verdict(normalise)(golden_item(row), row["prediction"])
+        assert (verdict.value, verdict.details["edits"]) == (errors.rate, errors.edits)
+
+
+def _check_letter(row: dict[str, Any]) -> None:
+    assert spoken_letter(row["prediction"]) == row["official_score"], row["line"]
+
+
+def _check_judge_line(row: dict[str, Any]) -> None:
+    line = air_bench_line(row["prediction"])
+    assert (list(line.scores) if line.scores else None) == row["official_score"], row["line"]
+    # The summary is over this line and five readable ones.
+    fail, success = map(int, re.search(r"fail=(\d) success=(\d)", row["note"]).groups())  # type: ignore[union-attr]
+    assert (int(line.scores is None), 5 + line.counted) == (fail, success), row["line"]
+
+
+def _check_judge_text(row: dict[str, Any]) -> None:
+    score, expected = audiobench_score(row["prediction"]), row["scores"]
+    assert (score.value, score.success) == (row["official_score"], bool(expected["audiobench_success"])), row["line"]
+    assert lmms_eval_score(row["prediction"]) == expected["lmms_eval"], row["line"]
+
+
+CHECKS: dict[str, tuple[int, Callable[[dict[str, Any]], None]]] = {
+    "librispeech_wer": (60, _check_word_errors),
+    "voicebench_mcq_letter": (16, _check_letter),
+    "air_bench_chat_judge_line": (14, _check_judge_line),
+    "alpaca_audio_judge_text": (15, _check_judge_text),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_row_of_other_scripts(name: str) -> None:
+    """Word error rates, letters of VoiceBench, and how the scripts of AIR-Bench Chat and Alpaca-Audio read a judge."""
+    count, check = CHECKS[name]
+    rows = golden(name)
+    assert len(rows) == count
     for row in rows:
-        for name, normalise in normalisers.items():
-            expected, where = row["official_score"][name], (row["line"], name)
-            texts = normalise(row["item"]["answer"]), normalise(row["prediction"])
-            if "ref_norm" in expected:
-                assert texts == (expected["ref_norm"], expected["hyp_norm"]), where
-            errors = word_errors(*texts)
-            assert (errors.edits, errors.reference_words) == (expected["edits"], expected["ref_words"]), where
-            assert errors.rate == (None if expected["wer"] is None else pytest.approx(expected["wer"], abs=1e-6)), where
-            verdict = transcript_verdict(normalise)(golden_item(row), row["prediction"])
-            assert (verdict.value, verdict.details["edits"]) == (errors.rate, errors.edits)
-
-
-def test_letters_of_voicebench() -> None:
-    rows = golden("voicebench_mcq_letter")
-    assert len(rows) == 16
-    assert [spoken_letter(row["prediction"]) for row in rows] == [row["official_score"] for row in rows]
-
-
-def test_lines_of_the_judge_of_air_bench() -> None:
-    rows = golden("air_bench_chat_judge_line")
-    assert len(rows) == 14
-    for row in rows:
-        line = air_bench_line(row["prediction"])
-        assert (list(line.scores) if line.scores else None) == row["official_score"], row["line"]
-        # The summary is over this line and five readable ones.
-        fail, success = map(int, re.search(r"fail=(\d) success=(\d)", row["note"]).groups())  # type: ignore[union-attr]
-        assert (int(line.scores is None), 5 + line.counted) == (fail, success), row["line"]
-
-
-def test_texts_of_the_judge_of_alpaca_audio() -> None:
-    rows = golden("alpaca_audio_judge_text")
-    assert len(rows) == 15
-    for row in rows:
-        score, expected = audiobench_score(row["prediction"]), row["scores"]
-        assert (score.value, score.success) == (row["official_score"], bool(expected["audiobench_success"])), row["line"]
-        assert lmms_eval_score(row["prediction"]) == expected["lmms_eval"], row["line"]
+        check(row)
 
 
 def _filled(template: str, choices: list[str]) -> str:
@@ -185,3 +209,27 @@ def test_published_rows_of_mmar() -> None:
         assert item["choices"][row["item"]["answer_index"]] == item["answer"]
         right = matches(item["answer"], item["choices"], _filled(row["prediction"], item["choices"]))
         assert right == bool(row["official_score"]), row["line"]
+
+
+def _check(name: str, row: dict[str, Any]) -> None:
+    """Check that a row is reproduced without a model and without files that may not be passed on."""
+    if name in CHECKS:
+        CHECKS[name][1](row)
+    elif name == "gtzan_nsynth" and "tags" in row["item"]["dataset"]:
+        _check_note(row)
+    else:
+        rule = labels.audio_flamingo() if name == "gtzan_nsynth" else RULES[name][1]
+        verdict = rule(golden_item(row), golden_given(row))
+        assert (verdict.value, verdict.code == "needs_model") == (row["official_score"], False), row["line"]
+
+
+@pytest.mark.parametrize("name", [*RULES, *CHECKS, "gtzan_nsynth"])
+def test_the_counts_of_the_documentation(name: str) -> None:
+    rows = golden(name)
+    assert documented_counts()[name] == (len(rows), sum(passes(_check, name, row) for row in rows))
+
+
+def test_the_documentation_has_every_golden_file() -> None:
+    assert documented_counts().keys() == {path.stem for path in GOLDEN.glob("*.jsonl")}
+    # Without the questions no row of this file can be compared.
+    assert documented_counts()["mmar_published_by_index"] == (len(golden("mmar_published_by_index")), 0)
