@@ -11,6 +11,7 @@ from coat_core.evaluation.benchmarks.places import resolve
 from coat_core.evaluation.benchmarks.recorded import RESULT, flat_metrics
 from coat_core.evaluation.benchmarks.results import write_result
 from coat_core.evaluation.metrics import bootstrap_of
+from coat_core.settings.suites import LOCAL
 from coat_core.storage import read_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ def run(job: StageRun) -> None:
     backbone, trial, suite = job.stage.axes
     settings = job.settings
     chosen = settings.evaluation.suites[suite]
-    model = chosen.judge_model if chosen.judge_model is None else resolve(chosen.judge_model, job.workspace)
+    model = chosen.judge_model
+    # A model of a server has a name, which can be that of a folder here.
+    if chosen.judge == LOCAL and model is not None:
+        model = resolve(model, job.workspace)
     asked = choose_judge(chosen.judge, model, chosen.judge_revision, device=settings.runtime.device)
     target = job.out(f"evaluation/suites/{backbone}-{trial}-{suite}")
     write_result(
