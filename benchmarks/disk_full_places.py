@@ -32,7 +32,7 @@ class Place:
 
     @property
     def by_dvc(self) -> bool:
-        """Whether DVC runs the stage: an output is finished if `dvc.lock` names its stage."""
+        """Whether DVC runs the stage and links its outputs."""
         return self.command[0] == "dvc" or self.command == ("coat", "run")
 
     def forget(self, workspace: Path) -> None:
