@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coat_core import errors
+from coat_core import errors, full_disk
 from coat_core.errors import CoatError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def test_every_quoted_message_is_raised_somewhere_with_its_kind() -> None:
 
 
 def test_every_kind_of_error_has_a_message_on_the_page() -> None:
-    kinds = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, CoatError)}
+    kinds = {name for name, value in {**vars(errors), **vars(full_disk)}.items() if isinstance(value, type) and issubclass(value, CoatError)}
     assert kinds == {kind for _, kind, _ in _ROW.findall((DOCS / "troubleshooting.md").read_text())}
 
 
