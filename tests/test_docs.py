@@ -85,7 +85,8 @@ def test_every_quoted_message_is_raised_somewhere_with_its_kind() -> None:
 
 
 def test_every_kind_of_error_has_a_message_on_the_page() -> None:
-    kinds = {name for name, value in {**vars(errors), **vars(full_disk)}.items() if isinstance(value, type) and issubclass(value, CoatError)}
+    named = {**vars(errors), **vars(full_disk)}
+    kinds = {name for name, value in named.items() if isinstance(value, type) and issubclass(value, CoatError)}
     assert kinds == {kind for _, kind, _ in _ROW.findall((DOCS / "troubleshooting.md").read_text())}
 
 
