@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -20,6 +21,7 @@ from coat_core.registry.gate import Decision
 from coat_core.registry.releases import register_trial
 from coat_core.storage import write_text
 from tests.registry.conftest import BOOTSTRAP, NAME
+from tests.testing.chain_runs import wait_for
 from tests.testing.hosts import Host, hosts
 from tests.testing.postgres import PASSWORD, PostgresServer, running
 from tests.testing.served import TRIAL
@@ -108,12 +110,15 @@ def test_a_host_that_is_killed_while_it_registers_leaves_no_lock_and_no_second_v
     trial = add_trial(content="killed")
     client = shared()
     first, second = pair
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
     first.ask("register_and_die", "coat-killed", trial)
+    # The second host asks while the first has the lock, or after its end: if it came first, nobody would be killed.
+    assert wait_for(lambda: server.query(locks) == [(1,)] or psutil.Process(first.pid).status() == psutil.STATUS_ZOMBIE)
     second.ask("register", "coat-killed", trial)
     assert first.answer() is None
     assert second.answer() == ["1", True]
     assert versions(client, "coat-killed") == ["1"]
-    assert server.query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    assert server.query(locks) == [(0,)]
 
 
 def test_a_shared_database_needs_an_artifact_root(
