@@ -98,7 +98,7 @@ class Team:
 
     def versions(self, suffix: str) -> list[int]:
         """Return the numbers of all versions of the models whose names end so."""
-        rows = self.postgres.query(f"SELECT version FROM model_versions WHERE name LIKE '%{suffix}'", "mlflow")
+        rows = self.postgres.query(f"SELECT version FROM model_versions WHERE right(name, {len(suffix)}) = '{suffix}'", "mlflow")
         return [int(str(version)) for (version,) in rows]
 
     def _count(self, table: str, column: str, database: str, more: str = "") -> int:
