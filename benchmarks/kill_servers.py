@@ -183,13 +183,15 @@ def run_rounds(team: Team, folder: Path, params: Path, kills: int, generator: ra
     while len(rows) < kills:
         number += 1
         workspace, suffix = make_round(folder, params, number)
-        run, runs = team.prefect.start("manual", workspace=str(workspace)), 1
+        run, runs, kills_before = team.prefect.start("manual", workspace=str(workspace)), 1, len(rows)
         while True:
             moment = generator.uniform(0.0, duration)
             if len(rows) == kills or ended_within(team, run, moment):
                 state = team.prefect.wait_for_end(run)
                 if state == "COMPLETED":
                     break
+                if len(rows) == kills_before:
+                    raise SystemExit(f"round {number}: run {runs} ended as {state} without a kill: {team.prefect.worker_log.read_text()[-3000:]}")
                 print(f"{number:>5}      run {runs} ended as {state}", flush=True)
             else:
                 kind = KINDS[len(rows) % len(KINDS)]
@@ -199,7 +201,8 @@ def run_rounds(team: Team, folder: Path, params: Path, kills: int, generator: ra
                 print(f"{number:>5} {len(rows):>4} {kind:9} after {moment:>5.1f} s  {', '.join(stages) or '-'}", flush=True)
                 if kind not in ("flow", "worker"):
                     continue
-            run, runs = team.prefect.start("manual", workspace=str(workspace)), runs + 1
+                # This kill ended the last run; the next one has had none.
+            run, runs, kills_before = team.prefect.start("manual", workspace=str(workspace)), runs + 1, len(rows)
         found = examine(team, workspace, expected, suffix)
         problems += [f"round {number}: {problem}" for problem in found]
         print(f"{number:>5} complete after {runs} runs: {'; '.join(found) or 'equal to the undisturbed workspace'}", flush=True)
