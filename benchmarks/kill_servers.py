@@ -191,7 +191,9 @@ def run_rounds(team: Team, folder: Path, params: Path, kills: int, generator: ra
                 if state == "COMPLETED":
                     break
                 if len(rows) == kills_before:
-                    raise SystemExit(f"round {number}: run {runs} ended as {state} without a kill: {team.prefect.worker_log.read_text()[-3000:]}")
+                    raise SystemExit(
+                        f"round {number}: run {runs} ended as {state} without a kill: {team.prefect.worker_log.read_text()[-3000:]}"
+                    )
                 print(f"{number:>5}      run {runs} ended as {state}", flush=True)
             else:
                 kind = KINDS[len(rows) % len(KINDS)]
