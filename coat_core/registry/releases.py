@@ -176,9 +176,8 @@ def register(
         known = find_version(client, name, lineage.stage_key)
         run_id = known.run_id if known is not None else find_or_replay_run(client, workspace, release, name, records)
         model_id = log_release(client, workspace, release, run_id=run_id)
-        probe = workspace / PROBES / f"{release.name}.json"
-        _record_probe(client, run_id, probe)
-        log_tables(client, run_id, evaluation, probe)
+        _record_probe(client, run_id, workspace / PROBES / f"{release.name}.json")
+        log_tables(client, run_id, workspace, release.name, evaluation)
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
         _log_scores(client, run_id, control, CONTROL)
         tags |= record_suites(client, run_id, suites or {})

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.registry.database import connect
 from coat_core.registry.tables import log_tables
 from coat_core.registry.tracking import EVALUATION, log_to_recorded_run
@@ -29,8 +28,7 @@ def log_results(workspace: Path, results: Mapping[str, Any]) -> list[str]:
                 name = f"{key}-{arm}-{seed}"
                 run_id = log_to_recorded_run(workspace, workspace / "runs" / name, trial_metrics(backbone, arm, seed))
                 if run_id:
-                    probe = workspace / PROBES / f"{name}.json"
-                    log_tables(connect(workspace), run_id, workspace / "evaluation" / name, probe)
+                    log_tables(connect(workspace), run_id, workspace, name)
                     found.append(run_id)
     return found
 

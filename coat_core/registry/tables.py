@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coat_core.evaluation.metrics import METRICS
+from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.storage import read_json
 
-ACCURACY, SKILL = "tables/accuracy.json", "tables/skill.json"
+ACCURACY, SKILL, CONFUSION = "tables/accuracy.json", "tables/skill.json", "tables/confusion.json"
+CONFUSIONS = Path("report/plots/confusion.csv")
+"""The counts of all trials in a workspace."""
 _COLUMNS = ("n", "groups", "accuracy", "low", "high", "chance", "over_chance", "over_chance_low", "over_chance_high", "unscored_share")
 _PREDICTORS = ("head", "clip_mean", "fresh_on_audio")
 
 
-def log_tables(client: Any, run_id: str, evaluation: Path, probe: Path) -> None:
+def log_tables(client: Any, run_id: str, workspace: Path, name: str, evaluation: Path | None = None) -> None:
     """Write the tables of a trial as artifacts of its run; a table that is there is replaced.
 
     Args:
         client: `MlflowClient` of the records.
         run_id: the run.
-        evaluation: folder with `metrics.json`.
-        probe: result of the stage `probe`.
+        workspace: folder with the results of the stages `probe` and `report`, where they ran.
+        name: `<backbone>-<arm>-<seed>`.
+        evaluation: folder with `metrics.json`; that of the trial in the workspace if not given.
     """
-    if (evaluation / METRICS).is_file():
-        write_table(client, run_id, ACCURACY, accuracy_rows(read_json(evaluation / METRICS)))
+    metrics, probe = (evaluation or workspace / "evaluation" / name) / METRICS, workspace / PROBES / f"{name}.json"
+    if metrics.is_file():
+        write_table(client, run_id, ACCURACY, accuracy_rows(read_json(metrics)))
     if probe.is_file():
         write_table(client, run_id, SKILL, skill_rows(read_json(probe)))
+    if (workspace / CONFUSIONS).is_file() and (rows := confusion_rows(workspace / CONFUSIONS, name)):
+        write_table(client, run_id, CONFUSION, rows)
 
 
 def accuracy_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -50,6 +59,28 @@ def skill_rows(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"expert": expert, "clips": entry["clips"], **{name: entry["skills"][name] for name in _PREDICTORS}}
         for expert, entry in probe["skill"].items()
+    ]
+
+
+def confusion_rows(counts: Path, name: str) -> list[dict[str, Any]]:
+    """Return one row for each task, right choice and answered choice that occurs: the number of questions, and their share of the right one.
+
+    Args:
+        counts: `CONFUSIONS` of a workspace.
+        name: `<backbone>-<arm>-<seed>`.
+    """
+    with counts.open(newline="", encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if f"{row['backbone']}-{row['trial']}" == name]
+    totals: Counter[tuple[str, str]] = Counter()
+    for row in found:
+        totals[row["task"], row["right"]] += int(row["count"])
+    return [
+        {
+            **{column: row[column] for column in ("task", "right", "answered")},
+            "count": int(row["count"]),
+            "share": round(int(row["count"]) / totals[row["task"], row["right"]], 6),
+        }
+        for row in found
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from coat_core.corpus.examples import Example
 from coat_core.evaluation.metrics import bootstrap_of
 from coat_core.report.conclusion import conclusion
+from coat_core.report.confusion import COLUMNS, confusion_rows
 from coat_core.report.diagnostics import choice_rows, diagnostics_markdown, draw_heat_maps, knock_out_rows, probed, skill_rows
 from coat_core.report.items import SampleItem, sample_items
 from coat_core.report.results import HEADLINE, collect, headline, metrics_for_dvc
@@ -19,6 +20,7 @@ from coat_core.report.tables import (
     DIFFERENCES,
     LATENCY_ROWS,
     accuracy_csv,
+    csv_text,
     described_latency,
     entries,
     markdown_tables,
@@ -64,6 +66,7 @@ def write_report(workspace: Path, settings: Settings, examples: Sequence[Example
         write_text(folder / "tables.md", markdown_tables(results) + diagnostics_markdown(results) + suites_markdown(results))
         write_text(folder / "plots" / "accuracy.csv", accuracy_csv(results))
         write_text(folder / "plots" / "training.csv", training_csv(workspace, results))
+        write_text(folder / "plots" / "confusion.csv", csv_text([COLUMNS, *confusion_rows(workspace, results, examples)]))
         draw_charts(workspace, results, folder / "figures")
         for key in settings.backbones:
             draw_read_outs(workspace, settings, key, examples, folder / "figures")

@@ -143,7 +143,7 @@ def accuracy_csv(results: Mapping[str, Any]) -> str:
         for arm, values in backbone["arms"].items():
             for family, entry in [*values["families"].items(), ("mean", values["mean"])]:
                 rows.append((key, arm, family, *(entry[name] for name in ("accuracy", "low", "high", "chance"))))
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
@@ -170,7 +170,7 @@ def training_csv(workspace: Path, results: Mapping[str, Any]) -> str:
         for start in range(0, len(steps), width):
             part = steps[start : start + width]
             found.append((key, trial, part[-1]["step"], part[-1].get("stage"), *(_mean(part, name) for name in names)))
-    return _csv([header, *found])
+    return csv_text([header, *found])
 
 
 def training_rows(workspace: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -191,7 +191,8 @@ def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([row[0].ljust(widths[0]), *cells]).rstrip()
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as CSV; an empty cell for None."""
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows([["" if cell is None else cell for cell in row] for row in rows])
     return stream.getvalue()

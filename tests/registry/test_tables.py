@@ -12,9 +12,9 @@ from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.registry.database import default_database
 from coat_core.registry.releases import flat_metrics, register_trial
 from coat_core.registry.run_metrics import log_results
-from coat_core.registry.tables import ACCURACY, SKILL, accuracy_rows, skill_rows, write_table
+from coat_core.registry.tables import ACCURACY, CONFUSION, CONFUSIONS, SKILL, accuracy_rows, skill_rows, write_table
 from coat_core.registry.tracking import MlflowTracker
-from coat_core.storage import read_json, write_json
+from coat_core.storage import read_json, write_json, write_text
 from tests.registry.conftest import NAME
 from tests.testing.probes import invented_probe
 from tests.testing.scores import FAMILIES
@@ -77,6 +77,24 @@ def test_the_report_gives_every_trial_its_tables(workspace: Path, client: Any, a
         assert load(client, run_id, ACCURACY) == accuracy_rows(read_json(workspace / "evaluation" / trial / "metrics.json"))
     assert load(client, runs[1], SKILL) == skill_rows(invented_probe())
     assert [file.path for file in client.list_artifacts(runs[0], "tables")] == [ACCURACY]
+
+
+def test_a_run_has_the_choices_that_were_confused(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
+    trial = add_trial("qwen2_audio-coat-0")
+    write_text(
+        workspace / CONFUSIONS,
+        "backbone,arm,trial,task,right,answered,count\n"
+        "qwen2_audio,sft,sft-0,emotion,sad,calm,4\n"
+        "qwen2_audio,coat,coat-0,emotion,sad,sad,3\n"
+        "qwen2_audio,coat,coat-0,emotion,sad,calm,1\n"
+        "qwen2_audio,coat,coat-0,emotion,calm,calm,2\n",
+    )
+    run_id = register_trial(workspace, NAME, trial).run_id
+    assert load(client, run_id, CONFUSION) == [
+        {"task": "emotion", "right": "sad", "answered": "sad", "count": 3, "share": 0.75},
+        {"task": "emotion", "right": "sad", "answered": "calm", "count": 1, "share": 0.25},
+        {"task": "emotion", "right": "calm", "answered": "calm", "count": 2, "share": 1.0},
+    ]
 
 
 def test_the_skill_of_an_expert_without_a_head_is_missing() -> None:

@@ -63,7 +63,8 @@ def test_the_report_is_complete_and_self_contained(workspace: Path, tiny_bases: 
     found = {path.relative_to(workspace / "report").as_posix() for path in (workspace / "report").rglob("*") if path.is_file()}
     read_outs = {f"figures/read-out-{KEY}-{family}.png" for family in FAMILIES}
     charts = {f"figures/{name}.png" for name in ("accuracy", "differences", "training")}
-    tables = {"results.json", "report.html", "tables.md", "metrics.json", "plots/accuracy.csv", "plots/training.csv"}
+    plots = {f"plots/{name}.csv" for name in ("accuracy", "training", "confusion")}
+    tables = {"results.json", "report.html", "tables.md", "metrics.json"} | plots
     assert found == read_outs | charts | tables
     assert all((workspace / "report" / name).stat().st_size <= 300_000 for name in read_outs | charts)
     page = (workspace / "report/report.html").read_text()
