@@ -63,7 +63,7 @@ def skill_rows(probe: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def confusion_rows(counts: Path, name: str) -> list[dict[str, Any]]:
-    """Return one row for each task, right choice and answered choice that occurs: the number of questions, and their share of the right one.
+    """Return one row for each task, right choice and answered choice that occurs: number of questions, and their share of the right one.
 
     Args:
         counts: `CONFUSIONS` of a workspace.

@@ -17,7 +17,7 @@ COLUMNS = ("backbone", "arm", "trial", "task", "right", "answered", "count")
 UNSCORED = "(unscored)"
 """In `answered`: the response names none of the choices, or several."""
 FEWEST_CHOICES, MOST_CHOICES = 3, 12
-"""A task has counts if all its questions together have so many choices: with two, accuracy says it; with more, each cell is nearly empty."""
+"""A task has counts if all its questions together have so many choices: with 2, accuracy says it; with more, the cells are nearly empty."""
 
 
 def confusion_rows(workspace: Path, results: Mapping[str, Any], examples: Iterable[Example]) -> list[tuple[Any, ...]]:
