@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.after_kills import differences
 from tests.testing import chain_runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,17 +88,11 @@ def run_and_kill(workspace: Path, moment: float) -> dict | None:
 
 def examine(workspace: Path, expected: dict[str, str], versions: dict[str, list[int]]) -> list[str]:
     """Return the differences from the undisturbed workspace."""
-    found, problems = chain_runs.fingerprint(workspace), []
-    if differing := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
-        problems.append(f"{len(differing)} files differ: {differing[:5]}")
+    problems = differences(workspace, expected)
     if (has := chain_runs.versions(workspace)) != versions:
         problems.append(f"versions {has}")
     if left := chain_runs.unfinished(workspace):
         problems.append(f"left as running: {left}")
-    if processes := chain_runs.processes_in(workspace):
-        problems.append(f"processes left: {processes}")
-    if stale := json.loads(chain_runs.command("dvc", "status", "--json", workspace=workspace).stdout):
-        problems.append(f"stale: {sorted(stale)}")
     return problems
 
 

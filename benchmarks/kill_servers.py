@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.after_kills import differences
 from coat_core.pipeline.workspace import make_workspace
 from coat_core.settings import read_values
 from tests.testing import chain_runs
@@ -227,18 +228,12 @@ def ended_within(team: Team, run: str, seconds: float) -> bool:
 
 def examine(team: Team, workspace: Path, expected: Expected, suffix: str) -> list[str]:
     """Return the differences from the undisturbed workspace, and what is left behind."""
-    found, problems = chain_runs.fingerprint(workspace), []
-    if differing := sorted(name for name in expected.files.keys() | found.keys() if expected.files.get(name) != found.get(name)):
-        problems.append(f"{len(differing)} files differ: {differing[:5]}")
+    problems = differences(workspace, expected.files)
     if (has := team.versions(suffix)) != expected.versions:
         problems.append(f"versions {has}")
     # The server marks the run of a killed worker once its heartbeats have been missing for so long.
     if not chain_runs.wait_for(lambda: not team.recorded_as_running(), interval_s=1):
         problems.append(f"recorded as running: {team.recorded_as_running()}")
-    if not chain_runs.wait_for(lambda: not chain_runs.processes_in(workspace), 60):
-        problems.append(f"processes left: {chain_runs.processes_in(workspace)}")
-    if stale := json.loads(chain_runs.command("dvc", "status", "--json", workspace=workspace).stdout):
-        problems.append(f"stale: {sorted(stale)}")
     return problems
 
 

@@ -2,9 +2,11 @@
 
     coat serve models:/coat-qwen2-audio@champion --port 5000 &
     python -m benchmarks.serving_load --server http://127.0.0.1:5000 --audio data/corpus/audio [--requests 200] [--json FILE]
+        [--clients 1,4,16] [--model models:/coat-qwen2-audio@champion]
 
 The clips are asked one after the other first, by one client; every later answer must be equal to that of the same clip. With 1, 4 and 16
-clients, each client sends its next question when it has the answer to the last one.
+clients, each client sends its next question when it has the answer to the last one. With `--model`, questions are also asked by the command
+`coat ask`, alternately with and without `--server`: the seconds of the whole command, start of Python included.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import base64
 import json
 import statistics
+import subprocess
 import sys
 import time
 import urllib.request
@@ -24,7 +27,8 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from coat_core.storage import write_json
 
-CLIENTS = (1, 4, 16)
+ASKS = 5
+"""Pairs of commands."""
 QUESTION = "What do you hear?"
 
 
@@ -34,6 +38,8 @@ def main() -> None:
     parser.add_argument("--audio", type=Path, required=True, help="folder of clips")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--requests", type=int, default=200, help="requests for each number of clients")
+    parser.add_argument("--clients", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 16])
+    parser.add_argument("--model", help="of the server; run this in its workspace")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     clips = sorted(path for path in options.audio.iterdir() if path.is_file())[: options.clips]
@@ -41,14 +47,30 @@ def main() -> None:
         parser.error(f"no clips in {options.audio}")
     bodies = [_body(clip) for clip in clips]
     expected = [_ask(options.server, body)[0] for body in bodies]
-    rows = [_load(options.server, bodies, expected, clients, options.requests) for clients in CLIENTS]
+    rows = [_load(options.server, bodies, expected, clients, options.requests) for clients in options.clients]
     for row in rows:
         sys.stdout.write(
             f"{row['clients']:>2} clients  {row['requests_per_s']:6.2f} requests/s  p50 {row['p50_s']:.3f} s  p99 {row['p99_s']:.3f} s  "
             f"wrong {row['wrong']}  failed {row['failed']}  server {row['server_mb']:.0f} MB\n"
         )
+    commands = _commands(options.model, options.server, clips) if options.model else {}
+    for name, seconds in commands.items():
+        sys.stdout.write(f"coat ask, {name}: first {seconds[0]:.2f} s, then {', '.join(f'{value:.2f}' for value in seconds[1:])} s\n")
     if options.json:
-        write_json(options.json, {"machine": describe_machine(), "clips": len(clips), "question": QUESTION, "rows": rows})
+        content = {"machine": describe_machine(), "clips": len(clips), "question": QUESTION, "rows": rows, "commands_s": commands}
+        write_json(options.json, content)
+
+
+def _commands(model: str, server: str, clips: Sequence[Path]) -> dict[str, list[float]]:
+    """Return the seconds of `coat ask`, with the running server and with a model of its own, in alternation."""
+    seconds: dict[str, list[float]] = {"with the server": [], "alone": []}
+    for number in range(ASKS):
+        for name, options in (("with the server", ["--server", server]), ("alone", [])):
+            command = [Path(sys.executable).parent / "coat", "ask", model, clips[number % len(clips)], QUESTION, *options]
+            begin = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
 
 
 def _load(server: str, bodies: Sequence[bytes], expected: Sequence[str], clients: int, requests: int) -> dict[str, Any]:
