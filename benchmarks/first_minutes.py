@@ -42,7 +42,7 @@ class Block:
 def blocks(page: str) -> list[Block]:
     """Return the blocks of Bash and Python of a Markdown page, in their order."""
     found, heading = [], ""
-    for match in re.finditer(r"^## (?P<heading>.+)$|^```(?P<language>bash|python)\n(?P<code>.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for match in re.finditer(r"^## (?P<heading>[^\n]+)$|^```(?P<language>bash|python)\n(?P<code>.*?)^```$", page, re.MULTILINE | re.DOTALL):
         heading = match["heading"] or heading
         if match["code"]:
             found.append(Block(heading, match["language"], match["code"]))
