@@ -77,7 +77,7 @@ def follow(steps: list[Block], folder: Path, picture: Path | None) -> tuple[list
         started = time.monotonic()
         if DEMO not in block.code:
             place = run(block, place, folder / "here")
-            _print(rows, block.heading, block.code.strip().splitlines()[-1], started)
+            _print(rows, block.heading, block.code.strip().splitlines()[0 if block.language == "python" else -1], started)
             continue
         with pages(block.code.split(), place, "http://") as (address, *_):
             _print(rows, block.heading, "the page is there", started)
@@ -120,7 +120,7 @@ def compare(address: str, rows: list[dict[str, Any]], heading: str, picture: Pat
         page.wait_for_selector("html[data-ready]")
         page.select_option("#sample", index=1)
         page.locator("#player").evaluate("player => player.play()")
-        page.wait_for_function("document.querySelector('#player').currentTime > 0")
+        expect(page.locator("#player")).not_to_have_js_property("currentTime", 0)
         _print(rows, heading, "a clip is played", started)
         started = time.monotonic()
         page.click("#send")
