@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,33 @@ def test_a_nemo_manifest_keeps_format_duration_and_groups(tmp_path: Path) -> Non
         assert (facts.sha256, facts.sample_rate_hz) == (example.sha256, example.sample_rate_hz)
         assert facts.duration_s == pytest.approx(example.duration_s, abs=0.01)
     assert (tmp_path / "corpus" / examples[1].audio).suffix == ".ogg"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("function", ["sha256_file", "shutil.copyfile"])
+def test_a_fault_of_the_machine_is_no_mistake_of_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int) -> None:
+    write_tone(tmp_path / "data/0.wav", 100)
+    manifest = write_manifest_rows(tmp_path / "data", [{"audio_filepath": "0.wav", "text": "one"}])
+
+    def fail(path: Path, *_: Any) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(f"coat_core.corpus.imported.clips.{function}", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        import_corpus(import_settings("manifest"), manifest, tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_a_file_that_the_row_may_not_read_is_a_mistake_of_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tone(tmp_path / "data/0.wav", 100)
+    manifest = write_manifest_rows(tmp_path / "data", [{"audio_filepath": "0.wav", "text": "one"}])
+
+    def fail(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("coat_core.corpus.imported.clips.sha256_file", fail)
+    with pytest.raises(CorpusError, match=r"audio '0\.wav' cannot be read: Permission denied"):
+        import_corpus(import_settings("manifest"), manifest, tmp_path / "corpus")
 
 
 def test_an_audio_folder_is_imported_with_its_metadata(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +19,9 @@ from coat_core.corpus.imported.segments import MAX_SOURCE_CHANNELS, MAX_SOURCE_S
 from coat_core.errors import AudioError
 from coat_core.progress import ProgressBar
 from coat_core.storage import sha256_bytes, sha256_file
+
+_OF_THE_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG))
+"""What opening a file says if the row names a wrong one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,9 @@ def store_clips(lines: Sequence[Line], rows: Sequence[Row], corpus: Path, mistak
         rows: checked rows with `path`, and with `segment` for a part of the file.
         corpus: the corpus folder.
         mistakes: receives the errors.
+
+    Raises:
+        OSError: a file failed for a reason that is no mistake of a row: the disk is full, a device fails, too many files are open.
     """
     by_file: dict[Path, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -52,6 +60,8 @@ def store_clips(lines: Sequence[Line], rows: Sequence[Row], corpus: Path, mistak
         try:
             source = _Source(path, corpus)
         except OSError as error:
+            if not _is_of_the_file(error, path):
+                raise
             for number in numbers:
                 mistakes.add_line(lines[number], f"audio {path.name!r} cannot be read: {error.strerror}")
             continue
@@ -62,9 +72,17 @@ def store_clips(lines: Sequence[Line], rows: Sequence[Row], corpus: Path, mistak
                 clips[number] = source.segment(rows[number]) if "segment" in rows[number] else source.whole(rows[number])
             except AudioError as error:
                 mistakes.add_line(lines[number], f"a segment of audio {path.name!r} cannot be cut: {error}")
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                if not _is_of_the_file(error, path):
+                    raise
+                mistakes.add_line(lines[number], f"audio {path.name!r} cannot be read: {error.strerror}")
+            except ValueError as error:
                 mistakes.add_line(lines[number], f"audio {path.name!r}: {error}")
     return clips
+
+
+def _is_of_the_file(error: OSError, path: Path) -> bool:
+    return error.errno in _OF_THE_FILE and error.filename is not None and Path(os.fsdecode(error.filename)) == path
 
 
 class _Source:

@@ -38,7 +38,7 @@ function showAnswer(event) {
   ];
   if (event.verdict) rows.push(["verdict", event.verdict === "right" ? "right" : `${event.verdict}; right answer: ${event.right_answer}`]);
   else if (event.choice) rows.push(["choice", event.choice]);
-  if (event.note) rows.push(["note", `names no choice: ${event.note}`]);
+  if (event.note) rows.push(["no choice", event.note]);
   if (!event.finished) rows.push(["note", "cut off at the longest answer"]);
   setFacts(facts, rows);
 }
