@@ -17,6 +17,9 @@ PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child run."""
 CHAIN = "chain"
 """Tag of a parent run: the digest of workspace, params and commit."""
+NOTE = "mlflow.note.content"
+"""MLflow's tag with the description of a run, in Markdown."""
+DESCRIPTION = "The trials that were trained in this workspace with these params and this commit."
 _MISSING = "missing"
 
 
@@ -86,7 +89,7 @@ def _first(client: Any, experiment: str, chain: ChainRun) -> Any | None:
 def _create(client: Any, experiment: str, chain: ChainRun, tags: Mapping[str, str]) -> Any:
     own = {
         CHAIN: chain.key, "workspace": chain.workspace, "params_sha256": chain.params, "mlflow.source.git.commit": chain.commit,
-        "mlflow.note.content": "The trials that were trained in this workspace with these params and this commit.",
+        NOTE: DESCRIPTION,
     }  # fmt: skip
     made = client.create_run(experiment, tags={**tags, **own}, run_name=chain.name)
     first = _first(client, experiment, chain) or made

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+from coat_core.registry.overview import TRIALS, comparison
+from coat_core.registry.parents import NOTE, PARENT
 from coat_core.registry.run_metrics import log_results, trial_metrics
-from coat_core.registry.tracking import MlflowTracker
+from coat_core.registry.tracking import MlflowTracker, open_tracker
 from coat_core.storage import write_json
+from tests.testing.mlflow_tables import load_table
 
 
 def _seeds(*means: float) -> dict[str, Any]:
@@ -50,3 +54,25 @@ def test_results_are_logged_once_with_the_runs_that_mlflow_has(workspace: Path, 
     assert len(client.get_metric_history(run_id, "evaluation/mean_accuracy")) == 1
     assert run.data.tags["mlflow.source.name"] == "coat"
     assert run.data.tags["mlflow.source.git.commit"]
+
+
+def test_the_parent_lists_its_trials_and_links_to_their_comparison(workspace: Path, client: Any) -> None:
+    runs = {}
+    for trial in ("qwen2_audio-sft-1", "qwen2_audio-coat-1"):
+        with open_tracker(workspace, experiment="coat-x", run_name=trial, stage_key=trial) as tracker:
+            tracker.start()
+            write_json(workspace / f"runs/{trial}/run.json", tracker.describe())
+            runs[trial] = tracker.run_id
+    for _ in range(2):
+        log_results(workspace, {"backbones": {"qwen2_audio": BACKBONE}})
+    sft, coat = runs.values()
+    trial = client.get_run(coat)
+    parent = client.get_run(trial.data.tags[PARENT])
+    assert load_table(client, parent.info.run_id, TRIALS) == [
+        {"trial": "qwen2_audio-sft-1", "backbone": "qwen2_audio", "arm": "sft", "seed": 1, "mean_accuracy": 0.4, "minus_sft": None},
+        {"trial": "qwen2_audio-coat-1", "backbone": "qwen2_audio", "arm": "coat", "seed": 1, "mean_accuracy": 0.45, "minus_sft": 0.05},
+    ]
+    assert f"]({comparison(trial.info.experiment_id, [sft, coat])})" in parent.data.tags[NOTE]
+    assert all(part in unquote(parent.data.tags[NOTE]) for part in (sft, coat, f'experiments=["{trial.info.experiment_id}"]'))
+    client.delete_run(parent.info.run_id)
+    assert log_results(workspace, {"backbones": {"qwen2_audio": BACKBONE}}) == [sft, coat]

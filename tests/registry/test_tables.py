@@ -9,25 +9,15 @@ from typing import Any
 import pytest
 
 from coat_core.probing.verdict import FOLDER as PROBES
-from coat_core.registry.database import default_database
 from coat_core.registry.releases import flat_metrics, register_trial
 from coat_core.registry.run_metrics import log_results
 from coat_core.registry.tables import ACCURACY, CONFUSION, CONFUSIONS, SKILL, accuracy_rows, skill_rows, write_table
 from coat_core.registry.tracking import MlflowTracker
 from coat_core.storage import read_json, write_json, write_text
 from tests.registry.conftest import NAME
+from tests.testing.mlflow_tables import load_table
 from tests.testing.probes import invented_probe
 from tests.testing.scores import FAMILIES
-
-
-def load(client: Any, run_id: str, path: str) -> list[dict[str, Any]]:
-    """Read a table as MLflow does; missing values are None. pandas reads a number with an error in its last bit."""
-    with default_database(client.tracking_uri):
-        frame = client.load_table(client.get_run(run_id).info.experiment_id, path, [run_id])
-    return [
-        {key: None if value != value else round(value, 12) if isinstance(value, float) else value for key, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
 
 
 def trained(workspace: Path, trial: str) -> str:
@@ -43,7 +33,7 @@ def test_a_registered_run_has_one_table_for_all_families(workspace: Path, client
     trial = add_trial(right=(6, 3))
     metrics = read_json(workspace / "evaluation" / trial / "metrics.json")
     run_id = register_trial(workspace, NAME, trial).run_id
-    rows = load(client, run_id, ACCURACY)
+    rows = load_table(client, run_id, ACCURACY)
     assert rows == accuracy_rows(metrics)
     assert [row["family"] for row in rows] == [*metrics["families"], "mean"]
     music = next(row for row in rows if row["family"] == "music")
@@ -61,7 +51,7 @@ def test_a_table_is_replaced_not_appended_to(workspace: Path, client: Any, add_t
     run_id = register_trial(workspace, NAME, trial).run_id
     add_trial(right=(8, 5))
     assert register_trial(workspace, NAME, trial).run_id == run_id
-    assert load(client, run_id, ACCURACY) == accuracy_rows(read_json(workspace / "evaluation" / trial / "metrics.json"))
+    assert load_table(client, run_id, ACCURACY) == accuracy_rows(read_json(workspace / "evaluation" / trial / "metrics.json"))
     assert client.get_run(run_id).data.tags["mlflow.loggedArtifacts"].count(ACCURACY) == 1
 
 
@@ -74,8 +64,8 @@ def test_the_report_gives_every_trial_its_tables(workspace: Path, client: Any, a
     for _ in range(2):
         assert log_results(workspace, results) == runs
     for trial, run_id in zip(trials, runs, strict=True):
-        assert load(client, run_id, ACCURACY) == accuracy_rows(read_json(workspace / "evaluation" / trial / "metrics.json"))
-    assert load(client, runs[1], SKILL) == skill_rows(invented_probe())
+        assert load_table(client, run_id, ACCURACY) == accuracy_rows(read_json(workspace / "evaluation" / trial / "metrics.json"))
+    assert load_table(client, runs[1], SKILL) == skill_rows(invented_probe())
     assert [file.path for file in client.list_artifacts(runs[0], "tables")] == [ACCURACY]
 
 
@@ -90,7 +80,7 @@ def test_a_run_has_the_choices_that_were_confused(workspace: Path, client: Any, 
         "qwen2_audio,coat,coat-0,emotion,calm,calm,2\n",
     )
     run_id = register_trial(workspace, NAME, trial).run_id
-    assert load(client, run_id, CONFUSION) == [
+    assert load_table(client, run_id, CONFUSION) == [
         {"task": "emotion", "right": "sad", "answered": "sad", "count": 3, "share": 0.75},
         {"task": "emotion", "right": "sad", "answered": "calm", "count": 1, "share": 0.25},
         {"task": "emotion", "right": "calm", "answered": "calm", "count": 2, "share": 1.0},
@@ -108,4 +98,4 @@ def test_the_skill_of_an_expert_without_a_head_is_missing() -> None:
 def test_rows_are_read_back_as_written(workspace: Path, client: Any, rows: list[dict[str, Any]]) -> None:
     run_id = trained(workspace, "t")
     write_table(client, run_id, "tables/t.json", rows)
-    assert load(client, run_id, "tables/t.json") == rows
+    assert load_table(client, run_id, "tables/t.json") == rows

@@ -1,0 +1,41 @@
+"""What the parent of a chain run's trials shows: a table of the trials, and a link to MLflow's page that compares them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from coat_core.registry.parents import CHAIN, DESCRIPTION, NOTE, PARENT
+from coat_core.registry.tables import write_table
+
+TRIALS = "tables/trials.json"
+
+
+def log_overviews(client: Any, trials: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write table and link of the parent of each trial; what is there is replaced. Return the ids of the parents.
+
+    Args:
+        client: `MlflowClient` of the records.
+        trials: the row of the table by the run's id.
+    """
+    children: dict[str, list[str]] = defaultdict(list)
+    for run_id in trials:
+        parent = client.get_run(run_id).data.tags.get(PARENT)
+        if parent is not None:
+            children[parent].append(run_id)
+    found = []
+    for parent, runs in children.items():
+        run = client.get_run(parent)
+        if CHAIN in run.data.tags and run.info.lifecycle_stage == "active":
+            write_table(client, parent, TRIALS, [trials[run_id] for run_id in runs])
+            client.set_tag(parent, NOTE, f"{DESCRIPTION} [Compare them]({comparison(run.info.experiment_id, runs)}).")
+            found.append(parent)
+    return found
+
+
+def comparison(experiment: str, runs: list[str]) -> str:
+    """Return the address of MLflow's page that compares runs, relative to its server."""
+    return f"#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
