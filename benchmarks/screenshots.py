@@ -9,6 +9,7 @@ them: they load their chart library from the network when they are opened. It ne
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any
 
 from benchmarks.pages import pages
 from coat_core.registry.database import connect
+from coat_core.registry.parents import NOTE, PARENT
 from coat_core.servers import free_port
 from tests.testing import chain_runs
 from tests.testing.browser import chromium, reason_to_skip
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZE = {"width": 1280, "height": 900}
+SIZE = {"width": 1440, "height": 900}
 SETTLE_MS = 2_500
 """Charts are drawn after their page has loaded."""
 
@@ -50,22 +52,30 @@ def report(browser: Any, workspace: Path, to: Path) -> None:
 
 
 def mlflow(browser: Any, workspace: Path, to: Path) -> None:
-    """MLflow: runs of an experiment as a table and compared by their accuracy, a run's table, and a version."""
+    """MLflow: the runs of an experiment, a parent and the comparison that it links to, a trial, its tables, and a version."""
     with pages([str(chain_runs.BIN / "coat"), "ui"], workspace, "Ctrl-C") as found:
         address = found[0]
         client = connect(workspace)
-        experiment = next(e for e in client.search_experiments() if client.search_runs([e.experiment_id], "tags.mlflow.parentRunId != ''"))
-        runs = client.search_runs([experiment.experiment_id], "tags.mlflow.parentRunId != ''")
-        run = next(run for run in runs if "coat-" in run.info.run_name)
+        trials = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.arm = 'coat'")
+        parent = client.get_run(trials[0].data.tags[PARENT])
         model = next(model for model in client.search_registered_models() if model.aliases)
         version = next(iter(model.aliases.values()))
-        at = f"{address}/#/experiments/{experiment.experiment_id}"
-        _take(_open(browser, f"{at}/runs"), to / "page_mlflow_runs.png")
-        _take(_open(browser, f"{at}/runs?compareRunsMode=CHART"), to / "page_mlflow_charts.png")
-        _take(_open(browser, f"{at}/runs/{run.info.run_id}"), to / "page_mlflow_run.png")
-        _take(_open(browser, f"{at}/runs/{run.info.run_id}/artifacts/tables/accuracy.json"), to / "page_mlflow_table.png")
-        _take(_open(browser, f"{address}/#/models/{model.name}"), to / "page_mlflow_model.png")
-        _take(_open(browser, f"{address}/#/models/{model.name}/versions/{version}"), to / "page_mlflow_version.png")
+        trial = client.get_run(client.get_model_version(model.name, version).run_id)
+        at = f"{address}/#/experiments/{trial.info.experiment_id}/runs"
+        page = _open(browser, at)
+        _close_assistant(page)
+        page.get_by_text("Expand rows").click()
+        _take(page, to / "page_mlflow_runs.png")
+        link = re.search(r"\]\((#[^)]+)\)", parent.data.tags[NOTE])
+        pictures = {
+            "parent": f"{at}/{parent.info.run_id}", "trial": f"{at}/{trial.info.run_id}",
+            "confusion": f"{at}/{trial.info.run_id}/artifacts/tables/confusion.json",
+            "version": f"{address}/#/models/{model.name}/versions/{version}",
+        } | ({"compare": f"{address}/{link[1]}"} if link else {})  # fmt: skip
+        for name, place in pictures.items():
+            page = _open(browser, place)
+            _close_assistant(page)
+            _take(page, to / f"page_mlflow_{name}.png")
 
 
 def prefect(browser: Any, workspace: Path, to: Path) -> None:
@@ -81,7 +91,8 @@ def prefect(browser: Any, workspace: Path, to: Path) -> None:
         _take(page, to / "page_prefect_run.png")
         page.get_by_text("Artifacts", exact=True).first.click()
         page.wait_for_timeout(SETTLE_MS)
-        _take(page, to / "page_prefect_artifacts.png")
+        page.get_by_text("decisions", exact=True).first.click()
+        _take(page, to / "page_prefect_decisions.png")
 
 
 def demo(browser: Any, workspace: Path, to: Path) -> None:
@@ -108,6 +119,13 @@ def _open(browser: Any, address: str) -> Any:
     page.goto(address)
     page.wait_for_timeout(SETTLE_MS)
     return page
+
+
+def _close_assistant(page: Any) -> None:
+    """Close the panel that MLflow opens beside a page in a new browser."""
+    button = page.locator('button[aria-label="Close"]')
+    if button.count():
+        button.first.click()
 
 
 def _take(page: Any, path: Path) -> None:

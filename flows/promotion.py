@@ -46,6 +46,16 @@ def decisions_text(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def decisions_markdown(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the decisions as Markdown: a table of the versions, then all reasons. Prefect's own tables cut long texts off."""
+    lines = ["| model | version | decision |", "|:--|--:|:--|"]
+    lines += [f"| {record['model']} | {record['version']} | {record['decision']} |" for record in records]
+    for record in records:
+        lines += ["", f"## {record['model']} version {record['version']}: {record['decision']}", ""]
+        lines += [f"- {reason}" for reason in record["reasons"]]
+    return "\n".join(lines)
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
 def promote_backbone(backbone: str, workspace: str, settings: Settings) -> dict[str, Any]:
     """Register one backbone's candidate trial, load it cold, compare it with the champion, decide and apply."""

@@ -98,11 +98,12 @@ def publish_contract(workspace: Path) -> None:
 
 def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
     """Add the metrics table, the decisions with their reasons, and where report and registry are, to the run page."""
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+    from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+    from flows.promotion import decisions_markdown
 
     create_markdown_artifact((workspace / "report/tables.md").read_text(), key="metrics", description="Accuracy by arm and family")
-    rows = [{**decision, "reasons": "; ".join(decision["reasons"])} for decision in decisions]
-    create_table_artifact(rows, key="decisions", description="Decisions of the promotion gate, with reasons")
+    create_markdown_artifact(decisions_markdown(decisions), key="decisions", description="Decisions of the promotion gate, with reasons")
     report = f"`{(workspace / 'report/report.html').resolve()}` on {host_name().partition(' ')[0]}; it opens in a browser without a server"
     create_markdown_artifact(report, key="report", description="Where the report is")
     tracking = tracking_uri(workspace)
