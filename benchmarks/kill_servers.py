@@ -4,9 +4,10 @@
 
 PostgreSQL has the databases of an MLflow server and of a Prefect server with authentication; a worker takes runs of `coat/manual`. A killed
 server is started again at once, a killed flow or worker is followed by a new run. A round is one workspace with models of its own names. It
-ends when a run completes. Then every deterministic file must be byte-equal to that of an undisturbed workspace, each model must have one
-version, no process may be left, and MLflow and Prefect may record nothing as running. An S3 server is not among them:
-`benchmarks.network_faults` ends its connections. It needs what `make services` installs.
+ends when a run completes, and one more run, which has no stage to run: it closes what a killed worker left open. Then every deterministic
+file must be byte-equal to that of an undisturbed workspace, each model must have one version, no process may be left, and MLflow and Prefect
+may record nothing as running. An S3 server is not among them: `benchmarks.network_faults` ends its connections. It needs what `make
+services` installs.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ LOGIN = "coat:secret-of-the-team"
 KINDS = ("mlflow", "worker", "prefect", "postgres", "flow")
 """What is killed, in turn."""
 LOST_AFTER_S = "90"
+SETTLED_S = 600.0
+"""Time within which Prefect has recorded the last states of a run that has ended, in seconds."""
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 
 
@@ -227,12 +230,19 @@ def ended_within(team: Team, run: str, seconds: float) -> bool:
 
 
 def examine(team: Team, workspace: Path, expected: Expected, suffix: str) -> list[str]:
-    """Return the differences from the undisturbed workspace, and what is left behind."""
-    problems = differences(workspace, expected.files)
+    """Start a last run, and return the differences from the undisturbed workspace and what is left behind."""
+    problems = []
+    # The server marks the run of a killed worker once its heartbeats have been missing for a while; the next run closes its tasks.
+    if not chain_runs.wait_for(lambda: "flow_run" not in team.recorded_as_running(), interval_s=1):
+        problems.append(f"runs recorded as running: {team.recorded_as_running()}")
+    state = team.prefect.wait_for_end(team.prefect.start("manual", workspace=str(workspace)))
+    if state != "COMPLETED":
+        problems.append(f"a run without work ended as {state}")
+    problems += differences(workspace, expected.files)
     if (has := team.versions(suffix)) != expected.versions:
         problems.append(f"versions {has}")
-    # The server marks the run of a killed worker once its heartbeats have been missing for so long.
-    if not chain_runs.wait_for(lambda: not team.recorded_as_running(), interval_s=1):
+    # Prefect sends the states of tasks as events, the last ones after that of their run.
+    if not chain_runs.wait_for(lambda: not team.recorded_as_running(), SETTLED_S, interval_s=1):
         problems.append(f"recorded as running: {team.recorded_as_running()}")
     return problems
 

@@ -64,7 +64,7 @@ def mlflow(browser: Any, workspace: Path, to: Path) -> None:
         at = f"{address}/#/experiments/{trial.info.experiment_id}/runs"
         page = _open(browser, at)
         _close_assistant(page)
-        page.get_by_text("Expand rows").click()
+        page.locator(".ag-row button").first.click()
         _take(page, to / "page_mlflow_runs.png")
         link = re.search(r"\]\((#[^)]+)\)", parent.data.tags[NOTE])
         pictures = {
