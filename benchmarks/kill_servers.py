@@ -4,10 +4,10 @@
 
 PostgreSQL has the databases of an MLflow server and of a Prefect server with authentication; a worker takes runs of `coat/manual`. A killed
 server is started again at once, a killed flow or worker is followed by a new run. A round is one workspace with models of its own names. It
-ends when a run completes, and one more run, which has no stage to run: it closes what a killed worker left open. Then every deterministic
-file must be byte-equal to that of an undisturbed workspace, each model must have one version, no process may be left, and MLflow and Prefect
-may record nothing as running. An S3 server is not among them: `benchmarks.network_faults` ends its connections. It needs what `make
-services` installs.
+ends when a run completes, and one more run, which has no stage to run: it closes what a killed worker left open. Then every
+deterministic file must be byte-equal to that of an undisturbed workspace, each model must have one version, no process may be left, and
+MLflow and Prefect may record nothing as running. An S3 server is not among them: `benchmarks.network_faults` ends its connections. It needs
+what `make services` installs.
 """
 
 from __future__ import annotations
