@@ -75,6 +75,8 @@ def mlflow(browser: Any, workspace: Path, to: Path) -> None:
         for name, place in pictures.items():
             page = _open(browser, place)
             _close_assistant(page)
+            for path in page.get_by_text("Path:").all():
+                path.evaluate("line => line.style.visibility = 'hidden'")  # A path of this machine.
             _take(page, to / f"page_mlflow_{name}.png")
 
 
