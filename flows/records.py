@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coat_core import storage
-from coat_core.registry.database import tracking_uri
+from coat_core.registry.database import connect, tracking_uri
+from coat_core.registry.overview import page_of_run
 from coat_core.registry.parents import ChainRun
 from coat_core.registry.uris import page_of, portable
+from coat_core.report.decisions import write_decisions
 from coat_core.watchdog import host_name, is_alive, owner_mark
 
 _OWNER_TAG = "owner:"
@@ -107,8 +109,11 @@ def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
     report = f"`{(workspace / 'report/report.html').resolve()}` on {host_name().partition(' ')[0]}; it opens in a browser without a server"
     create_markdown_artifact(report, key="report", description="Where the report is")
     tracking = tracking_uri(workspace)
-    for decision in decisions if tracking.startswith("http") else ():
-        link = f"{portable(tracking)}/#/models/{decision['model']}/versions/{decision['version']}"
+    client, server = connect(workspace), portable(tracking).rstrip("/") if tracking.startswith("http") else ""
+    name = ChainRun.of(workspace).name
+    write_decisions(workspace, decisions, run=name, registry=server, page_of_run=lambda run_id: page_of_run(client, run_id))
+    for decision in decisions if server else ():
+        link = f"{server}/#/models/{decision['model']}/versions/{decision['version']}"
         create_link_artifact(link, key=decision["model"].replace(".", "-"), link_text=f"{decision['model']} in MLflow")
-    if not tracking.startswith("http"):
+    if not server:
         create_markdown_artifact(f"`{page_of(tracking)}`", key="mlflow", description="How to open the registry")

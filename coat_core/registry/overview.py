@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from coat_core.registry.parents import CHAIN, DESCRIPTION, NOTE, PARENT
 from coat_core.registry.tables import write_table
+from coat_core.registry.tracking import find_run
 
 TRIALS = "tables/trials.json"
 
@@ -39,3 +40,9 @@ def log_overviews(client: Any, trials: Mapping[str, Mapping[str, Any]]) -> list[
 def comparison(experiment: str, runs: list[str]) -> str:
     """Return the address of MLflow's page that compares runs, relative to its server."""
     return f"#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+
+
+def page_of_run(client: Any, run_id: str) -> str:
+    """Return the address of a run's page, relative to MLflow's server; empty if MLflow does not have the run."""
+    run = find_run(client, run_id)
+    return f"#/experiments/{run.info.experiment_id}/runs/{run_id}" if run else ""

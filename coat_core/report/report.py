@@ -144,7 +144,7 @@ def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[Sampl
     present = {
         "accuracy": "Accuracy", "suites": suites and "Public benchmarks", "items": items and "Sample items",
         "read-out": read_outs and "Read-out", "latency": latency and "Latency", "diagnostics": diagnostics and "Diagnostics",
-        "training": charts["training"] and "Training", "data": "Data", "measured": "How it was measured",
+        "training": charts["training"] and "Training", "data": "Data", "promotion": "Promotion", "measured": "How it was measured",
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
         results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arm["mean"]["n"],

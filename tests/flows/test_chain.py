@@ -23,6 +23,7 @@ MODEL = "coat-qwen2-audio"
 def test_a_run_completes_and_promotes(finished: Finished) -> None:
     assert sorted(chain_runs.ran_stages(finished.printed)) == sorted(dvc.read_graph(finished.workspace))
     assert (finished.workspace / "report/report.html").stat().st_size > 1000
+    assert "<h2>coat-qwen2-audio version 1: " in (finished.workspace / "report/decisions.html").read_text()
     assert chain_runs.versions(finished.workspace) == {MODEL: [1]}
     assert chain_runs.aliases(finished.workspace)[MODEL, "champion"] == 1
     assert chain_runs.unfinished(finished.workspace) == {}

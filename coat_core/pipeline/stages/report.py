@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from coat_core.corpus.examples import read_manifest
+from coat_core.report.decisions import PAGE
 from coat_core.report.report import write_report
 
 if TYPE_CHECKING:
@@ -13,5 +14,6 @@ if TYPE_CHECKING:
 
 def run(job: StageRun) -> None:
     """Read the outputs of all stages that params name, write the report, and log each trial's results with its run."""
+    (job.workspace / PAGE).unlink(missing_ok=True)  # Its decisions are about the last results.
     results = write_report(job.workspace, job.settings, read_manifest(job.path("data/accepted.jsonl")), job.scratch / "out/report")
     job.log_results(results)
