@@ -59,13 +59,13 @@ def main() -> None:
         sys.exit(f"{reason}: make services")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="coat-first-minutes-"))
     folder.mkdir(parents=True, exist_ok=True)
-    machine = describe_machine()
+    machine, commit = describe_machine(), _commit()
     print_machine(machine)
     rows, answers = follow(blocks(TUTORIAL.read_text()), folder, options.picture)
     total = sum(row["seconds"] for row in rows)
     print(f"{total:>7.1f}  from the clone to three answers: {answers}")
     if options.json:
-        content = {"machine": machine, "commit": _commit(), "seconds": round(total, 1), "steps": rows, "answers": answers}
+        content = {"machine": machine, "commit": commit, "seconds": round(total, 1), "steps": rows, "answers": answers}
         options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
