@@ -109,9 +109,9 @@ def publish_results(workspace: Path, decisions: list[dict[str, Any]]) -> None:
     report = f"`{(workspace / 'report/report.html').resolve()}` on {host_name().partition(' ')[0]}; it opens in a browser without a server"
     create_markdown_artifact(report, key="report", description="Where the report is")
     tracking = tracking_uri(workspace)
-    client, server = connect(workspace), portable(tracking).rstrip("/") if tracking.startswith("http") else ""
+    server = portable(tracking).rstrip("/") if tracking.startswith("http") else ""
     name = ChainRun.of(workspace).name
-    write_decisions(workspace, decisions, run=name, registry=server, page_of_run=lambda run_id: page_of_run(client, run_id))
+    write_decisions(workspace, decisions, run=name, registry=server, page_of_run=lambda run_id: page_of_run(connect(workspace), run_id))
     for decision in decisions if server else ():
         link = f"{server}/#/models/{decision['model']}/versions/{decision['version']}"
         create_link_artifact(link, key=decision["model"].replace(".", "-"), link_text=f"{decision['model']} in MLflow")

@@ -11,6 +11,7 @@ import pytest
 from coat_core.doctor import examine
 from coat_core.registry.client import Client
 from coat_core.registry.uris import login_of, page_of, portable, secrets, without_secrets
+from coat_core.storage import write_json
 
 PASSWORD = "geheim"  # a word that occurs nowhere else
 SERVER, DATABASE = f"http://ada:{PASSWORD}@127.0.0.1:9/x", f"postgresql://ada:{PASSWORD}@127.0.0.1:9/db"
@@ -88,19 +89,22 @@ def test_pages_and_artifacts_show_no_password(tmp_path: Path, monkeypatch: pytes
         return lambda *values, **named: made.append((kind, values, named))
 
     monkeypatch.setattr("prefect.artifacts.create_markdown_artifact", keep("markdown"))
-    monkeypatch.setattr("prefect.artifacts.create_table_artifact", keep("table"))
     monkeypatch.setattr("prefect.artifacts.create_link_artifact", keep("link"))
     monkeypatch.setattr("coat_core.registry.database.tracking_uri", lambda workspace: DATABASE)
     (tmp_path / "report").mkdir()
     (tmp_path / "report/tables.md").write_text("x")
+    write_json(tmp_path / "report/results.json", {"backbones": {}})
+    pages = []
     for uri in (SERVER, DATABASE):
         monkeypatch.setattr(records, "tracking_uri", lambda workspace, uri=uri: uri)
-        records.publish_results(tmp_path, [{"model": "m", "version": "1", "reasons": []}])
+        records.publish_results(tmp_path, [{"model": "m", "version": "1", "decision": "promoted", "reasons": []}])
+        pages.append((tmp_path / "report/decisions.html").read_text())
     assert [kind for kind, *_ in made].count("link") == 1
     printed: list[str] = []
     for uri in (SERVER, DATABASE):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         monkeypatch.setenv("PREFECT_API_URL", f"http://ada:{PASSWORD}@127.0.0.1:9/api")
         ui.show_pages(tmp_path, start=False, echo=printed.append)
-    assert PASSWORD not in f"{made} {printed}"
+    assert "/#/models/m/versions/1" in pages[0]
+    assert PASSWORD not in f"{made} {printed} {pages}"
     assert 'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI"' in printed[2]
