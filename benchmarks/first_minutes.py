@@ -89,6 +89,7 @@ def run(block: Block, place: Path, here: Path) -> Path:
     """Run a block in a folder; return the folder in which it ended, whose path is written to `here`."""
     if block.language == "python":
         name = block.code.splitlines()[0].rsplit(" ", 1)[1]
+        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text(block.code)
         code = f".venv/bin/python {name}"
     else:
