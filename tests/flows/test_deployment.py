@@ -41,8 +41,7 @@ def test_a_worker_runs_the_manual_deployment(site: Site, finished: Finished) -> 
     assert re.fullmatch(
         rf"tiny, params {digest}, commit (unknown|[0-9a-f]{{8}}( with changes)?)", site.request(f"/flow_runs/{run}")["name"]
     )
-    assert "\n## coat-qwen2-audio version 1: " in shown["decisions"]
-    assert "\n- the data contract passed\n" in shown["decisions"], "reasons are whole, one a line"
+    assert re.search(r"\n## coat-qwen2-audio version 1: \w+\n\n- \w", shown["decisions"]), "reasons are whole, one a line"
     assert shown["contract"].startswith("# Data contract: is met\n\n0 rows quarantined.")
 
     def decisions() -> list[str]:
