@@ -171,8 +171,19 @@ def main() -> None:
     sys.exit(1 if problems else 0)
 
 
-def run_rounds(team: Team, folder: Path, params: Path, kills: int, generator: random.Random) -> tuple[list[Row], list[str], float]:
-    """Return the kills, the problems, and the seconds of an undisturbed run."""
+def run_rounds(
+    team: Team, folder: Path, params: Path, kills: int, generator: random.Random, within: float = 1.0
+) -> tuple[list[Row], list[str], float]:
+    """Return the kills, the problems, and the seconds of an undisturbed run.
+
+    Args:
+        team: the servers and the worker.
+        folder: of the workspaces.
+        params: of the workspaces.
+        kills: their number.
+        generator: draws the moments.
+        within: time in which the next kill comes, as a share of the duration of an undisturbed run.
+    """
     undisturbed, suffix = make_round(folder, params, 0)
     started = time.monotonic()
     state = team.prefect.wait_for_end(team.prefect.start("manual", workspace=str(undisturbed)))
@@ -189,7 +200,7 @@ def run_rounds(team: Team, folder: Path, params: Path, kills: int, generator: ra
         workspace, suffix = make_round(folder, params, number)
         run, runs, kills_before = team.prefect.start("manual", workspace=str(workspace)), 1, len(rows)
         while True:
-            moment = generator.uniform(0.0, duration)
+            moment = generator.uniform(0.0, within * duration)
             if len(rows) == kills or ended_within(team, run, moment):
                 state = team.prefect.wait_for_end(run)
                 if state == "COMPLETED":
