@@ -46,7 +46,6 @@ def report(browser: Any, workspace: Path, to: Path) -> None:
     """The report: its top, and its sample items."""
     page = _open(browser, (workspace / "report/report.html").as_uri())
     _take(page, to / "page_report.png")
-    page.locator("#items").scroll_into_view_if_needed()
     page.evaluate("document.querySelector('#items').scrollIntoView()")
     _take(page, to / "page_report_items.png")
 

@@ -65,11 +65,11 @@ class StageRun:
 
         log_to_recorded_run(self.workspace, self.workspace / "runs" / name, metrics)
 
-    def log_results(self, results: Mapping[str, Any]) -> None:
+    def log_results(self, results: Mapping[str, Any], report: Path) -> None:
         """Record the results of each trial with the run that trained it, if MLflow has it; the outputs of a stage do not depend on it."""
         from coat_core.registry.run_metrics import log_results
 
-        log_results(self.workspace, results)
+        log_results(self.workspace, results, report)
 
     def run_in_processes(self, count: int) -> bool:
         """Run this stage in processes (`run_here` of its module) and wait for them; how they are started changes none of the outputs.

@@ -15,8 +15,8 @@ from coat_core.registry.tracking import find_run
 TRIALS = "tables/trials.json"
 
 
-def log_overviews(client: Any, trials: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Write table and link of the parent of each trial; what is there is replaced. Return the ids of the parents.
+def log_overviews(client: Any, trials: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write table and link of the parent of each trial; what is there is replaced.
 
     Args:
         client: `MlflowClient` of the records.
@@ -27,14 +27,11 @@ def log_overviews(client: Any, trials: Mapping[str, Mapping[str, Any]]) -> list[
         parent = client.get_run(run_id).data.tags.get(PARENT)
         if parent is not None:
             children[parent].append(run_id)
-    found = []
     for parent, runs in children.items():
-        run = client.get_run(parent)
-        if CHAIN in run.data.tags and run.info.lifecycle_stage == "active":
+        run = find_run(client, parent)
+        if run is not None and CHAIN in run.data.tags:
             write_table(client, parent, TRIALS, [trials[run_id] for run_id in runs])
             client.set_tag(parent, NOTE, f"{DESCRIPTION} [Compare them]({comparison(run.info.experiment_id, runs)}).")
-            found.append(parent)
-    return found
 
 
 def comparison(experiment: str, runs: list[str]) -> str:

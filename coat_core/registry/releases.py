@@ -177,7 +177,7 @@ def register(
         run_id = known.run_id if known is not None else find_or_replay_run(client, workspace, release, name, records)
         model_id = log_release(client, workspace, release, run_id=run_id)
         _record_probe(client, run_id, workspace / PROBES / f"{release.name}.json")
-        log_tables(client, run_id, workspace, release.name, evaluation)
+        log_tables(client, run_id, workspace, release.name, evaluation=evaluation)
         tags = lineage.to_tags() | _record_evaluation(client, run_id, model_id, evaluation) | log_base(client, run_id, base)
         _log_scores(client, run_id, control, CONTROL)
         tags |= record_suites(client, run_id, suites or {})

@@ -17,12 +17,13 @@ MINUS = f"minus_{BASELINE}"
 MEAN, OWN = f"{EVALUATION}mean_accuracy", f"{EVALUATION}{MINUS}/seed"
 
 
-def log_results(workspace: Path, results: Mapping[str, Any]) -> list[str]:
+def log_results(workspace: Path, results: Mapping[str, Any], report: Path | None = None) -> list[str]:
     """Log the accuracy of each trial, and its tables, with its run and with its parent; equal values are logged once.
 
     Args:
         workspace: folder of MLflow's records, `runs/` and `evaluation/`; a trial whose run MLflow does not have is left out.
         results: content of `results.json`.
+        report: folder of the report with these results; that of the workspace if not given.
 
     Returns:
         The ids of the runs of the trials.
@@ -35,7 +36,7 @@ def log_results(workspace: Path, results: Mapping[str, Any]) -> list[str]:
                 metrics = trial_metrics(backbone, arm, seed)
                 run_id = log_to_recorded_run(workspace, workspace / "runs" / name, metrics)
                 if run_id:
-                    log_tables(connect(workspace), run_id, workspace, name)
+                    log_tables(connect(workspace), run_id, workspace, name, report=report)
                     row = {"trial": name, "backbone": key, "arm": arm, "seed": int(seed)}
                     found[run_id] = row | {"mean_accuracy": metrics[MEAN], MINUS: metrics.get(OWN)}
     if found:

@@ -14,13 +14,13 @@ from coat_core.probing.verdict import FOLDER as PROBES
 from coat_core.storage import read_json
 
 ACCURACY, SKILL, CONFUSION = "tables/accuracy.json", "tables/skill.json", "tables/confusion.json"
-CONFUSIONS = Path("report/plots/confusion.csv")
-"""The counts of all trials in a workspace."""
+CONFUSIONS = Path("plots/confusion.csv")
+"""The counts of all trials, in the folder of a report."""
 _COLUMNS = ("n", "groups", "accuracy", "low", "high", "chance", "over_chance", "over_chance_low", "over_chance_high", "unscored_share")
 _PREDICTORS = ("head", "clip_mean", "fresh_on_audio")
 
 
-def log_tables(client: Any, run_id: str, workspace: Path, name: str, evaluation: Path | None = None) -> None:
+def log_tables(client: Any, run_id: str, workspace: Path, name: str, *, evaluation: Path | None = None, report: Path | None = None) -> None:
     """Write the tables of a trial as artifacts of its run; a table that is there is replaced.
 
     Args:
@@ -29,13 +29,15 @@ def log_tables(client: Any, run_id: str, workspace: Path, name: str, evaluation:
         workspace: folder with the results of the stages `probe` and `report`, where they ran.
         name: `<backbone>-<arm>-<seed>`.
         evaluation: folder with `metrics.json`; that of the trial in the workspace if not given.
+        report: folder of the report; that of the workspace if not given. The stage `report` has not put its new one there yet.
     """
+    counts = (report or workspace / "report") / CONFUSIONS
     metrics, probe = (evaluation or workspace / "evaluation" / name) / METRICS, workspace / PROBES / f"{name}.json"
     if metrics.is_file():
         write_table(client, run_id, ACCURACY, accuracy_rows(read_json(metrics)))
     if probe.is_file():
         write_table(client, run_id, SKILL, skill_rows(read_json(probe)))
-    if (workspace / CONFUSIONS).is_file() and (rows := confusion_rows(workspace / CONFUSIONS, name)):
+    if counts.is_file() and (rows := confusion_rows(counts, name)):
         write_table(client, run_id, CONFUSION, rows)
 
 
@@ -66,7 +68,7 @@ def confusion_rows(counts: Path, name: str) -> list[dict[str, Any]]:
     """Return one row for each task, right choice and answered choice that occurs: number of questions, and their share of the right one.
 
     Args:
-        counts: `CONFUSIONS` of a workspace.
+        counts: `CONFUSIONS` of a report.
         name: `<backbone>-<arm>-<seed>`.
     """
     with counts.open(newline="", encoding="utf-8") as file:

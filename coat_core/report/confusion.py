@@ -11,7 +11,6 @@ from coat_core.corpus.examples import Example
 from coat_core.corpus.normal_form import normalise_option
 from coat_core.evaluation.responses import read_responses
 from coat_core.evaluation.scorers import Unscored, kind_of, read_choice
-from coat_core.settings import parse_trial
 
 COLUMNS = ("backbone", "arm", "trial", "task", "right", "answered", "count")
 UNSCORED = "(unscored)"
@@ -38,7 +37,7 @@ def confusion_rows(workspace: Path, results: Mapping[str, Any], examples: Iterab
             for seed in values["seeds"]:
                 trial = f"{arm}-{seed}"
                 counts = _count(chosen, workspace / "responses" / f"{key}-{trial}.jsonl")
-                rows += [(key, parse_trial(trial)[0].name, trial, *cell, count) for cell, count in sorted(counts.items())]
+                rows += [(key, arm, trial, *cell, count) for cell, count in sorted(counts.items())]
     return rows
 
 

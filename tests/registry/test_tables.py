@@ -72,7 +72,7 @@ def test_the_report_gives_every_trial_its_tables(workspace: Path, client: Any, a
 def test_a_run_has_the_choices_that_were_confused(workspace: Path, client: Any, add_trial: Callable[..., str]) -> None:
     trial = add_trial("qwen2_audio-coat-0")
     write_text(
-        workspace / CONFUSIONS,
+        workspace / "report" / CONFUSIONS,
         "backbone,arm,trial,task,right,answered,count\n"
         "qwen2_audio,sft,sft-0,emotion,sad,calm,4\n"
         "qwen2_audio,coat,coat-0,emotion,sad,sad,3\n"
@@ -85,6 +85,19 @@ def test_a_run_has_the_choices_that_were_confused(workspace: Path, client: Any, 
         {"task": "emotion", "right": "sad", "answered": "calm", "count": 1, "share": 0.25},
         {"task": "emotion", "right": "calm", "answered": "calm", "count": 2, "share": 1.0},
     ]
+
+
+def test_a_new_report_gives_each_trial_its_own_counts_and_not_those_of_the_last_report(
+    workspace: Path, client: Any, add_trial: Callable[..., str], tmp_path: Path
+) -> None:
+    trial = add_trial("qwen2_audio-sft-0")
+    run_id = trained(workspace, trial)
+    row = "backbone,arm,trial,task,right,answered,count\nqwen2_audio,sft,sft-0,emotion,sad,{},4\n"
+    write_text(workspace / "report" / CONFUSIONS, row.format("calm"))
+    write_text(tmp_path / "new" / CONFUSIONS, row.format("happy"))
+    arms = {"sft": {"seeds": {"0": {"mean": 0.6, "families": {}}}}}
+    log_results(workspace, {"backbones": {"qwen2_audio": {"arms": arms, "differences": {}}}}, tmp_path / "new")
+    assert [row["answered"] for row in load_table(client, run_id, CONFUSION)] == ["happy"]
 
 
 def test_the_skill_of_an_expert_without_a_head_is_missing() -> None:

@@ -15,5 +15,6 @@ if TYPE_CHECKING:
 def run(job: StageRun) -> None:
     """Read the outputs of all stages that params name, write the report, and log each trial's results with its run."""
     (job.workspace / PAGE).unlink(missing_ok=True)  # Its decisions are about the last results.
-    results = write_report(job.workspace, job.settings, read_manifest(job.path("data/accepted.jsonl")), job.scratch / "out/report")
-    job.log_results(results)
+    report = job.scratch / "out/report"
+    results = write_report(job.workspace, job.settings, read_manifest(job.path("data/accepted.jsonl")), report)
+    job.log_results(results, report)
