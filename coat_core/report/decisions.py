@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from coat_core.report.templates import template
 from coat_core.storage import read_json, write_text
 
 PAGE = Path("report/decisions.html")
@@ -32,18 +33,13 @@ def write_decisions(
         registry: address of MLflow's server; empty if there is none.
         page_of_run: returns the page of a run, relative to that address; None without a server.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     trainings = [
         (f"{key}-{trial}", training["run_id"], page_of_run(training["run_id"]) if registry and page_of_run else "")
         for key, backbone in read_json(workspace / "report/results.json")["backbones"].items()
         for trial, training in backbone["training"].items()
         if training["run_id"]
     ]
-    text = environment.get_template("decisions.html.j2").render(
+    text = template("decisions.html.j2").render(
         decisions=decisions, run=run, registry=registry, trainings=trainings, time=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     )
     write_text(workspace / PAGE, text)

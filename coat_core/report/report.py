@@ -30,6 +30,7 @@ from coat_core.report.tables import (
     training_csv,
     training_rows,
 )
+from coat_core.report.templates import template
 from coat_core.settings import CLAIM, BackboneKey, Settings, parse_trial
 from coat_core.storage import new_folder, write_json, write_text
 
@@ -129,11 +130,6 @@ def draw_read_outs(workspace: Path, settings: Settings, backbone: BackboneKey, e
 
 def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[SampleItem] = ()) -> str:
     """Return the HTML page; the figures of the folder and the clips of the items are embedded."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     measured = results["measured"]
     columns = [*results["families"], "mean"]
     charts = {name: _picture(figures / f"{name}.png") for name in ("accuracy", "differences", "training")}
@@ -146,7 +142,7 @@ def render_page(results: Mapping[str, Any], figures: Path, items: Sequence[Sampl
         "read-out": read_outs and "Read-out", "latency": latency and "Latency", "diagnostics": diagnostics and "Diagnostics",
         "training": charts["training"] and "Training", "data": "Data", "promotion": "Promotion", "measured": "How it was measured",
     }  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         results=results, measured=measured, columns=columns, charts=charts, corpus=results["corpus"], n=arm["mean"]["n"],
         confidence=f"{measured['confidence']:.0%}", cards=[_card(results, key) for key in results["backbones"]],
         sections=[(anchor, title) for anchor, title in present.items() if title], conclusion=conclusion(results),
